@@ -1,0 +1,268 @@
+//! A decision as it leaves: status, headers, body.
+//!
+//! * `RateLimit` and `RateLimit-Policy`: draft-ietf-httpapi-ratelimit-headers-11, as RFC 9651 lists with one member for each
+//!   limit. `t` is the time until more is left; of a denial it equals `Retry-After`.
+//! * The body of a denial is `application/problem+json` (RFC 9457) with the draft's `quota-exceeded` type.
+//! * Exactly 200 admits: Envoy takes 204 for a denial.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
+};
+use http_body_util::Full;
+use serde::Serialize;
+
+use super::{Endpoint, Fault, NO_STORE, RATELIMIT, RATELIMIT_POLICY, X_TOLLGATE_RULE};
+use crate::engine::{Decision, Quota, Verdict};
+
+const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
+
+/// What answers carry beyond the standard.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AnswerOptions {
+    /// Also send `X-RateLimit-Limit`, `-Remaining` and `-Reset` (seconds), which older clients know.
+    pub legacy_headers: bool,
+}
+
+/// The body of a denial.
+#[derive(Serialize)]
+struct Problem<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<&'a str>,
+    #[serde(rename = "violated-policies", skip_serializing_if = "<[_]>::is_empty")]
+    violated_policies: &'a [&'a str],
+    #[serde(rename = "retry-after", skip_serializing_if = "Option::is_none")]
+    retry_after: Option<u64>,
+}
+
+/// The answer to a check. A HEAD check gets its headers only; hyper leaves the body out and keeps its length.
+pub fn answer(decision: &Decision, endpoint: Endpoint, options: AnswerOptions) -> Response<Full<Bytes>> {
+    let mut response = match decision.verdict {
+        Verdict::Allowed => Response::new(Full::default()),
+        Verdict::Limited { retry_after_us } => limited(decision, seconds(retry_after_us)),
+        Verdict::Forbidden => problem(
+            StatusCode::FORBIDDEN,
+            &Problem {
+                kind: "about:blank",
+                title: "Forbidden",
+                status: 403,
+                detail: "requests like this are not admitted".to_owned(),
+                rule: decision.rule.as_deref(),
+                violated_policies: &[],
+                retry_after: None,
+            },
+        ),
+        Verdict::Unavailable => problem(
+            StatusCode::SERVICE_UNAVAILABLE,
+            &Problem {
+                kind: "about:blank",
+                title: "Service Unavailable",
+                status: 503,
+                detail: "the rate limiter cannot decide now".to_owned(),
+                rule: decision.rule.as_deref(),
+                violated_policies: &[],
+                retry_after: None,
+            },
+        ),
+    };
+    if endpoint == Endpoint::AuthRequest && matches!(decision.verdict, Verdict::Limited { .. }) {
+        // nginx's auth_request passes on 401 and 403 only; anything else of ours would become its 500.
+        *response.status_mut() = StatusCode::FORBIDDEN;
+    }
+    let headers = response.headers_mut();
+    if let Some(rule) = &decision.rule {
+        insert(headers, X_TOLLGATE_RULE, rule.to_string());
+    }
+    if let Some(nearest) = decision.quotas.iter().min_by_key(|quota| quota.remaining) {
+        insert(headers, RATELIMIT_POLICY, joined(&decision.quotas, |out, quota| out.push_str(&quota.policy)));
+        insert(headers, RATELIMIT, joined(&decision.quotas, |out, quota| {
+            // Writing to a String cannot fail.
+            let _ = write!(out, "\"{}\";r={};t={}", quota.name, quota.remaining, seconds(quota.wait_us));
+        }));
+        if options.legacy_headers {
+            legacy(headers, nearest);
+        }
+    }
+    response
+}
+
+/// "Cannot decide", because the proxy's configuration is at fault: never a 4xx, which would reach clients as a denial.
+pub fn fault_answer(fault: &Fault) -> Response<Full<Bytes>> {
+    problem(
+        StatusCode::SERVICE_UNAVAILABLE,
+        &Problem {
+            kind: "about:blank",
+            title: "Service Unavailable",
+            status: 503,
+            detail: fault.to_string(),
+            rule: None,
+            violated_policies: &[],
+            retry_after: None,
+        },
+    )
+}
+
+fn limited(decision: &Decision, retry_after: u64) -> Response<Full<Bytes>> {
+    // A caller that comes back too early is only denied again: round up, and never say 0.
+    let retry_after = retry_after.max(1);
+    let violated: Vec<&str> = decision.quotas.iter().map(|quota| &*quota.name).collect();
+    let detail = match decision.quotas.first() {
+        Some(quota) => format!(
+            "the limit {} of {} requests per {} is reached; try again in {retry_after} s",
+            quota.name,
+            quota.amount,
+            crate::rules::quota::window_label(quota.window_us),
+        ),
+        None => format!("requests cannot be counted now; try again in {retry_after} s"),
+    };
+    let mut response = problem(
+        StatusCode::TOO_MANY_REQUESTS,
+        &Problem {
+            kind: QUOTA_EXCEEDED,
+            title: "Too Many Requests",
+            status: 429,
+            detail,
+            rule: decision.rule.as_deref(),
+            violated_policies: &violated,
+            retry_after: Some(retry_after),
+        },
+    );
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after));
+    response
+}
+
+fn problem(status: StatusCode, problem: &Problem<'_>) -> Response<Full<Bytes>> {
+    // Plain data with text keys: serialising it cannot fail.
+    let mut body = serde_json::to_vec(problem).unwrap_or_default();
+    body.push(b'\n');
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, PROBLEM_JSON);
+    response.headers_mut().insert(CACHE_CONTROL, NO_STORE);
+    response
+}
+
+fn joined(quotas: &[Quota], mut write: impl FnMut(&mut String, &Quota)) -> String {
+    let mut out = String::with_capacity(32 * quotas.len());
+    for (index, quota) in quotas.iter().enumerate() {
+        if index > 0 {
+            out.push_str(", ");
+        }
+        write(&mut out, quota);
+    }
+    out
+}
+
+fn legacy(headers: &mut HeaderMap, quota: &Quota) {
+    for (name, value) in [
+        ("x-ratelimit-limit", quota.amount),
+        ("x-ratelimit-remaining", quota.remaining),
+        ("x-ratelimit-reset", seconds(quota.wait_us)),
+    ] {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from(value));
+    }
+}
+
+/// Names of rules are checked when they are loaded, so the value is always one that a header can have.
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: String) {
+    if let Ok(value) = HeaderValue::try_from(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// Whole seconds, rounded up.
+fn seconds(us: u64) -> u64 {
+    us.div_ceil(1_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    fn quota(name: &str, remaining: u64, wait_us: u64) -> Quota {
+        Quota {
+            name: name.into(),
+            policy: format!("\"{name}\";q=5;w=60").into(),
+            amount: 5,
+            window_us: 60_000_000,
+            remaining,
+            wait_us,
+        }
+    }
+
+    fn decision(verdict: Verdict, quotas: Vec<Quota>) -> Decision {
+        Decision { verdict, rule: Some("data".into()), quotas }
+    }
+
+    fn header<'a>(response: &'a Response<Full<Bytes>>, name: &str) -> &'a str {
+        response.headers().get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    async fn body(response: Response<Full<Bytes>>) -> String {
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        String::from_utf8(bytes.to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_admission_is_200_with_one_member_for_each_limit_and_no_body() {
+        let decision = decision(Verdict::Allowed, vec![quota("a/1s", 3, 36_500_000), quota("a/60s", 2, 1)]);
+        let response = answer(&decision, Endpoint::Check, AnswerOptions::default());
+        assert_eq!(response.status(), 200);
+        assert_eq!(header(&response, "ratelimit"), "\"a/1s\";r=3;t=37, \"a/60s\";r=2;t=1");
+        assert_eq!(header(&response, "ratelimit-policy"), "\"a/1s\";q=5;w=60, \"a/60s\";q=5;w=60");
+        assert_eq!(header(&response, "x-tollgate-rule"), "data");
+        assert_eq!(header(&response, "retry-after"), "");
+        assert_eq!(header(&response, "x-ratelimit-limit"), "");
+        assert_eq!(body(response).await, "");
+    }
+
+    #[tokio::test]
+    async fn a_denial_says_when_and_why() {
+        let decision = decision(Verdict::Limited { retry_after_us: 36_000_001 }, vec![quota("data", 0, 36_000_001)]);
+        let response = answer(&decision, Endpoint::Check, AnswerOptions { legacy_headers: true });
+        assert_eq!(response.status(), 429);
+        assert_eq!(header(&response, "retry-after"), "37");
+        assert_eq!(header(&response, "ratelimit"), "\"data\";r=0;t=37");
+        assert_eq!(header(&response, "content-type"), "application/problem+json");
+        assert_eq!(header(&response, "cache-control"), "no-store");
+        assert_eq!(header(&response, "x-ratelimit-limit"), "5");
+        assert_eq!(header(&response, "x-ratelimit-remaining"), "0");
+        assert_eq!(header(&response, "x-ratelimit-reset"), "37");
+        insta::assert_snapshot!(body(response).await, @r#"{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Too Many Requests","status":429,"detail":"the limit data of 5 requests per 60s is reached; try again in 37 s","rule":"data","violated-policies":["data"],"retry-after":37}"#);
+    }
+
+    #[test]
+    fn retry_after_is_never_zero() {
+        let decision = decision(Verdict::Limited { retry_after_us: 0 }, vec![]);
+        assert_eq!(header(&answer(&decision, Endpoint::Check, AnswerOptions::default()), "retry-after"), "1");
+    }
+
+    #[test]
+    fn auth_request_denies_with_403_and_the_same_headers() {
+        let decision = decision(Verdict::Limited { retry_after_us: 1 }, vec![quota("data", 0, 1)]);
+        let response = answer(&decision, Endpoint::AuthRequest, AnswerOptions::default());
+        assert_eq!(response.status(), 403);
+        assert_eq!(header(&response, "retry-after"), "1");
+        assert_eq!(header(&response, "ratelimit"), "\"data\";r=0;t=1");
+    }
+
+    #[test]
+    fn not_knowing_is_503_and_never_4xx() {
+        let unavailable = decision(Verdict::Unavailable, vec![]);
+        for endpoint in [Endpoint::Check, Endpoint::Envoy, Endpoint::AuthRequest] {
+            assert_eq!(answer(&unavailable, endpoint, AnswerOptions::default()).status(), 503);
+        }
+        assert_eq!(fault_answer(&Fault::UnknownPath).status(), 503);
+    }
+}

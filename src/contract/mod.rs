@@ -1,0 +1,101 @@
+//! The external-authorization contracts: from a proxy's check to [`Attributes`], and from a [`Decision`] to an answer.
+//!
+//! What the proxies send and accept was recorded from real ones; docs/proxies.md has the configurations.
+//!
+//! | path                        | who                                  | the request is read from                                  |
+//! |-----------------------------|--------------------------------------|-----------------------------------------------------------|
+//! | `/v1/check`                 | Envoy ≥ 1.38, nginx, Caddy, HAProxy  | `X-Forwarded-Method`, `-Uri`, `-Host` (else `Host`)        |
+//! | `/v1/envoy` + original path | any Envoy (`path_prefix: /v1/envoy`) | the request line and `Host`                               |
+//! | `/v1/auth-request`          | nginx that knows only 401 and 403    | as `/v1/check`; denies with 403                           |
+//!
+//! The client must not be able to choose what is read. So nothing is ever read from the query of a fixed path; a header that
+//! a proxy sets must be there, and only once (twice means that the client's own was let through, and nobody can tell which is
+//! which); and whatever is not one of these paths is a fault of the configuration, answered with 503: a 404 would
+//! reach clients as a denial.
+
+mod answer;
+mod read;
+
+pub use self::{
+    answer::{AnswerOptions, answer, fault_answer},
+    read::{Check, read},
+};
+
+use http::{HeaderName, HeaderValue};
+
+/// Which contract a check speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `/v1/check`.
+    Check,
+    /// `/v1/envoy` + original path.
+    Envoy,
+    /// `/v1/auth-request`.
+    AuthRequest,
+}
+
+impl Endpoint {
+    /// The word for metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Check => "check",
+            Self::Envoy => "envoy",
+            Self::AuthRequest => "auth_request",
+        }
+    }
+}
+
+/// A check that tollgate cannot understand because the proxy is not configured as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// None of the endpoints.
+    #[error("no check endpoint at this path\nhint: {}", UNKNOWN_PATH_HINT)]
+    UnknownPath,
+    /// A header that the proxy has to set is missing.
+    #[error("the check has no {0} header\nhint: {hint}", hint = header_hint(.0))]
+    MissingHeader(HeaderName),
+    /// A header that the proxy has to set came twice.
+    #[error("the check has more than one {0} header\nhint: the proxy must overwrite what a client sends under this name, not append to it")]
+    RepeatedHeader(HeaderName),
+    /// A header that the proxy has to set cannot be read.
+    #[error("the {0} header of the check cannot be read\nhint: {hint}", hint = header_hint(.0))]
+    UnreadableHeader(HeaderName),
+}
+
+const UNKNOWN_PATH_HINT: &str = "Envoy: set http_service.path_override: /v1/check (1.38 and later) or path_prefix: /v1/envoy; \
+     nginx: proxy_pass http://…/v1/check; others: point forward-auth to /v1/check";
+
+fn header_hint(name: &HeaderName) -> &'static str {
+    match name.as_str() {
+        "x-forwarded-uri" => {
+            "Envoy: headers_to_add x-forwarded-uri \"%REQ(:PATH)%\"; nginx: proxy_set_header X-Forwarded-Uri $request_uri"
+        }
+        "x-forwarded-method" => {
+            "Envoy: headers_to_add x-forwarded-method \"%REQ(:METHOD)%\"; nginx: proxy_set_header X-Forwarded-Method $request_method"
+        }
+        _ => "see docs/proxies.md",
+    }
+}
+
+impl Fault {
+    /// The word for metrics: one for each kind and header.
+    pub fn kind(&self) -> String {
+        match self {
+            Self::UnknownPath => "unknown_path".to_owned(),
+            Self::MissingHeader(name) => format!("missing {name}"),
+            Self::RepeatedHeader(name) => format!("repeated {name}"),
+            Self::UnreadableHeader(name) => format!("unreadable {name}"),
+        }
+    }
+}
+
+const X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
+const X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const X_ENVOY_BUDGET: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const X_TOLLGATE_RULE: HeaderName = HeaderName::from_static("x-tollgate-rule");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");

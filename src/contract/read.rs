@@ -1,0 +1,177 @@
+//! A check as it arrives.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, header::HOST, request::Parts};
+
+use super::{
+    Endpoint, Fault, X_ENVOY_BUDGET, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_METHOD,
+    X_FORWARDED_URI, X_REAL_IP,
+};
+use crate::request::{Attributes, ClientIpPolicy, normal_host, normal_path};
+
+/// A check, understood.
+#[derive(Debug)]
+pub struct Check<'a> {
+    /// Which contract it speaks.
+    pub endpoint: Endpoint,
+    /// The client's request.
+    pub request: Attributes<'a>,
+    /// How long the proxy will wait for the answer, if it said so.
+    pub proxy_waits: Option<Duration>,
+}
+
+/// Reads a check.
+pub fn read<'a>(parts: &'a Parts, policy: &ClientIpPolicy) -> Result<Check<'a>, Fault> {
+    let headers = &parts.headers;
+    // The path is compared as it came: normalising first would let a client's `/v1/envoy/../check` change the endpoint.
+    let path = parts.uri.path();
+    let (endpoint, method, target, host) = match path {
+        "/v1/check" | "/v1/auth-request" => {
+            let endpoint = if path == "/v1/check" { Endpoint::Check } else { Endpoint::AuthRequest };
+            let host = match once(headers, &X_FORWARDED_HOST)? {
+                None => authority(parts)?,
+                some => some,
+            };
+            (
+                endpoint,
+                needed(headers, &X_FORWARDED_METHOD)?,
+                needed(headers, &X_FORWARDED_URI)?,
+                host,
+            )
+        }
+        _ => match path.strip_prefix("/v1/envoy") {
+            Some(original) if original.is_empty() || original.starts_with('/') => {
+                (Endpoint::Envoy, parts.method.as_str(), original, authority(parts)?)
+            }
+            _ => return Err(Fault::UnknownPath),
+        },
+    };
+    let real_ip = once(headers, &X_REAL_IP)?;
+    let forwarded_for: Vec<&str> = match real_ip {
+        // The common case costs nothing: whom the proxy saw is the client.
+        Some(_) if policy.trusted_proxies.is_empty() => Vec::new(),
+        _ => headers.get_all(X_FORWARDED_FOR).iter().map(|value| value.to_str().unwrap_or("")).collect(),
+    };
+    Ok(Check {
+        endpoint,
+        request: Attributes {
+            method,
+            host: normal_host(host.unwrap_or_default()),
+            path: normal_path(target),
+            client_ip: policy.client_ip(real_ip, &forwarded_for),
+            headers,
+        },
+        proxy_waits: headers
+            .get(X_ENVOY_BUDGET)
+            .and_then(|value| value.to_str().ok()?.parse().ok())
+            .map(Duration::from_millis),
+    })
+}
+
+/// The host that the check itself was sent to: `:authority` over HTTP/2, `Host` over HTTP/1.
+fn authority(parts: &Parts) -> Result<Option<&str>, Fault> {
+    match parts.uri.authority() {
+        Some(authority) => Ok(Some(authority.as_str())),
+        None => once(&parts.headers, &HOST),
+    }
+}
+
+fn needed<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<&'a str, Fault> {
+    match once(headers, name)? {
+        Some(value) if !value.is_empty() => Ok(value),
+        _ => Err(Fault::MissingHeader(name.clone())),
+    }
+}
+
+/// The value of a header that must not come twice.
+fn once<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Fault> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(Fault::RepeatedHeader(name.clone()));
+    }
+    // Targets may hold raw UTF-8; other bytes cannot have come through a proxy that parses what it forwards.
+    std::str::from_utf8(value.as_bytes())
+        .map(Some)
+        .map_err(|_| Fault::UnreadableHeader(name.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(method: &str, target: &str, headers: &[(&str, &str)]) -> Parts {
+        let mut request = http::Request::builder().method(method).uri(target);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn seen(parts: &Parts) -> Result<String, Fault> {
+        read(parts, &ClientIpPolicy::default()).map(|check| {
+            let r = check.request;
+            let ip = r.client_ip.map_or("-".to_owned(), |ip| ip.to_string());
+            format!("{} {} {} {} {ip}", check.endpoint.name(), r.method, r.host, r.path)
+        })
+    }
+
+    const URI: (&str, &str) = ("x-forwarded-uri", "/data?x=1");
+    const METHOD: (&str, &str) = ("x-forwarded-method", "POST");
+
+    #[test]
+    fn fixed_paths_read_the_forwarded_headers() {
+        let nginx = [URI, METHOD, ("host", "rl"), ("x-forwarded-host", "Api.example.com:80"), ("x-real-ip", "192.0.2.7")];
+        assert_eq!(seen(&parts("HEAD", "/v1/check", &nginx)).unwrap(), "check POST api.example.com /data 192.0.2.7");
+        assert_eq!(
+            seen(&parts("HEAD", "/v1/auth-request", &nginx)).unwrap(),
+            "auth_request POST api.example.com /data 192.0.2.7"
+        );
+        let envoy = [URI, METHOD, ("host", "api.example.com")];
+        assert_eq!(seen(&parts("GET", "/v1/check", &envoy)).unwrap(), "check POST api.example.com /data -");
+    }
+
+    #[test]
+    fn the_query_of_a_fixed_path_says_nothing() {
+        let check = parts("GET", "/v1/check?x-forwarded-uri=/other&x=1", &[URI, METHOD]);
+        assert_eq!(seen(&check).unwrap(), "check POST  /data -");
+    }
+
+    #[test]
+    fn the_prefix_contract_reads_the_request_line_and_ignores_forwarded_ones() {
+        let spoofed = [URI, METHOD, ("x-forwarded-host", "evil"), ("host", "api"), ("x-real-ip", "192.0.2.7")];
+        assert_eq!(seen(&parts("GET", "/v1/envoy/x/../login?a", &spoofed)).unwrap(), "envoy GET api /login 192.0.2.7");
+        assert_eq!(seen(&parts("GET", "/v1/envoy", &spoofed)).unwrap(), "envoy GET api / 192.0.2.7");
+        assert_eq!(seen(&parts("GET", "/v1/envoy/v1/check", &spoofed)).unwrap(), "envoy GET api /v1/check 192.0.2.7");
+    }
+
+    #[test]
+    fn a_client_cannot_turn_one_endpoint_into_another() {
+        let spoofed = [URI, METHOD];
+        assert_eq!(seen(&parts("GET", "/v1/envoy/../check", &spoofed)).unwrap(), "envoy GET  /check -");
+        for path in ["/metrics", "/v1/envoyx", "/v1/check/", "/v1/Check", "//v1/check", "/"] {
+            assert_eq!(seen(&parts("GET", path, &spoofed)), Err(Fault::UnknownPath), "{path}");
+        }
+    }
+
+    #[test]
+    fn headers_that_the_proxy_must_set_are_needed_once() {
+        let fault = |headers: &[(&str, &str)]| seen(&parts("GET", "/v1/check", headers)).unwrap_err().kind();
+        assert_eq!(fault(&[METHOD]), "missing x-forwarded-uri");
+        assert_eq!(fault(&[URI]), "missing x-forwarded-method");
+        assert_eq!(fault(&[URI, METHOD, ("x-forwarded-uri", "/other")]), "repeated x-forwarded-uri");
+        assert_eq!(fault(&[URI, METHOD, ("x-real-ip", "1.1.1.1"), ("x-real-ip", "2.2.2.2")]), "repeated x-real-ip");
+    }
+
+    #[test]
+    fn the_budget_of_the_proxy_is_read() {
+        let check = parts("GET", "/v1/envoy/", &[("x-envoy-expected-rq-timeout-ms", "250")]);
+        let waits = read(&check, &ClientIpPolicy::default()).unwrap().proxy_waits;
+        assert_eq!(waits, Some(Duration::from_millis(250)));
+        let check = parts("GET", "/v1/envoy/", &[("x-envoy-expected-rq-timeout-ms", "soon")]);
+        assert_eq!(read(&check, &ClientIpPolicy::default()).unwrap().proxy_waits, None);
+    }
+}

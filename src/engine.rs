@@ -1,0 +1,375 @@
+//! One decision: match the request, charge the store, combine the answers.
+
+use std::{ops::Range, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::{
+    limit::Outcome,
+    metrics::{Metrics, RuleMetrics},
+    request::Attributes,
+    rules::{
+        Action, LimitAction, Mode, NamedLimit, OnStoreError, Rule, RuleSet,
+        key::{OnMissing, PREFIX},
+        matcher::Params,
+    },
+    store::{
+        Batch, ENFORCED, StoreError,
+        guard::{Guarded, budget},
+        memory::MemoryStore,
+    },
+};
+
+/// What a request costs. Every request costs one; rules will be able to say otherwise.
+const COST: u64 = 1;
+
+/// How long a caller is told to wait when a rule denies because the store is away.
+const STORE_AWAY_WAIT_US: u64 = 1_000_000;
+
+/// Decides about requests by the rule set in force.
+pub struct Engine {
+    live: ArcSwap<Live>,
+    store: Guarded,
+    fallback: Arc<MemoryStore>,
+    metrics: Arc<Metrics>,
+    options: Options,
+}
+
+/// What the engine was started with.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// The most time that a check may wait for the store.
+    pub deadline: Duration,
+    /// How many replicas share the store: the divisor of `on_store_error: local`.
+    pub replicas: u64,
+}
+
+/// A rule set in force, with its metrics.
+pub struct Live {
+    /// The rules.
+    pub set: RuleSet,
+    /// Counts loads of good rule files, from 1.
+    pub generation: u64,
+    metrics: Vec<RuleMetrics>,
+}
+
+/// What to tell the proxy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// The answer.
+    pub verdict: Verdict,
+    /// The rule that decided; of an admitted request, the one with the limit that is nearest to being reached.
+    pub rule: Option<Arc<str>>,
+    /// The limits to report. Of a denied request, only the one that denied.
+    pub quotas: Vec<Quota>,
+}
+
+/// The answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Let it pass.
+    Allowed,
+    /// Over a limit.
+    Limited {
+        /// Microseconds until the same request fits, when nobody else comes; 0 if not known.
+        retry_after_us: u64,
+    },
+    /// Turned away by a rule; waiting does not help.
+    Forbidden,
+    /// Not known: the store is away, and a rule leaves the decision to the proxy.
+    Unavailable,
+}
+
+/// One limit as an answer reports it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quota {
+    /// `data` or `search/1s`.
+    pub name: Arc<str>,
+    /// `"data";q=5;w=60`.
+    pub policy: Arc<str>,
+    /// Requests per window.
+    pub amount: u64,
+    /// The window, in microseconds.
+    pub window_us: u64,
+    /// What is left.
+    pub remaining: u64,
+    /// Microseconds until more is left.
+    pub wait_us: u64,
+}
+
+/// A rule that applies to the request, and its charges in the batch.
+struct Applied<'a> {
+    index: usize,
+    rule: &'a Rule,
+    action: &'a LimitAction,
+    charges: Range<usize>,
+}
+
+/// What the walk over the rules found.
+#[derive(Default)]
+struct Matched<'a> {
+    applied: Vec<Applied<'a>>,
+    batch: Batch,
+    /// The rule that ended the walk, and whether it denies.
+    ended_by: Option<(usize, &'a Rule, bool)>,
+}
+
+impl Engine {
+    /// An engine with a first rule set. `fallback` serves the rules with `on_store_error: local`.
+    pub fn new(set: RuleSet, store: Guarded, fallback: Arc<MemoryStore>, metrics: Arc<Metrics>, options: Options) -> Self {
+        let live = Live::new(set, 1, &metrics);
+        Self { live: ArcSwap::from_pointee(live), store, fallback, metrics, options }
+    }
+
+    /// The rule set in force.
+    pub fn live(&self) -> Arc<Live> {
+        self.live.load_full()
+    }
+
+    /// Puts another rule set in force. Checks under way finish with the one they began with. Returns its generation.
+    pub fn replace(&self, set: RuleSet) -> u64 {
+        let generation = self.live.load().generation + 1;
+        let names: Vec<&str> = set.rules.iter().map(|rule| &*rule.name).collect();
+        self.metrics.retain_rules(&names);
+        let live = Live::new(set, generation, &self.metrics);
+        self.live.store(Arc::new(live));
+        generation
+    }
+
+    /// Decides about a request. `proxy_waits` is how long the proxy will wait, if it said so.
+    pub async fn decide(&self, live: &Live, request: &Attributes<'_>, proxy_waits: Option<Duration>) -> Decision {
+        let matched = live.walk(request);
+        if let Some((index, rule, true)) = matched.ended_by {
+            live.metrics[index].denied.inc();
+            return Decision::of(Verdict::Forbidden, rule);
+        }
+        let decision = if matched.batch.is_empty() {
+            Decision::allowed()
+        } else {
+            let deadline = Instant::now() + budget(self.options.deadline, proxy_waits);
+            match self.store.charge(&matched.batch, deadline).await {
+                Ok(verdict) => live.combine(&matched, verdict.admitted, &verdict.outcomes),
+                Err(error) => self.without_store(live, &matched, &error),
+            }
+        };
+        match matched.ended_by {
+            Some((index, rule, _)) if decision.verdict == Verdict::Allowed => {
+                live.metrics[index].allowed.inc();
+                Decision { rule: Some(Arc::clone(&rule.name)), ..decision }
+            }
+            _ => decision,
+        }
+    }
+
+    /// Each rule decides as its `on_store_error` says. A denial outweighs "the proxy decides", which outweighs the rest;
+    /// rules in shadow mode have no say.
+    fn without_store(&self, live: &Live, matched: &Matched<'_>, error: &StoreError) -> Decision {
+        let mut local = Batch::default();
+        let mut local_rules = Vec::new();
+        let mut verdict = Verdict::Allowed;
+        let mut decided_by = None;
+        for applied in &matched.applied {
+            let mode = applied.action.on_store_error;
+            self.metrics.fallback(&applied.rule.name, mode.name(), error.kind());
+            if mode == OnStoreError::Local {
+                let start = local.charges().len();
+                for charge in &matched.batch.charges()[applied.charges.clone()] {
+                    let share = charge.limit.divided(self.options.replicas);
+                    local.push(share, charge.cost, charge.group, |key| key.push_str(matched.batch.key(charge)));
+                }
+                local_rules.push(Applied { charges: start..local.charges().len(), ..*applied });
+            } else if applied.action.mode == Mode::Enforce {
+                let says = match mode {
+                    OnStoreError::Deny => Verdict::Limited { retry_after_us: STORE_AWAY_WAIT_US },
+                    OnStoreError::Proxy if verdict == Verdict::Allowed => Verdict::Unavailable,
+                    _ => continue,
+                };
+                if !matches!(verdict, Verdict::Limited { .. }) {
+                    verdict = says;
+                    decided_by = Some(applied);
+                }
+            }
+        }
+        if let Some(applied) = decided_by {
+            let metrics = &live.metrics[applied.index];
+            match verdict {
+                Verdict::Unavailable => metrics.unavailable.inc(),
+                _ => metrics.fallback_denied.inc(),
+            };
+            return Decision::of(verdict, applied.rule);
+        }
+        for applied in &matched.applied {
+            if applied.action.on_store_error == OnStoreError::Allow {
+                live.metrics[applied.index].fallback_allowed.inc();
+            }
+        }
+        let answer = self.fallback.charge_now(&local);
+        let matched = Matched { applied: local_rules, batch: local, ended_by: None };
+        live.combine_with(&matched, answer.admitted, &answer.outcomes, |metrics, allowed| {
+            if allowed { &metrics.fallback_allowed } else { &metrics.fallback_denied }
+        })
+    }
+}
+
+impl Live {
+    fn new(set: RuleSet, generation: u64, metrics: &Metrics) -> Self {
+        let metrics = set.rules.iter().map(|rule| metrics.rule(&rule.name)).collect();
+        Self { set, generation, metrics }
+    }
+
+    /// From top to bottom: every limit that matches applies, until a rule ends the walk.
+    fn walk(&self, request: &Attributes<'_>) -> Matched<'_> {
+        let mut matched = Matched::default();
+        for (index, rule) in self.set.rules.iter().enumerate() {
+            let Some(params) = rule.matcher.matches(request) else {
+                continue;
+            };
+            match &rule.action {
+                Action::Allow => {
+                    matched.ended_by = Some((index, rule, false));
+                    break;
+                }
+                Action::Deny => {
+                    matched.ended_by = Some((index, rule, true));
+                    break;
+                }
+                Action::Limit(action) => {
+                    let denied = self.apply(&mut matched, index, rule, action, request, &params);
+                    if denied {
+                        matched.ended_by = Some((index, rule, true));
+                        break;
+                    }
+                }
+            }
+        }
+        matched
+    }
+
+    /// Adds a rule's charges; says whether the request is denied for want of a key.
+    fn apply<'a>(
+        &'a self,
+        matched: &mut Matched<'a>,
+        index: usize,
+        rule: &'a Rule,
+        action: &'a LimitAction,
+        request: &Attributes<'_>,
+        params: &Params<'_>,
+    ) -> bool {
+        let mut subject = String::with_capacity(64);
+        subject.push_str(PREFIX);
+        subject.push('{');
+        subject.push_str(&rule.name);
+        subject.push(':');
+        let missing = action.descriptor.push(&mut subject, request, params, &self.set.client_ip);
+        subject.push('}');
+        match action.descriptor.on_missing {
+            OnMissing::Skip if missing => return false,
+            OnMissing::Deny if missing && action.mode == Mode::Enforce => return true,
+            _ => {}
+        }
+        let group = match action.mode {
+            Mode::Enforce => ENFORCED,
+            // Any number of its own will do; rule 0 may be a shadow rule too.
+            Mode::Shadow => u32::try_from(index).unwrap_or(u32::MAX - 1) + 1,
+        };
+        let start = matched.batch.charges().len();
+        for limit in &action.limits {
+            matched.batch.push(limit.limit, COST, group, |key| {
+                key.push_str(&subject);
+                key.push_str(&limit.key_suffix);
+            });
+        }
+        let charges = start..matched.batch.charges().len();
+        matched.applied.push(Applied { index, rule, action, charges });
+        false
+    }
+
+    fn combine(&self, matched: &Matched<'_>, admitted: bool, outcomes: &[Outcome]) -> Decision {
+        self.combine_with(matched, admitted, outcomes, |metrics, allowed| {
+            if allowed { &metrics.allowed } else { &metrics.denied }
+        })
+    }
+
+    /// Counts and reports what the limits said.
+    fn combine_with(
+        &self,
+        matched: &Matched<'_>,
+        admitted: bool,
+        outcomes: &[Outcome],
+        counter: impl Fn(&RuleMetrics, bool) -> &prometheus_client::metrics::counter::Counter,
+    ) -> Decision {
+        let mut quotas = Vec::with_capacity(outcomes.len());
+        // Of the limits that deny, the one that does so longest; of those that admit, the one that is nearest to its end.
+        let mut denying: Option<(&Applied<'_>, &NamedLimit, &Outcome)> = None;
+        let mut nearest: Option<(&Applied<'_>, u64)> = None;
+        for applied in &matched.applied {
+            let metrics = &self.metrics[applied.index];
+            let answers = applied.action.limits.iter().zip(&outcomes[applied.charges.clone()]);
+            let fits = answers.clone().all(|(_, outcome)| outcome.allowed);
+            if applied.action.mode == Mode::Shadow {
+                if fits {
+                    counter(metrics, true).inc();
+                } else {
+                    metrics.shadow_denied.inc();
+                    debug!(rule = %applied.rule.name, "shadow: would be denied");
+                }
+                continue;
+            }
+            for (limit, outcome) in answers {
+                if !outcome.allowed && denying.is_none_or(|(_, _, longest)| outcome.wait_us > longest.wait_us) {
+                    denying = Some((applied, limit, outcome));
+                }
+                if admitted {
+                    quotas.push(Quota::new(limit, outcome));
+                    if nearest.is_none_or(|(_, least)| outcome.remaining < least) {
+                        nearest = Some((applied, outcome.remaining));
+                    }
+                }
+            }
+            if admitted {
+                counter(metrics, true).inc();
+            }
+        }
+        match denying {
+            Some((applied, limit, outcome)) if !admitted => {
+                counter(&self.metrics[applied.index], false).inc();
+                debug!(rule = %applied.rule.name, limit = %limit.name, retry_after_us = outcome.wait_us, "denied");
+                Decision {
+                    verdict: Verdict::Limited { retry_after_us: outcome.wait_us },
+                    rule: Some(Arc::clone(&applied.rule.name)),
+                    quotas: vec![Quota::new(limit, outcome)],
+                }
+            }
+            _ => Decision {
+                verdict: Verdict::Allowed,
+                rule: nearest.map(|(applied, _)| Arc::clone(&applied.rule.name)),
+                quotas,
+            },
+        }
+    }
+}
+
+impl Decision {
+    fn allowed() -> Self {
+        Self { verdict: Verdict::Allowed, rule: None, quotas: Vec::new() }
+    }
+
+    fn of(verdict: Verdict, rule: &Rule) -> Self {
+        Self { verdict, rule: Some(Arc::clone(&rule.name)), quotas: Vec::new() }
+    }
+}
+
+impl Quota {
+    fn new(limit: &NamedLimit, outcome: &Outcome) -> Self {
+        Self {
+            name: Arc::clone(&limit.name),
+            policy: Arc::clone(&limit.policy),
+            amount: limit.limit.amount(),
+            window_us: limit.limit.window_us(),
+            remaining: outcome.remaining,
+            wait_us: outcome.wait_us,
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! The arithmetic of limits: pure, integer, and the same to the bit as `store/redis/charge.lua`.
+//!
+//! A step takes what is stored, the time and a cost, and says what would be stored and whether the cost fits. It never
+//! writes: a caller that must satisfy several limits keeps all the new states or none of them. What is stored is
+//! consumption (how much, since when), not a verdict, so a changed limit acts at once on what is already counted.
+//!
+//! All times are microseconds since the Unix epoch; all numbers stay within 2^53, where the doubles of Redis' Lua are
+//! exact. The bounds below see to that, and a differential property test holds the two implementations together.
+
+pub mod fixed_window;
+pub mod sliding_window;
+pub mod token_bucket;
+
+use std::fmt;
+
+/// The largest number of requests that a limit or a burst may name.
+pub const MAX_AMOUNT: u64 = 1_000_000_000;
+/// The longest window, 366 days in microseconds: below 2^45, as the exact division in `charge.lua` needs.
+pub const MAX_WINDOW_US: u64 = 366 * 86_400 * 1_000_000;
+/// The shortest window, 1 ms in microseconds: the resolution of a Redis TTL.
+pub const MIN_WINDOW_US: u64 = 1_000;
+/// No wait is reported as longer than this (2^46 µs, 2.2 years): a counter can hold more than a lowered limit can ever explain.
+pub const MAX_WAIT_US: u64 = 1 << 46;
+
+/// How a limit counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// N per window, where a window begins with the first request after the last one ended.
+    FixedWindow,
+    /// N per sliding window, estimated from two counters: no double burst where windows meet.
+    SlidingWindow,
+    /// N per period on average, and at most `burst` at once.
+    TokenBucket,
+}
+
+impl Algorithm {
+    /// All of them, in the order in which they are documented.
+    pub const ALL: [Self; 3] = [Self::FixedWindow, Self::SlidingWindow, Self::TokenBucket];
+
+    /// The name in rule files, Redis keys and `/rules`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FixedWindow => "fixed_window",
+            Self::SlidingWindow => "sliding_window",
+            Self::TokenBucket => "token_bucket",
+        }
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One limit: so many requests in so long, counted in this way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Limit {
+    algorithm: Algorithm,
+    amount: u64,
+    window_us: u64,
+    burst: u64,
+}
+
+/// Why a limit cannot be built. Each says the bound that was crossed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidLimit {
+    /// An amount or burst of zero, or above [`MAX_AMOUNT`].
+    #[error("a limit allows between 1 and 1000000000 requests")]
+    Amount,
+    /// A window outside [`MIN_WINDOW_US`]..=[`MAX_WINDOW_US`].
+    #[error("a window lasts between 1 ms and 366 days")]
+    Window,
+    /// A bucket that would take longer than [`MAX_WINDOW_US`] to fill.
+    #[error("a burst must refill within 366 days: lower the burst or raise the rate")]
+    Refill,
+}
+
+impl Limit {
+    /// A limit of `amount` requests per `window_us` microseconds. `burst` is the capacity of a token bucket (the
+    /// algorithms with windows ignore it); a token bucket without one holds `amount`.
+    pub fn new(
+        algorithm: Algorithm,
+        amount: u64,
+        window_us: u64,
+        burst: Option<u64>,
+    ) -> Result<Self, InvalidLimit> {
+        let burst = burst.unwrap_or(amount);
+        if !(1..=MAX_AMOUNT).contains(&amount) || !(1..=MAX_AMOUNT).contains(&burst) {
+            return Err(InvalidLimit::Amount);
+        }
+        if !(MIN_WINDOW_US..=MAX_WINDOW_US).contains(&window_us) {
+            return Err(InvalidLimit::Window);
+        }
+        let refill = u128::from(burst) * u128::from(window_us) / u128::from(amount);
+        if algorithm == Algorithm::TokenBucket && refill > u128::from(MAX_WINDOW_US) {
+            return Err(InvalidLimit::Refill);
+        }
+        Ok(Self {
+            algorithm,
+            amount,
+            window_us,
+            burst,
+        })
+    }
+
+    /// How it counts.
+    pub const fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// Requests per window.
+    pub const fn amount(&self) -> u64 {
+        self.amount
+    }
+
+    /// The window, in microseconds.
+    pub const fn window_us(&self) -> u64 {
+        self.window_us
+    }
+
+    /// The most that can be admitted at one instant.
+    pub const fn burst(&self) -> u64 {
+        match self.algorithm {
+            Algorithm::TokenBucket => self.burst,
+            Algorithm::FixedWindow | Algorithm::SlidingWindow => self.amount,
+        }
+    }
+
+    /// This limit's share for one of `replicas` that cannot see each other, rounded up: together they may admit up to
+    /// `replicas - 1` more than the limit, and each admits at least one.
+    #[must_use]
+    pub fn divided(&self, replicas: u64) -> Self {
+        Self {
+            amount: self.amount.div_ceil(replicas.max(1)),
+            burst: self.burst.div_ceil(replicas.max(1)),
+            ..*self
+        }
+    }
+
+    /// What becomes of `state` when `cost` arrives at `now_us`. A `state` of another algorithm counts as none.
+    pub fn step(&self, state: Option<State>, now_us: u64, cost: u64) -> Step {
+        match self.algorithm {
+            Algorithm::FixedWindow => {
+                let state = state.and_then(|s| match s {
+                    State::FixedWindow(s) => Some(s),
+                    _ => None,
+                });
+                fixed_window::step(self, state, now_us, cost)
+            }
+            Algorithm::SlidingWindow => {
+                let state = state.and_then(|s| match s {
+                    State::SlidingWindow(s) => Some(s),
+                    _ => None,
+                });
+                sliding_window::step(self, state, now_us, cost)
+            }
+            Algorithm::TokenBucket => {
+                let state = state.and_then(|s| match s {
+                    State::TokenBucket(s) => Some(s),
+                    _ => None,
+                });
+                token_bucket::step(self, state, now_us, cost)
+            }
+        }
+    }
+}
+
+/// What is stored for one caller and one limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// See [`fixed_window::State`].
+    FixedWindow(fixed_window::State),
+    /// See [`sliding_window::State`].
+    SlidingWindow(sliding_window::State),
+    /// See [`token_bucket::State`].
+    TokenBucket(token_bucket::State),
+}
+
+/// The text that Redis stores: the numbers, separated by spaces, in the order of the fields.
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FixedWindow(s) => write!(f, "{} {}", s.count, s.start_us),
+            Self::SlidingWindow(s) => write!(
+                f,
+                "{} {} {} {} {} {}",
+                s.current.count,
+                s.current.start_us,
+                s.current.last_us,
+                s.previous.count,
+                s.previous.start_us,
+                s.previous.last_us
+            ),
+            Self::TokenBucket(s) => write!(f, "{} {}", s.used, s.since_us),
+        }
+    }
+}
+
+/// The answer of one limit to one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome {
+    /// Whether the cost fits.
+    pub allowed: bool,
+    /// What is left: after the charge if it fits, as it stands if not.
+    pub remaining: u64,
+    /// Microseconds. Denied: until the same cost fits, when nobody else comes: not before, and exactly then (a cost
+    /// above the limit never fits; one window is reported). Allowed: until more than `remaining` is left, 0 if nothing is used.
+    pub wait_us: u64,
+}
+
+/// The result of a step: what to store if the request is admitted, until when, and the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// The new state. Equal in meaning to the old one when the cost does not fit.
+    pub state: State,
+    /// From when on (microseconds since the epoch) the state means the same as none.
+    pub expires_us: u64,
+    /// The answer.
+    pub outcome: Outcome,
+}
+
+/// `a * b / c`, rounded down, exact for all values within the bounds of this module.
+fn mul_div_floor(a: u64, b: u64, c: u64) -> u64 {
+    let wide = u128::from(a) * u128::from(b) / u128::from(c);
+    u64::try_from(wide).unwrap_or(u64::MAX)
+}
+
+/// `a * b / c`, rounded up, exact for all values within the bounds of this module.
+fn mul_div_ceil(a: u64, b: u64, c: u64) -> u64 {
+    let wide = (u128::from(a) * u128::from(b)).div_ceil(u128::from(c));
+    u64::try_from(wide).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,131 @@
+//! N per sliding window, from two counters.
+//!
+//! The known form of this algorithm (Cloudflare, "How we built rate limiting capable of scaling to millions of domains")
+//! keeps a count for the current and the previous window on a fixed grid and supposes that the previous one's requests
+//! were spread evenly over it. Here a window begins with its first request and also remembers its last. That costs one
+//! number more and makes two things exact that the grid only guesses:
+//!
+//! * requests of the previous window are supposed to be spread evenly between its *first and last* request, so a burst
+//!   leaves when it is one window old, neither earlier (which would admit too much) nor later (`5/m` after five
+//!   requests at once means "again in 60 s", not in up to 120 s);
+//! * all requests of the current window are less than one window old, so they count in full.
+//!
+//! The estimate is rounded up. It is exact when the previous window's requests came at once or evenly. The worst an
+//! adversary can do is to send one early request and N - 1 at the end of a window: while those fade too early, fewer than
+//! 2N are admitted in some span of one window. `sliding_log` is the algorithm with no such case.
+//!
+//! ```text
+//!      first        last            now - window                 now
+//!  ──────┼───────────┼───────────────────┼────────────────────────┼──▶
+//!        └ previous ─┘                   └── what counts ─────────┘
+//! ```
+
+use super::{Limit, Outcome, State as AnyState, Step, mul_div_ceil, mul_div_floor};
+
+/// A count and the times of its first and last request, in microseconds since the epoch. All zero when empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Span {
+    /// Admitted in this span.
+    pub count: u64,
+    /// The first request: the beginning of the window.
+    pub start_us: u64,
+    /// The last request.
+    pub last_us: u64,
+}
+
+/// The current window and the one before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct State {
+    /// Requests less than one window old.
+    pub current: Span,
+    /// Requests that are just leaving.
+    pub previous: Span,
+}
+
+impl Span {
+    /// After the clock went back, nothing lies in the future.
+    fn not_after(self, now_us: u64) -> Self {
+        Self {
+            count: self.count,
+            start_us: self.start_us.min(now_us),
+            last_us: self.last_us.min(now_us),
+        }
+    }
+
+    /// How many of this span's requests still count at `now_us`, rounded up.
+    fn remaining_at(self, now_us: u64, window: u64) -> u64 {
+        let length = self.last_us - self.start_us;
+        let left = (self.last_us + window).saturating_sub(now_us);
+        if left == 0 {
+            0
+        } else if left >= length {
+            self.count
+        } else {
+            mul_div_ceil(left, self.count, length)
+        }
+    }
+
+    /// The first instant at which at most `target` (less than the count) of this span's requests still count.
+    fn fades_to(self, target: u64, window: u64) -> u64 {
+        let length = self.last_us - self.start_us;
+        self.last_us + window - mul_div_floor(length, target, self.count)
+    }
+}
+
+pub(super) fn step(limit: &Limit, state: Option<State>, now_us: u64, cost: u64) -> Step {
+    let window = limit.window_us;
+    let mut state = rolled(state.unwrap_or_default(), now_us, window);
+    let fading = state.previous.remaining_at(now_us, window);
+    let used = state.current.count + fading;
+    let allowed = used + cost <= limit.amount;
+
+    if allowed && cost > 0 {
+        if state.current.count == 0 {
+            state.current.start_us = now_us;
+        }
+        state.current.count += cost;
+        state.current.last_us = now_us;
+    }
+    let used_after = state.current.count + fading;
+    let target = if allowed {
+        used_after.checked_sub(1)
+    } else {
+        limit.amount.checked_sub(cost)
+    };
+    let wait_us = match target {
+        Some(target) if target >= state.current.count => {
+            state
+                .previous
+                .fades_to(target - state.current.count, window)
+                - now_us
+        }
+        // While the current window's requests fade, the previous one's are long gone.
+        Some(target) => state.current.fades_to(target, window) - now_us,
+        None if allowed => 0,
+        None => window,
+    };
+    Step {
+        state: AnyState::SlidingWindow(state),
+        expires_us: state.current.last_us.max(state.previous.last_us) + window,
+        outcome: Outcome {
+            allowed,
+            remaining: limit.amount.saturating_sub(used_after),
+            wait_us,
+        },
+    }
+}
+
+/// The state as seen from `now_us`: the current window becomes the previous one when it is over, and what has left
+/// altogether is forgotten.
+fn rolled(state: State, now_us: u64, window: u64) -> State {
+    let mut current = state.current.not_after(now_us);
+    let mut previous = state.previous.not_after(now_us);
+    if now_us >= current.start_us + window {
+        previous = current;
+        current = Span::default();
+    }
+    if now_us >= previous.last_us + window {
+        previous = Span::default();
+    }
+    State { current, previous }
+}

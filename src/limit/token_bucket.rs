@@ -1,0 +1,104 @@
+//! N per period on average, at most `burst` at once: a token bucket with the arithmetic of GCRA.
+//!
+//! GCRA stores one time (the "theoretical arrival time"), which is a verdict under one rate: change the rate and it
+//! means something else. Here the consumption is stored: `used` tokens since `since_us`. What has flowed back by `now` is
+//! `floor((now - since) * amount / window)`. So that nothing is lost to rounding, `since_us` moves only by whole periods in
+//! which a whole number of tokens flows back (`window / gcd`), or to now when the bucket is full.
+
+use super::{Limit, MAX_WAIT_US, Outcome, State as AnyState, Step, mul_div_ceil, mul_div_floor};
+
+/// What was taken out of the bucket since it was last known to the full microsecond.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct State {
+    /// Tokens taken since `since_us` or still owed from before it.
+    pub used: u64,
+    /// Microseconds since the epoch.
+    pub since_us: u64,
+}
+
+/// The rate in lowest terms: `tokens` flow back in every `period_us` microseconds, and no smaller period has a whole number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// Tokens per period.
+    pub tokens: u64,
+    /// The period, in microseconds.
+    pub period_us: u64,
+}
+
+impl Limit {
+    /// This limit's rate in lowest terms, as the token bucket and its script use it.
+    pub fn rate(&self) -> Rate {
+        let divisor = gcd(self.amount, self.window_us);
+        Rate {
+            tokens: self.amount / divisor,
+            period_us: self.window_us / divisor,
+        }
+    }
+}
+
+impl Rate {
+    /// How long it takes until `tokens` have flowed back, at most [`MAX_WAIT_US`].
+    fn time_for(self, tokens: u64) -> u64 {
+        let periods = tokens / self.tokens;
+        if u128::from(periods) * u128::from(self.period_us) >= u128::from(MAX_WAIT_US) {
+            return MAX_WAIT_US;
+        }
+        periods * self.period_us + mul_div_ceil(self.period_us, tokens % self.tokens, self.tokens)
+    }
+}
+
+pub(super) fn step(limit: &Limit, state: Option<State>, now_us: u64, cost: u64) -> Step {
+    let rate = limit.rate();
+    let capacity = limit.burst();
+    let (mut state, refilled) = refilled(state, now_us, rate);
+    let owed = state.used - refilled;
+    let allowed = owed + cost <= capacity;
+    if allowed {
+        state.used += cost;
+    }
+    let owed_after = state.used - refilled;
+    let until = |tokens: u64| state.since_us + rate.time_for(tokens) - now_us;
+    let wait_us = if allowed {
+        if owed_after == 0 { 0 } else { until(refilled + 1) }
+    } else if cost > capacity {
+        limit.window_us
+    } else {
+        until(refilled + owed + cost - capacity)
+    };
+    Step {
+        state: AnyState::TokenBucket(state),
+        expires_us: state.since_us + rate.time_for(state.used),
+        outcome: Outcome {
+            allowed,
+            remaining: capacity.saturating_sub(owed_after),
+            wait_us,
+        },
+    }
+}
+
+/// The state as seen from `now_us`, and how much of `used` has flowed back since its `since_us`.
+fn refilled(state: Option<State>, now_us: u64, rate: Rate) -> (State, u64) {
+    let full = State {
+        used: 0,
+        since_us: now_us,
+    };
+    let Some(mut state) = state else {
+        return (full, 0);
+    };
+    state.since_us = state.since_us.min(now_us);
+    let periods = (now_us - state.since_us) / rate.period_us;
+    if u128::from(periods) * u128::from(rate.tokens) >= u128::from(state.used) {
+        return (full, 0);
+    }
+    state.since_us += periods * rate.period_us;
+    state.used -= periods * rate.tokens;
+    let refilled = mul_div_floor(now_us - state.since_us, rate.tokens, rate.period_us);
+    if refilled >= state.used {
+        return (full, 0);
+    }
+    (state, refilled)
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}

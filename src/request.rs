@@ -1,0 +1,335 @@
+//! What tollgate knows of a request, whichever proxy told it: borrowed, normalised, neutral.
+
+use std::{
+    borrow::Cow,
+    fmt::Write as _,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+};
+
+use http::HeaderMap;
+use ipnet::IpNet;
+
+/// A client's request, as the proxy described it.
+#[derive(Debug)]
+pub struct Attributes<'a> {
+    /// The client's method, as it was sent.
+    pub method: &'a str,
+    /// The client's host, lower-case, without port and trailing dot; empty if none was sent.
+    pub host: Cow<'a, str>,
+    /// The path in its one [normal form](normal_path), without query.
+    pub path: Cow<'a, str>,
+    /// The client's address; `None` if the proxy told none that can be read.
+    pub client_ip: Option<IpAddr>,
+    /// The headers that the proxy forwarded.
+    pub headers: &'a HeaderMap,
+}
+
+/// The path of a request target in the one form that rules are matched against, so that two targets that a server takes
+/// for the same also meet the same limits (RFC 3986 §6.2.2):
+///
+/// * what follows `?` or `#` is cut, and so are scheme and authority of an absolute target;
+/// * percent-encoding is undone for every byte that can stand in a path as it is, and upper-case for all others; raw
+///   bytes that cannot stand in a path are encoded. `%2F` stays: a slash that was encoded separates nothing;
+/// * `.` and `..` segments are resolved, empty segments (`//`) and a trailing slash are dropped.
+///
+/// The result begins with `/`. It borrows when there is nothing to do, which is nearly always.
+pub fn normal_path(target: &str) -> Cow<'_, str> {
+    let path = path_of(target);
+    if is_normal(path) {
+        Cow::Borrowed(path)
+    } else {
+        Cow::Owned(normalise(path))
+    }
+}
+
+/// Cuts query, fragment, and the scheme and authority of an absolute target.
+fn path_of(target: &str) -> &str {
+    let end = target.find(['?', '#']).unwrap_or(target.len());
+    let path = &target[..end];
+    let is_scheme = |name: &str| name.eq_ignore_ascii_case("http") || name.eq_ignore_ascii_case("https");
+    match path.split_once("://") {
+        Some((scheme, rest)) if is_scheme(scheme) => rest.find('/').map_or("/", |at| &rest[at..]),
+        _ => path,
+    }
+}
+
+/// Printable ASCII that stands in a path for itself.
+const fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_graphic()
+        && !matches!(
+            byte,
+            b'"' | b'#' | b'%' | b'<' | b'>' | b'?' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}'
+        )
+}
+
+fn is_normal(path: &str) -> bool {
+    let bytes = path.as_bytes();
+    if bytes == b"/" {
+        return true;
+    }
+    bytes.first() == Some(&b'/')
+        && bytes.last() != Some(&b'/')
+        && bytes.iter().all(|&byte| is_plain(byte))
+        && !bytes.windows(2).any(|pair| pair == b"//")
+        && !path.split('/').any(|segment| segment == "." || segment == "..")
+}
+
+fn normalise(path: &str) -> String {
+    let decoded = canonical_encoding(path.as_bytes());
+    let mut out = String::with_capacity(decoded.len() + 1);
+    for segment in decoded.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => out.truncate(out.rfind('/').unwrap_or(0)),
+            name => {
+                out.push('/');
+                out.push_str(name);
+            }
+        }
+    }
+    if out.is_empty() {
+        out.push('/');
+    }
+    out
+}
+
+/// Every byte either for itself or as upper-case `%XX`, never one that could be the other.
+fn canonical_encoding(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some((&first, after)) = rest.split_first() {
+        let escaped = match (first, after) {
+            (b'%', [high, low, ..]) => hex(*high).zip(hex(*low)).map(|(h, l)| h * 16 + l),
+            _ => None,
+        };
+        rest = if escaped.is_some() { &after[2..] } else { after };
+        match escaped {
+            Some(byte) if is_plain(byte) && byte != b'/' => out.push(char::from(byte)),
+            None if is_plain(first) => out.push(char::from(first)),
+            // Writing to a String cannot fail.
+            byte => drop(write!(out, "%{:02X}", byte.unwrap_or(first))),
+        }
+    }
+    out
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit)
+        .to_digit(16)
+        .and_then(|value| u8::try_from(value).ok())
+}
+
+/// The bytes of a path segment in normal form, decoded.
+pub fn decoded_segment(segment: &str) -> Cow<'_, [u8]> {
+    if !segment.contains('%') {
+        return Cow::Borrowed(segment.as_bytes());
+    }
+    let mut out = Vec::with_capacity(segment.len());
+    let mut rest = segment.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        rest = after;
+        match (first, after) {
+            (b'%', [high, low, ..]) if hex(*high).is_some() && hex(*low).is_some() => {
+                out.push(hex(*high).unwrap_or(0) * 16 + hex(*low).unwrap_or(0));
+                rest = &after[2..];
+            }
+            _ => out.push(first),
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// A host without port and trailing dot, lower-case.
+pub fn normal_host(host: &str) -> Cow<'_, str> {
+    let without_port = match host.rfind(':') {
+        // The colons of a bracketed IPv6 address are not a port's.
+        Some(colon) if !host[colon..].contains(']') => &host[..colon],
+        _ => host,
+    };
+    let name = without_port.strip_suffix('.').unwrap_or(without_port);
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(name.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(name)
+    }
+}
+
+/// Which hop of a forwarding chain is the client, and how its address becomes a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientIpPolicy {
+    /// Proxies whose word about the hop before them is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// How many bits of an IPv6 address tell one client from another, 1 to 128. A site usually has 64.
+    pub ipv6_prefix: u8,
+}
+
+impl Default for ClientIpPolicy {
+    fn default() -> Self {
+        Self {
+            trusted_proxies: Vec::new(),
+            ipv6_prefix: 64,
+        }
+    }
+}
+
+impl ClientIpPolicy {
+    /// The client: the last hop that is not a trusted proxy. `real_ip` is whom the asking proxy saw and so the last hop;
+    /// `forwarded_for` are the hops before it, as `X-Forwarded-For` lists them. A hop that cannot be read ends the walk: whoever
+    /// wrote it could have written anything before it.
+    pub fn client_ip(&self, real_ip: Option<&str>, forwarded_for: &[&str]) -> Option<IpAddr> {
+        let listed = forwarded_for
+            .iter()
+            .rev()
+            .flat_map(|line| line.rsplit(','));
+        let mut last = None;
+        for hop in real_ip.into_iter().chain(listed) {
+            let Some(ip) = parse_ip(hop.trim()) else { break };
+            last = Some(ip);
+            if !self.is_trusted(ip) {
+                break;
+            }
+        }
+        last
+    }
+
+    fn is_trusted(&self, ip: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|net| net.contains(&ip))
+    }
+
+    /// Appends the address as a key shows it: IPv4 whole, IPv6 as its prefix.
+    pub fn push_key(&self, out: &mut String, ip: IpAddr) {
+        // Writing to a String cannot fail.
+        let _ = match ip {
+            IpAddr::V4(v4) => write!(out, "{v4}"),
+            IpAddr::V6(v6) if self.ipv6_prefix >= 128 => write!(out, "{v6}"),
+            IpAddr::V6(v6) => {
+                let mask = u128::MAX << (128 - u32::from(self.ipv6_prefix));
+                let network = Ipv6Addr::from_bits(v6.to_bits() & mask);
+                write!(out, "{network}/{}", self.ipv6_prefix)
+            }
+        };
+    }
+}
+
+/// An address with or without port or brackets; an IPv4 address in IPv6 clothes is IPv4.
+pub fn parse_ip(text: &str) -> Option<IpAddr> {
+    let unbracketed = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(text);
+    unbracketed
+        .parse::<IpAddr>()
+        .ok()
+        .or_else(|| text.parse::<SocketAddr>().ok().map(|addr| addr.ip()))
+        .map(|ip| ip.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_have_one_normal_form() {
+        for (target, expected) in [
+            ("/data", "/data"),
+            ("/", "/"),
+            ("", "/"),
+            ("/data/", "/data"),
+            ("/data?x=/../y", "/data"),
+            ("/data#f", "/data"),
+            ("//data", "/data"),
+            ("/x/../login", "/login"),
+            ("/x/%2e%2E/login", "/login"),
+            ("/./login/.", "/login"),
+            ("/../../login", "/login"),
+            ("/log%69n", "/login"),
+            ("/a/b%20c/../d", "/a/d"),
+            ("/a%2fb", "/a%2Fb"),
+            ("/a%2F..%2Flogin", "/a%2F..%2Flogin"),
+            ("/caf\u{e9}", "/caf%C3%A9"),
+            ("/caf%c3%a9", "/caf%C3%A9"),
+            ("/a!b", "/a!b"),
+            ("/a%21b", "/a!b"),
+            ("/100%", "/100%25"),
+            ("/100%25", "/100%25"),
+            ("/100%zz", "/100%25zz"),
+            ("/a\\b", "/a%5Cb"),
+            ("http://h/login?x", "/login"),
+            ("HTTPS://h", "/"),
+            ("login", "/login"),
+            ("*", "/*"),
+        ] {
+            assert_eq!(normal_path(target), expected, "{target:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_already_normal_is_borrowed() {
+        assert!(matches!(normal_path("/v1/acme/search?q=1"), Cow::Borrowed("/v1/acme/search")));
+    }
+
+    #[test]
+    fn hosts_lose_port_dot_and_case() {
+        for (host, expected) in [
+            ("api.example.com", "api.example.com"),
+            ("API.Example.com:8080", "api.example.com"),
+            ("api.example.com.", "api.example.com"),
+            ("api.example.com.:443", "api.example.com"),
+            ("[2001:db8::1]:80", "[2001:db8::1]"),
+            ("[2001:db8::1]", "[2001:db8::1]"),
+            ("", ""),
+        ] {
+            assert_eq!(normal_host(host), expected, "{host:?}");
+        }
+    }
+
+    fn policy(nets: &[&str]) -> ClientIpPolicy {
+        ClientIpPolicy {
+            trusted_proxies: nets.iter().map(|net| net.parse().unwrap()).collect(),
+            ipv6_prefix: 64,
+        }
+    }
+
+    fn ip(text: &str) -> Option<IpAddr> {
+        Some(text.parse().unwrap())
+    }
+
+    #[test]
+    fn the_client_is_the_last_hop_that_is_not_trusted() {
+        let none = policy(&[]);
+        let lan = policy(&["10.0.0.0/8"]);
+        assert_eq!(none.client_ip(Some("192.0.2.1"), &["1.1.1.1"]), ip("192.0.2.1"));
+        assert_eq!(none.client_ip(None, &["1.1.1.1, 2.2.2.2"]), ip("2.2.2.2"));
+        assert_eq!(none.client_ip(None, &["1.1.1.1", "2.2.2.2"]), ip("2.2.2.2"));
+        assert_eq!(lan.client_ip(Some("10.0.0.5"), &["1.1.1.1, 2.2.2.2"]), ip("2.2.2.2"));
+        assert_eq!(lan.client_ip(None, &["6.6.6.6, 2.2.2.2, 10.0.0.9"]), ip("2.2.2.2"));
+        assert_eq!(lan.client_ip(Some("10.0.0.5"), &["10.0.0.6"]), ip("10.0.0.6"));
+        assert_eq!(lan.client_ip(Some("10.0.0.5"), &["6.6.6.6, garbage"]), ip("10.0.0.5"));
+        assert_eq!(none.client_ip(None, &["garbage"]), None);
+        assert_eq!(none.client_ip(None, &[]), None);
+    }
+
+    #[test]
+    fn addresses_are_read_in_all_their_forms() {
+        for text in ["1.2.3.4", "1.2.3.4:5678", "::ffff:1.2.3.4", "[::ffff:1.2.3.4]:80"] {
+            assert_eq!(parse_ip(text), ip("1.2.3.4"), "{text}");
+        }
+        assert_eq!(parse_ip("[2001:db8::1]:443"), ip("2001:db8::1"));
+        assert_eq!(parse_ip("[2001:db8::1]"), ip("2001:db8::1"));
+        assert_eq!(parse_ip(""), None);
+    }
+
+    #[test]
+    fn ipv6_clients_are_told_apart_by_prefix() {
+        let key = |text: &str, prefix| {
+            let mut out = String::new();
+            ClientIpPolicy { ipv6_prefix: prefix, ..ClientIpPolicy::default() }
+                .push_key(&mut out, text.parse().unwrap());
+            out
+        };
+        assert_eq!(key("2001:db8:1:2:3:4:5:6", 64), "2001:db8:1:2::/64");
+        assert_eq!(key("2001:db8:1:2:3:4:5:6", 128), "2001:db8:1:2:3:4:5:6");
+        assert_eq!(key("2001:db8:1:2:3:4:5:6", 1), "::/1");
+        assert_eq!(key("203.0.113.7", 64), "203.0.113.7");
+    }
+}

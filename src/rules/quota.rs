@@ -1,0 +1,197 @@
+//! Rates as people write them: `5/m`, `100/30s`, `1000 per 5 minutes`, `20/s burst 40`.
+
+use std::fmt;
+
+use crate::limit::{MAX_AMOUNT, MAX_WINDOW_US, MIN_WINDOW_US};
+
+/// So many per so long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quota {
+    /// Requests per window, at least 1.
+    pub amount: u64,
+    /// The window, in microseconds.
+    pub window_us: u64,
+    /// The capacity of a token bucket, where one was written.
+    pub burst: Option<u64>,
+}
+
+/// Why a text is not a rate, and what to write instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidQuota {
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
+}
+
+/// `message`, then `hint: …` on its own line.
+impl fmt::Display for InvalidQuota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\nhint: {}", self.message, self.hint)
+    }
+}
+
+const EXAMPLES: &str = "write a rate like 5/s, 5/m, 5/h, 5/day, 100/30s or \"1000 per 5 minutes\"";
+
+/// Names of units and their length in microseconds.
+const UNITS: &[(&[&str], u64)] = &[
+    (&["ms", "millisecond", "milliseconds"], 1_000),
+    (&["s", "sec", "secs", "second", "seconds"], 1_000_000),
+    (&["m", "min", "mins", "minute", "minutes"], 60_000_000),
+    (&["h", "hr", "hrs", "hour", "hours"], 3_600_000_000),
+    (&["d", "day", "days"], 86_400_000_000),
+    (&["w", "week", "weeks"], 604_800_000_000),
+];
+
+fn invalid(message: String, hint: &str) -> InvalidQuota {
+    InvalidQuota {
+        message,
+        hint: hint.to_owned(),
+    }
+}
+
+impl std::str::FromStr for Quota {
+    type Err = InvalidQuota;
+
+    fn from_str(text: &str) -> Result<Self, InvalidQuota> {
+        let not_a_rate = || invalid(format!("{text:?} is not a rate"), EXAMPLES);
+        let (rate, burst) = match text.split_once("burst") {
+            Some((rate, burst)) => (rate, Some(amount(burst, "burst")?)),
+            None => (text, None),
+        };
+        let (count, window) = rate
+            .split_once('/')
+            .or_else(|| rate.split_once(" per "))
+            .ok_or_else(not_a_rate)?;
+        Ok(Self {
+            amount: amount(count, "limit")?,
+            window_us: window_us(window)?,
+            burst,
+        })
+    }
+}
+
+fn amount(text: &str, what: &str) -> Result<u64, InvalidQuota> {
+    let digits = text.trim().replace('_', "");
+    let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    if !is_number {
+        return Err(invalid(
+            format!("{:?} is not a whole number of requests", text.trim()),
+            EXAMPLES,
+        ));
+    }
+    check_amount(digits.parse().unwrap_or(u64::MAX), what)
+}
+
+/// `amount`, if a limit or burst may have it.
+pub fn check_amount(amount: u64, what: &str) -> Result<u64, InvalidQuota> {
+    match amount {
+        0 => Err(invalid(
+            format!("a {what} of 0 admits nothing"),
+            "to refuse these requests altogether, give the rule `action: deny` and no limit",
+        )),
+        1..=MAX_AMOUNT => Ok(amount),
+        _ => Err(invalid(
+            format!("a {what} above {MAX_AMOUNT} is not supported"),
+            "shorten the window, or leave the limit out: nobody would meet it",
+        )),
+    }
+}
+
+fn window_us(text: &str) -> Result<u64, InvalidQuota> {
+    let text = text.trim();
+    let at = text
+        .find(|c: char| !c.is_ascii_digit() && c != '_')
+        .unwrap_or(text.len());
+    let (count, unit) = text.split_at(at);
+    let count: u64 = match count {
+        "" => 1,
+        digits => digits.replace('_', "").parse().unwrap_or(u64::MAX),
+    };
+    let unit = unit.trim();
+    let name = unit.to_ascii_lowercase();
+    let length = UNITS
+        .iter()
+        .find(|(names, _)| names.contains(&name.as_str()))
+        .map(|(_, length)| *length)
+        .ok_or_else(|| {
+            let hint = match name.as_str() {
+                "month" | "months" | "mo" | "year" | "years" | "y" => {
+                    "months and years have no fixed length: write days, like 1000/30days"
+                }
+                "" => "add a unit: ms, s, m, h, day or week, like 5/m",
+                _ => "units are ms, s, m, h, day and week",
+            };
+            invalid(format!("{unit:?} is not a unit of time"), hint)
+        })?;
+    let window = count.saturating_mul(length);
+    if (MIN_WINDOW_US..=MAX_WINDOW_US).contains(&window) {
+        Ok(window)
+    } else {
+        Err(invalid(
+            format!("a window of {text:?} is not supported"),
+            "a window lasts between 1 ms and 366 days",
+        ))
+    }
+}
+
+/// A window as keys and policy names show it: in whole seconds where possible (`60s`), else in milliseconds (`100ms`).
+pub fn window_label(window_us: u64) -> String {
+    if window_us.is_multiple_of(1_000_000) {
+        format!("{}s", window_us / 1_000_000)
+    } else {
+        format!("{}ms", window_us / 1_000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn quota(text: &str) -> (u64, u64, Option<u64>) {
+        let quota: Quota = text.parse().unwrap_or_else(|e| panic!("{text}: {e}"));
+        (quota.amount, quota.window_us / 1_000, quota.burst)
+    }
+
+    #[test]
+    fn every_way_to_write_a_rate() {
+        assert_eq!(quota("5/s"), (5, 1_000, None));
+        assert_eq!(quota("5/m"), (5, 60_000, None));
+        assert_eq!(quota("5/h"), (5, 3_600_000, None));
+        assert_eq!(quota("5/day"), (5, 86_400_000, None));
+        assert_eq!(quota("100/30s"), (100, 30_000, None));
+        assert_eq!(quota("10/100ms"), (10, 100, None));
+        assert_eq!(quota("1000 per 5 minutes"), (1000, 300_000, None));
+        assert_eq!(quota("1_000 per hour"), (1000, 3_600_000, None));
+        assert_eq!(quota("20/s burst 40"), (20, 1_000, Some(40)));
+        assert_eq!(quota(" 3 / 2 weeks "), (3, 1_209_600_000, None));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_a_way_out() {
+        for (text, message, hint) in [
+            ("5", "\"5\" is not a rate", "write a rate like"),
+            ("5/fortnight", "\"fortnight\" is not a unit of time", "units are"),
+            ("5/month", "\"month\" is not a unit of time", "no fixed length"),
+            ("5/10", "\"\" is not a unit of time", "add a unit"),
+            ("0/m", "a limit of 0 admits nothing", "action: deny"),
+            ("-5/m", "\"-5\" is not a whole number", "write a rate"),
+            ("1.5/s", "\"1.5\" is not a whole number", "write a rate"),
+            ("5/s burst 0", "a burst of 0 admits nothing", "action: deny"),
+            ("5/s burst", "\"\" is not a whole number", "write a rate"),
+            ("9999999999/s", "a limit above 1000000000", "shorten"),
+            ("5/400days", "a window of \"400days\"", "366 days"),
+            ("5/99999999999999999999s", "a window of", "366 days"),
+        ] {
+            let error = text.parse::<Quota>().unwrap_err();
+            assert!(error.message.contains(message), "{text}: {error}");
+            assert!(error.hint.contains(hint), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn windows_have_one_label() {
+        assert_eq!(window_label(60_000_000), "60s");
+        assert_eq!(window_label(100_000), "100ms");
+    }
+}

@@ -1,0 +1,268 @@
+//! Counters in this process: sharded, bounded, swept, with an injected clock.
+//!
+//! Each shard is a map behind a `std::sync::Mutex`: a check holds it for well under a microsecond and never across an
+//! await. A batch locks the shards of all its keys in ascending order, which is what makes it all or nothing without a
+//! deadlock.
+//!
+//! The number of keys is bounded. A caller who is new when the store is full shares one *overflow* counter per rule and
+//! limit with all others in that position: limited together rather than not at all, and nobody who is already
+//! counted is forgotten. Overflow counters stand outside the bound; there are only as many as there are limits.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use foldhash::fast::RandomState;
+use tokio::time::Instant;
+
+use super::{Batch, Charge, Charging, ENFORCED, Store, Verdict};
+use crate::{
+    clock::Clock,
+    limit::{Outcome, State, Step},
+};
+
+const SHARDS: usize = 64;
+
+struct Entry {
+    state: State,
+    expires_us: u64,
+}
+
+type Shard = HashMap<Box<str>, Entry, RandomState>;
+
+/// Told when a caller had to share an overflow counter, with the key of that counter.
+pub type OnOverflow = Box<dyn Fn(&str) + Send + Sync>;
+
+/// The store in memory.
+pub struct MemoryStore {
+    shards: Box<[Mutex<Shard>]>,
+    hasher: RandomState,
+    keys: AtomicUsize,
+    max_keys: usize,
+    next_swept: AtomicUsize,
+    clock: Arc<dyn Clock>,
+    on_overflow: OnOverflow,
+}
+
+impl MemoryStore {
+    /// A store for at most `max_keys` counters (about 200 bytes each).
+    pub fn new(max_keys: usize, clock: Arc<dyn Clock>, on_overflow: OnOverflow) -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::default(),
+            keys: AtomicUsize::new(0),
+            max_keys,
+            next_swept: AtomicUsize::new(0),
+            clock,
+            on_overflow,
+        }
+    }
+
+    /// How many counters are held now.
+    pub fn keys(&self) -> usize {
+        self.keys.load(Ordering::Relaxed)
+    }
+
+    /// Removes what has expired from the next shard. Called from time to time, 64 calls see every counter once.
+    pub fn sweep(&self) {
+        let index = self.next_swept.fetch_add(1, Ordering::Relaxed) % SHARDS;
+        self.sweep_shard(&mut self.lock(index), self.clock.now_us());
+    }
+
+    fn sweep_shard(&self, shard: &mut Shard, now_us: u64) {
+        let before = shard.len();
+        shard.retain(|_, entry| entry.expires_us > now_us);
+        if shard.len() < shard.capacity() / 4 {
+            shard.shrink_to_fit();
+        }
+        self.keys.fetch_sub(before - shard.len(), Ordering::Relaxed);
+    }
+
+    fn shard_of(&self, key: &str) -> usize {
+        use std::hash::BuildHasher as _;
+        // The low bits choose the bucket within the map; take others.
+        (self.hasher.hash_one(key) >> 32) as usize % SHARDS
+    }
+
+    /// A panic elsewhere while a shard was held leaves at worst one charge undone; the counters remain usable.
+    fn lock(&self, shard: usize) -> MutexGuard<'_, Shard> {
+        self.shards[shard]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Decides about the batch and charges it, at the time of the injected clock.
+    pub fn charge_now(&self, batch: &Batch) -> Verdict {
+        let mut held = Held::lock(self, batch);
+        let now_us = self.clock.now_us();
+        let mut denied = Vec::new();
+        let mut steps: Vec<(Place, Step)> = Vec::with_capacity(batch.charges().len());
+        let mut outcomes: Vec<Outcome> = Vec::with_capacity(batch.charges().len());
+        for charge in batch.charges() {
+            let place = held.place(batch, charge, now_us);
+            let step = charge.limit.step(place.state, now_us, charge.cost);
+            if !step.outcome.allowed {
+                denied.push(charge.group);
+            }
+            outcomes.push(step.outcome);
+            steps.push((place, step));
+        }
+        let admitted = !denied.contains(&ENFORCED);
+        if admitted {
+            for (charge, (place, step)) in batch.charges().iter().zip(&steps) {
+                if !denied.contains(&charge.group) {
+                    held.keep(batch.key(charge), place, step);
+                }
+            }
+        }
+        drop(held);
+        for (place, _) in &steps {
+            if let Some(key) = &place.overflow {
+                (self.on_overflow)(key);
+            }
+        }
+        Verdict { admitted, outcomes }
+    }
+}
+
+impl Store for MemoryStore {
+    fn charge<'a>(&'a self, batch: &'a Batch, _deadline: Instant) -> Charging<'a> {
+        let verdict = self.charge_now(batch);
+        Box::pin(std::future::ready(Ok(verdict)))
+    }
+
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+}
+
+/// Where a charge's counter stands.
+struct Place {
+    shard: usize,
+    state: Option<State>,
+    /// The key of the shared counter, when the caller's own does not fit any more.
+    overflow: Option<Box<str>>,
+}
+
+/// The shards of one batch, locked in ascending order.
+struct Held<'a> {
+    store: &'a MemoryStore,
+    shards: Vec<(usize, MutexGuard<'a, Shard>)>,
+    /// Counters that the charges before this one will add if the batch is admitted.
+    new_keys: usize,
+}
+
+impl<'a> Held<'a> {
+    fn lock(store: &'a MemoryStore, batch: &Batch) -> Self {
+        let mut indices: Vec<usize> = Vec::with_capacity(2 * batch.charges().len());
+        let full = store.keys() + batch.charges().len() > store.max_keys;
+        for charge in batch.charges() {
+            let key = batch.key(charge);
+            indices.push(store.shard_of(key));
+            if full {
+                indices.push(store.shard_of(&overflow_key(key)));
+            }
+        }
+        indices.sort_unstable();
+        indices.dedup();
+        Self {
+            store,
+            shards: indices.into_iter().map(|i| (i, store.lock(i))).collect(),
+            new_keys: 0,
+        }
+    }
+
+    fn shard(&mut self, index: usize) -> Option<&mut Shard> {
+        self.shards
+            .iter_mut()
+            .find(|(i, _)| *i == index)
+            .map(|(_, shard)| &mut **shard)
+    }
+
+    fn place(&mut self, batch: &Batch, charge: &Charge, now_us: u64) -> Place {
+        let key = batch.key(charge);
+        let store = self.store;
+        let index = store.shard_of(key);
+        if let Some(state) = self.find(index, key, now_us) {
+            return Place {
+                shard: index,
+                state,
+                overflow: None,
+            };
+        }
+        if store.keys() + self.new_keys >= store.max_keys {
+            // Before anybody shares a counter: is there something to forget?
+            if let Some(shard) = self.shard(index) {
+                store.sweep_shard(shard, now_us);
+            }
+        }
+        let overflow = overflow_key(key);
+        let overflow_index = store.shard_of(&overflow);
+        // If the store filled up only after the shards were chosen, the overflow counter's shard may not be held: this one
+        // batch may then exceed the bound.
+        if store.keys() + self.new_keys >= store.max_keys && self.shard(overflow_index).is_some() {
+            let state = self.find(overflow_index, &overflow, now_us).flatten();
+            return Place {
+                shard: overflow_index,
+                state,
+                overflow: Some(overflow.into()),
+            };
+        }
+        self.new_keys += 1;
+        Place {
+            shard: index,
+            state: None,
+            overflow: None,
+        }
+    }
+
+    /// `None` if there is no such counter; `Some(None)` if it has expired, and its place can be used again.
+    #[expect(clippy::option_option, reason = "absent and expired are two things")]
+    fn find(&mut self, shard: usize, key: &str, now_us: u64) -> Option<Option<State>> {
+        let entry = self.shard(shard)?.get(key)?;
+        Some((entry.expires_us > now_us).then_some(entry.state))
+    }
+
+    fn keep(&mut self, key: &str, place: &Place, step: &Step) {
+        let store = self.store;
+        let Some(shard) = self.shard(place.shard) else {
+            return;
+        };
+        let key = place.overflow.as_deref().unwrap_or(key);
+        let entry = Entry {
+            state: step.state,
+            expires_us: step.expires_us,
+        };
+        if let Some(old) = shard.get_mut(key) {
+            *old = entry;
+        } else {
+            shard.insert(key.into(), entry);
+            store.keys.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// `tollgate:{rule:descriptor}:limit` → `tollgate:{rule}:overflow:limit`, which no descriptor can produce.
+fn overflow_key(key: &str) -> String {
+    let rule = key.split_once(':').map_or(key, |(_, rest)| rest);
+    let rule = rule.split(':').next().unwrap_or(rule);
+    let limit = key.rsplit_once('}').map_or("", |(_, limit)| limit);
+    format!("tollgate:{rule}}}:overflow{limit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overflow_keys_name_the_rule_and_the_limit() {
+        assert_eq!(
+            overflow_key("tollgate:{data:client_ip=2001:db8::/64}:sliding_window:60s"),
+            "tollgate:{data}:overflow:sliding_window:60s"
+        );
+    }
+}

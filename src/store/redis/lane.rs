@@ -1,0 +1,251 @@
+//! A lane: one task, one long-lived connection, a queue of checks.
+//!
+//! The task takes what has queued up while it waited for the last answer and writes it as one pipeline. Under load the
+//! pipelines grow by themselves, so the cost of a round trip is shared by all checks that arrived during one; when
+//! it is quiet a check goes out at once and alone.
+//!
+//! The connection comes from the pool, once, and stays with the lane until it breaks. A check-out per request
+//! would send `PING` before each check and give a connection to one check at a time (docs/architecture.md has figures).
+//!
+//! While there is no connection the lane answers at once that there is none: nobody waits for a reconnect.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use deadpool_redis::{Connection, Pool};
+use redis::{Cmd, Pipeline, Value, aio::ConnectionLike as _};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep, timeout},
+};
+
+use super::script;
+use crate::store::{StoreError, Verdict};
+
+/// A check on its way to Redis.
+pub(super) struct Job {
+    pub(super) cmd: Cmd,
+    pub(super) charges: usize,
+    pub(super) deadline: Instant,
+    pub(super) reply: oneshot::Sender<Result<Verdict, StoreError>>,
+}
+
+impl Job {
+    fn answer(self, result: Result<Verdict, StoreError>) {
+        // Whoever asked may have gone away: its deadline passed, or the proxy closed the connection.
+        let _ = self.reply.send(result);
+    }
+
+    /// Past its deadline, or nobody listens any more: the request has been answered without us and must not be charged.
+    fn is_stale(&self, now: Instant) -> bool {
+        self.deadline <= now || self.reply.is_closed()
+    }
+}
+
+/// How a lane behaves when Redis does not.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// How long an answer is awaited before the connection counts as broken.
+    pub(super) answer: Duration,
+    /// How often an idle connection is tried.
+    pub(super) idle_probe: Duration,
+    /// The pauses between attempts to connect: the first, and the longest.
+    pub(super) reconnect: (Duration, Duration),
+}
+
+/// More checks than this do not go into one pipeline: it bounds how long the first of them waits for the last.
+const MAX_PIPELINE: usize = 256;
+
+/// Called when a lane gains (`Ok`) or loses (`Err`) its connection.
+pub(super) type OnChange = Arc<dyn Fn(Result<(), &StoreError>) + Send + Sync>;
+
+pub(super) struct Lane {
+    pub(super) pool: Pool,
+    pub(super) patience: Patience,
+    pub(super) connected: Arc<AtomicBool>,
+    pub(super) on_change: OnChange,
+}
+
+impl Lane {
+    /// Serves the queue until its sender is dropped.
+    pub(super) async fn run(self, mut queue: mpsc::Receiver<Job>) {
+        let mut reason = StoreError::Unavailable("no connection yet".to_owned());
+        while let Some(mut connection) = self.connect(&mut queue, &mut reason).await {
+            self.connected.store(true, Ordering::Relaxed);
+            (self.on_change)(Ok(()));
+            let ended = self.serve(&mut connection, &mut queue).await;
+            self.connected.store(false, Ordering::Relaxed);
+            // A broken connection does not go back to the pool.
+            let _ = Connection::take(connection);
+            let Some(error) = ended else { return };
+            (self.on_change)(Err(&error));
+            reason = error.into_unavailable();
+        }
+    }
+
+    /// Tries until there is a connection with the script loaded; `None` when the queue was closed. Meanwhile every job is
+    /// answered at once with the last reason.
+    async fn connect(
+        &self,
+        queue: &mut mpsc::Receiver<Job>,
+        reason: &mut StoreError,
+    ) -> Option<Connection> {
+        let (mut pause, longest) = self.patience.reconnect;
+        loop {
+            let attempt = async {
+                let mut connection = self.pool.get().await.map_err(|error| error.to_string())?;
+                match load_script(&mut connection).await {
+                    Ok(()) => Ok(connection),
+                    Err(error) => {
+                        let _ = Connection::take(connection);
+                        Err(error.to_string())
+                    }
+                }
+            };
+            let attempt = timeout(self.patience.answer, attempt);
+            match refusing(queue, reason, attempt).await? {
+                Ok(Ok(connection)) => return Some(connection),
+                Ok(Err(error)) => *reason = StoreError::Unavailable(error),
+                Err(_) => {
+                    *reason = StoreError::Unavailable(format!(
+                        "redis took longer than {:?} to accept a connection",
+                        self.patience.answer
+                    ));
+                }
+            }
+            (self.on_change)(Err(reason));
+            refusing(queue, reason, sleep(jittered(pause))).await?;
+            pause = (pause * 2).min(longest);
+        }
+    }
+
+    /// Serves until the connection breaks (why) or the queue is closed (`None`).
+    async fn serve(
+        &self,
+        connection: &mut Connection,
+        queue: &mut mpsc::Receiver<Job>,
+    ) -> Option<StoreError> {
+        let mut jobs = Vec::with_capacity(MAX_PIPELINE);
+        loop {
+            match timeout(self.patience.idle_probe, queue.recv_many(&mut jobs, MAX_PIPELINE)).await {
+                Ok(0) => return None,
+                Ok(_) => {
+                    let now = Instant::now();
+                    jobs.retain(|job| !job.is_stale(now));
+                    if let Err(error) = self.exchange(connection, &mut jobs).await {
+                        for job in jobs.drain(..) {
+                            job.answer(Err(error.clone()));
+                        }
+                        return Some(error);
+                    }
+                }
+                // Quiet: notice a dead connection before the next check does.
+                Err(_) => {
+                    let mut probe = Pipeline::new();
+                    probe.cmd("PING");
+                    if let Err(error) = self.send(connection, &probe, 1).await {
+                        return Some(error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends the jobs as one pipeline and answers them. On an error the jobs that are left have no answer.
+    async fn exchange(
+        &self,
+        connection: &mut Connection,
+        jobs: &mut Vec<Job>,
+    ) -> Result<(), StoreError> {
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        let answers = self.send(connection, &pipeline(jobs), jobs.len()).await?;
+        let mut missing = Vec::new();
+        for (job, answer) in jobs.drain(..).zip(answers) {
+            if script::is_missing_script(&answer) {
+                missing.push(job);
+            } else {
+                let verdict = script::decode(answer, job.charges).map(|(verdict, _)| verdict);
+                job.answer(verdict);
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        // Redis forgot the script and has not run these: load it, and ask once more.
+        *jobs = missing;
+        match timeout(self.patience.answer, load_script(connection)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(script::refused(&error)),
+            Err(_) => return Err(StoreError::Deadline),
+        }
+        let answers = self.send(connection, &pipeline(jobs), jobs.len()).await?;
+        for (job, answer) in jobs.drain(..).zip(answers) {
+            let verdict = script::decode(answer, job.charges).map(|(verdict, _)| verdict);
+            job.answer(verdict);
+        }
+        Ok(())
+    }
+
+    async fn send(
+        &self,
+        connection: &mut Connection,
+        pipeline: &Pipeline,
+        answers: usize,
+    ) -> Result<Vec<Value>, StoreError> {
+        let sent = connection.req_packed_commands(pipeline, 0, answers);
+        match timeout(self.patience.answer, sent).await {
+            Ok(Ok(values)) if values.len() == answers => Ok(values),
+            Ok(Ok(values)) => Err(StoreError::Broken(format!(
+                "{} answers to {answers} commands",
+                values.len()
+            ))),
+            Ok(Err(error)) => Err(StoreError::Broken(error.to_string())),
+            Err(_) => Err(StoreError::Deadline),
+        }
+    }
+}
+
+fn pipeline(jobs: &[Job]) -> Pipeline {
+    let mut pipeline = Pipeline::with_capacity(jobs.len());
+    for job in jobs {
+        pipeline.add_command(job.cmd.clone());
+    }
+    pipeline
+}
+
+async fn load_script(connection: &mut Connection) -> Result<(), redis::RedisError> {
+    let mut cmd = redis::cmd("SCRIPT");
+    cmd.arg("LOAD").arg(script::SOURCE);
+    let answer = connection.req_packed_command(&cmd).await?;
+    answer.extract_error().map(drop)
+}
+
+/// Runs `task` and meanwhile answers every job with `reason`. `None` when the queue was closed.
+async fn refusing<T>(
+    queue: &mut mpsc::Receiver<Job>,
+    reason: &StoreError,
+    task: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::pin!(task);
+    loop {
+        tokio::select! {
+            done = &mut task => return Some(done),
+            job = queue.recv() => job?.answer(Err(reason.clone())),
+        }
+    }
+}
+
+/// Between half and the whole of `pause`, so that replicas do not come back in step. The randomness is that of a fresh
+/// hasher: enough to spread, and no dependency.
+fn jittered(pause: Duration) -> Duration {
+    use std::hash::{BuildHasher as _, RandomState};
+    let random = u32::try_from(RandomState::new().hash_one(()) % 512).unwrap_or(0);
+    pause / 2 + pause * random / 1024
+}

@@ -1,0 +1,218 @@
+//! Counters in Redis: one script call per check, sent over a few long-lived [lanes](lane).
+
+mod lane;
+pub mod script;
+
+use std::{
+    hash::BuildHasher as _,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use deadpool_redis::{Manager, Pool, Runtime};
+use foldhash::fast::RandomState;
+use redis::AsyncConnectionConfig;
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    time::Instant,
+};
+
+use self::lane::{Job, Lane, Patience};
+use super::{Batch, Charging, Store, StoreError};
+
+/// How to reach Redis.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// `redis://[user[:password]@]host[:port][/db]` or `unix:///path[?db=N]`.
+    pub url: String,
+    /// Connections that carry checks. Each is one task; two keep both Redis and two cores busy.
+    pub lanes: usize,
+    /// How long an answer is awaited before the connection counts as broken. Longer than a check's deadline: a Redis that
+    /// is slow for a moment need not be reconnected.
+    pub answer_timeout: Duration,
+}
+
+/// A URL that names no Redis.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidOptions {
+    /// The URL cannot be parsed. It is not repeated, because it may hold a password.
+    #[error("the Redis URL is not valid: {0}\nhint: it looks like redis://[user[:password]@]host[:port][/db]")]
+    Url(String),
+    /// TLS is asked for.
+    #[error("rediss:// (TLS) is not supported yet\nhint: use redis:// on a trusted network")]
+    Tls,
+    /// The pool refused its configuration.
+    #[error("the connection pool cannot be built: {0}")]
+    Pool(String),
+}
+
+/// Told when the store is reached or lost, and why.
+pub type OnChange = Box<dyn Fn(Result<(), &StoreError>) + Send + Sync>;
+
+/// The store in Redis.
+pub struct RedisStore {
+    lanes: Vec<LaneHandle>,
+    hasher: RandomState,
+    health: Arc<Health>,
+}
+
+struct LaneHandle {
+    queue: mpsc::Sender<Job>,
+    connected: Arc<AtomicBool>,
+}
+
+/// Checks that may wait for a lane. With a deadline of tens of milliseconds a longer queue would only hold stale ones.
+const QUEUE: usize = 16_384;
+
+impl RedisStore {
+    /// Starts the lanes; they connect by themselves, now and after every loss. Must be called within a tokio runtime.
+    pub fn start(options: &Options, on_change: OnChange) -> Result<Self, InvalidOptions> {
+        if options.url.starts_with("rediss:") {
+            return Err(InvalidOptions::Tls);
+        }
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(options.answer_timeout))
+            .set_response_timeout(Some(options.answer_timeout));
+        let manager = Manager::new_with_config(options.url.as_str(), config)
+            .map_err(|error| InvalidOptions::Url(error.category().to_owned()))?;
+        let lanes = options.lanes.max(1);
+        let pool = Pool::builder(manager)
+            .max_size(lanes)
+            .runtime(Runtime::Tokio1)
+            .build()
+            .map_err(|error| InvalidOptions::Pool(error.to_string()))?;
+        let health = Arc::new(Health::new(lanes, on_change));
+        let patience = Patience {
+            answer: options.answer_timeout,
+            idle_probe: Duration::from_secs(1),
+            reconnect: (Duration::from_millis(20), Duration::from_millis(500)),
+        };
+        let lanes = (0..lanes)
+            .map(|index| {
+                let (queue, jobs) = mpsc::channel(QUEUE);
+                let connected = Arc::new(AtomicBool::new(false));
+                let health = Arc::clone(&health);
+                let lane = Lane {
+                    pool: pool.clone(),
+                    patience,
+                    connected: Arc::clone(&connected),
+                    on_change: Arc::new(move |change| health.changed(index, change)),
+                };
+                tokio::spawn(lane.run(jobs));
+                LaneHandle { queue, connected }
+            })
+            .collect();
+        Ok(Self {
+            lanes,
+            hasher: RandomState::default(),
+            health,
+        })
+    }
+
+    /// Waits until the first lane is connected, at most `patience`; says whether one is.
+    pub async fn connected_within(&self, patience: Duration) -> bool {
+        let reached = self.health.reached.notified();
+        if self.is_connected() {
+            return true;
+        }
+        let _ = tokio::time::timeout(patience, reached).await;
+        self.is_connected()
+    }
+
+    fn is_connected(&self) -> bool {
+        self.lanes
+            .iter()
+            .any(|lane| lane.connected.load(Ordering::Relaxed))
+    }
+
+    /// The lane for a batch: the same keys meet in the same lane. When that one has lost its connection and another has
+    /// not, that other one serves: the script is exact over whatever connection it comes.
+    fn lane(&self, batch: &Batch) -> Result<&LaneHandle, StoreError> {
+        let first = batch.charges().first().map_or("", |c| batch.key(c));
+        let index = self.hasher.hash_one(first) as usize % self.lanes.len();
+        let is_up = |lane: &&LaneHandle| lane.connected.load(Ordering::Relaxed);
+        Some(&self.lanes[index])
+            .filter(is_up)
+            .or_else(|| self.lanes.iter().find(is_up))
+            .ok_or_else(|| self.health.reason())
+    }
+}
+
+impl Store for RedisStore {
+    fn charge<'a>(&'a self, batch: &'a Batch, deadline: Instant) -> Charging<'a> {
+        Box::pin(async move {
+            let lane = self.lane(batch)?;
+            let (reply, answer) = oneshot::channel();
+            let job = Job {
+                cmd: script::command("EVALSHA", &script::SHA, batch),
+                charges: batch.charges().len(),
+                deadline,
+                reply,
+            };
+            lane.queue
+                .try_send(job)
+                .map_err(|_| StoreError::Unavailable("too many checks wait for redis".to_owned()))?;
+            answer
+                .await
+                .unwrap_or_else(|_| Err(StoreError::Broken("the lane has ended".to_owned())))
+        })
+    }
+
+    fn name(&self) -> &'static str {
+        "redis"
+    }
+}
+
+/// Which lanes are connected: the store is up while one is. Reports changes of the whole, not of each lane.
+struct Health {
+    state: Mutex<HealthState>,
+    on_change: OnChange,
+    reached: Notify,
+}
+
+struct HealthState {
+    up: Vec<bool>,
+    /// Whether the last report said up; `None` before the first.
+    reported: Option<bool>,
+    reason: StoreError,
+}
+
+impl Health {
+    fn new(lanes: usize, on_change: OnChange) -> Self {
+        Self {
+            state: Mutex::new(HealthState {
+                up: vec![false; lanes],
+                reported: None,
+                reason: StoreError::Unavailable("no connection yet".to_owned()),
+            }),
+            on_change,
+            reached: Notify::new(),
+        }
+    }
+
+    fn changed(&self, lane: usize, change: Result<(), &StoreError>) {
+        let is_news = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.up[lane] = change.is_ok();
+            if let Err(error) = change {
+                state.reason = error.clone().into_unavailable();
+            }
+            let up = state.up.contains(&true);
+            state.reported.replace(up) != Some(up)
+        };
+        if is_news {
+            (self.on_change)(change);
+        }
+        if change.is_ok() {
+            self.reached.notify_waiters();
+        }
+    }
+
+    fn reason(&self) -> StoreError {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.reason.clone()
+    }
+}
