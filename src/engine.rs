@@ -8,7 +8,7 @@ use tracing::debug;
 
 use crate::{
     limit::Outcome,
-    metrics::{Metrics, RuleMetrics},
+    metrics::{self, FallbackMode, Metrics, RuleMetrics},
     request::Attributes,
     rules::{
         Action, LimitAction, Mode, NamedLimit, OnStoreError, Rule, RuleSet,
@@ -99,6 +99,29 @@ pub struct Quota {
     pub wait_us: u64,
 }
 
+/// What an admission and a denial are called in metrics.
+#[derive(Clone, Copy)]
+struct Words {
+    allowed: metrics::Outcome,
+    denied: metrics::Outcome,
+}
+
+impl Words {
+    const STORE: Self = Self { allowed: metrics::Outcome::Allowed, denied: metrics::Outcome::Denied };
+    const FALLBACK: Self = Self { allowed: metrics::Outcome::FallbackAllowed, denied: metrics::Outcome::FallbackDenied };
+}
+
+impl From<OnStoreError> for FallbackMode {
+    fn from(mode: OnStoreError) -> Self {
+        match mode {
+            OnStoreError::Local => Self::Local,
+            OnStoreError::Allow => Self::Allow,
+            OnStoreError::Deny => Self::Deny,
+            OnStoreError::Proxy => Self::Proxy,
+        }
+    }
+}
+
 /// A rule that applies to the request, and its charges in the batch.
 struct Applied<'a> {
     index: usize,
@@ -142,7 +165,7 @@ impl Engine {
     pub async fn decide(&self, live: &Live, request: &Attributes<'_>, proxy_waits: Option<Duration>) -> Decision {
         let matched = live.walk(request);
         if let Some((index, rule, true)) = matched.ended_by {
-            live.metrics[index].denied.inc();
+            live.metrics[index].decided(metrics::Outcome::Denied);
             return Decision::of(Verdict::Forbidden, rule);
         }
         let decision = if matched.batch.is_empty() {
@@ -150,13 +173,13 @@ impl Engine {
         } else {
             let deadline = Instant::now() + budget(self.options.deadline, proxy_waits);
             match self.store.charge(&matched.batch, deadline).await {
-                Ok(verdict) => live.combine(&matched, verdict.admitted, &verdict.outcomes),
+                Ok(verdict) => live.combine(&matched, verdict.admitted, &verdict.outcomes, Words::STORE),
                 Err(error) => self.without_store(live, &matched, &error),
             }
         };
         match matched.ended_by {
             Some((index, rule, _)) if decision.verdict == Verdict::Allowed => {
-                live.metrics[index].allowed.inc();
+                live.metrics[index].decided(metrics::Outcome::Allowed);
                 Decision { rule: Some(Arc::clone(&rule.name)), ..decision }
             }
             _ => decision,
@@ -172,7 +195,7 @@ impl Engine {
         let mut decided_by = None;
         for applied in &matched.applied {
             let mode = applied.action.on_store_error;
-            self.metrics.fallback(&applied.rule.name, mode.name(), error.kind());
+            live.metrics[applied.index].fell_back(mode.into(), error.kind());
             if mode == OnStoreError::Local {
                 let start = local.charges().len();
                 for charge in &matched.batch.charges()[applied.charges.clone()] {
@@ -193,23 +216,20 @@ impl Engine {
             }
         }
         if let Some(applied) = decided_by {
-            let metrics = &live.metrics[applied.index];
-            match verdict {
-                Verdict::Unavailable => metrics.unavailable.inc(),
-                _ => metrics.fallback_denied.inc(),
-            };
+            live.metrics[applied.index].decided(match verdict {
+                Verdict::Unavailable => metrics::Outcome::Unavailable,
+                _ => metrics::Outcome::FallbackDenied,
+            });
             return Decision::of(verdict, applied.rule);
         }
         for applied in &matched.applied {
             if applied.action.on_store_error == OnStoreError::Allow {
-                live.metrics[applied.index].fallback_allowed.inc();
+                live.metrics[applied.index].decided(metrics::Outcome::FallbackAllowed);
             }
         }
         let answer = self.fallback.charge_now(&local);
         let matched = Matched { applied: local_rules, batch: local, ended_by: None };
-        live.combine_with(&matched, answer.admitted, &answer.outcomes, |metrics, allowed| {
-            if allowed { &metrics.fallback_allowed } else { &metrics.fallback_denied }
-        })
+        live.combine(&matched, answer.admitted, &answer.outcomes, Words::FALLBACK)
     }
 }
 
@@ -286,20 +306,8 @@ impl Live {
         false
     }
 
-    fn combine(&self, matched: &Matched<'_>, admitted: bool, outcomes: &[Outcome]) -> Decision {
-        self.combine_with(matched, admitted, outcomes, |metrics, allowed| {
-            if allowed { &metrics.allowed } else { &metrics.denied }
-        })
-    }
-
     /// Counts and reports what the limits said.
-    fn combine_with(
-        &self,
-        matched: &Matched<'_>,
-        admitted: bool,
-        outcomes: &[Outcome],
-        counter: impl Fn(&RuleMetrics, bool) -> &prometheus_client::metrics::counter::Counter,
-    ) -> Decision {
+    fn combine(&self, matched: &Matched<'_>, admitted: bool, outcomes: &[Outcome], words: Words) -> Decision {
         let mut quotas = Vec::with_capacity(outcomes.len());
         // Of the limits that deny, the one that does so longest; of those that admit, the one that is nearest to its end.
         let mut denying: Option<(&Applied<'_>, &NamedLimit, &Outcome)> = None;
@@ -310,9 +318,9 @@ impl Live {
             let fits = answers.clone().all(|(_, outcome)| outcome.allowed);
             if applied.action.mode == Mode::Shadow {
                 if fits {
-                    counter(metrics, true).inc();
+                    metrics.decided(words.allowed);
                 } else {
-                    metrics.shadow_denied.inc();
+                    metrics.decided(metrics::Outcome::ShadowDenied);
                     debug!(rule = %applied.rule.name, "shadow: would be denied");
                 }
                 continue;
@@ -329,12 +337,12 @@ impl Live {
                 }
             }
             if admitted {
-                counter(metrics, true).inc();
+                metrics.decided(words.allowed);
             }
         }
         match denying {
             Some((applied, limit, outcome)) if !admitted => {
-                counter(&self.metrics[applied.index], false).inc();
+                self.metrics[applied.index].decided(words.denied);
                 debug!(rule = %applied.rule.name, limit = %limit.name, retry_after_us = outcome.wait_us, "denied");
                 Decision {
                     verdict: Verdict::Limited { retry_after_us: outcome.wait_us },

@@ -16,11 +16,16 @@
 //!
 //! Imports point down: `cli → app → server, reload → contract → engine → rules, store → limit`. A test keeps it so.
 
+pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod contract;
 pub mod engine;
+pub mod health;
 pub mod limit;
 pub mod metrics;
+pub mod reload;
 pub mod request;
 pub mod rules;
+pub mod server;
 pub mod store;

@@ -23,27 +23,9 @@ pub use self::{
 
 use http::{HeaderName, HeaderValue};
 
-/// Which contract a check speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Endpoint {
-    /// `/v1/check`.
-    Check,
-    /// `/v1/envoy` + original path.
-    Envoy,
-    /// `/v1/auth-request`.
-    AuthRequest,
-}
-
-impl Endpoint {
-    /// The word for metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Check => "check",
-            Self::Envoy => "envoy",
-            Self::AuthRequest => "auth_request",
-        }
-    }
-}
+/// Which contract a check speaks; the same words stand in metrics.
+pub use crate::metrics::Contract as Endpoint;
+use crate::metrics::ContractFault;
 
 /// A check that tollgate cannot understand because the proxy is not configured as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -78,13 +60,13 @@ fn header_hint(name: &HeaderName) -> &'static str {
 }
 
 impl Fault {
-    /// The word for metrics: one for each kind and header.
-    pub fn kind(&self) -> String {
+    /// The word for metrics.
+    pub const fn kind(&self) -> ContractFault {
         match self {
-            Self::UnknownPath => "unknown_path".to_owned(),
-            Self::MissingHeader(name) => format!("missing {name}"),
-            Self::RepeatedHeader(name) => format!("repeated {name}"),
-            Self::UnreadableHeader(name) => format!("unreadable {name}"),
+            Self::UnknownPath => ContractFault::UnknownPath,
+            Self::MissingHeader(_) => ContractFault::MissingHeader,
+            Self::RepeatedHeader(_) => ContractFault::RepeatedHeader,
+            Self::UnreadableHeader(_) => ContractFault::UnreadableHeader,
         }
     }
 }

@@ -6,6 +6,7 @@
 //! the first), and a missing value is a part without `=`.
 
 use http::HeaderName;
+use serde::Serialize;
 
 use super::matcher::Params;
 use crate::{
@@ -51,7 +52,8 @@ pub enum Part {
 }
 
 /// What it means when a request lacks a part of the descriptor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum OnMissing {
     /// All requests without it share one counter.
     #[default]
@@ -140,6 +142,16 @@ impl Part {
 }
 
 impl Descriptor {
+    /// The names of the parts, as keys show them.
+    pub fn names(&self) -> Vec<String> {
+        let name = |part: &Part| {
+            let mut out = String::new();
+            part.push_name(&mut out);
+            out
+        };
+        self.parts.iter().map(name).collect()
+    }
+
     /// Appends `part=value,part=value` for a request; says whether a value was missing (its part then stands alone).
     pub fn push(&self, out: &mut String, request: &Attributes<'_>, params: &Params<'_>, policy: &ClientIpPolicy) -> bool {
         let mut missing = false;

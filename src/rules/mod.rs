@@ -38,6 +38,16 @@ pub struct RuleSet {
     pub client_ip: ClientIpPolicy,
 }
 
+impl RuleSet {
+    /// All limits of all rules.
+    pub fn limits(&self) -> impl Iterator<Item = &NamedLimit> {
+        self.rules.iter().flat_map(|rule| match &rule.action {
+            Action::Limit(action) => action.limits.as_slice(),
+            Action::Allow | Action::Deny => &[],
+        })
+    }
+}
+
 /// One rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {

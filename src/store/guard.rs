@@ -30,7 +30,10 @@ impl Guarded {
         let result = timeout_at(deadline, self.store.charge(batch, deadline))
             .await
             .unwrap_or(Err(StoreError::Deadline));
-        self.metrics.store_call(started.elapsed(), result.as_ref().err().map(StoreError::kind));
+        self.metrics.store_took(started.elapsed());
+        if let Err(error) = &result {
+            self.metrics.store_failed(error.kind());
+        }
         result
     }
 }

@@ -15,7 +15,10 @@ use std::{fmt::Write as _, future::Future, ops::Range, pin::Pin};
 
 use tokio::time::Instant;
 
-use crate::limit::{Limit, Outcome};
+use crate::{
+    limit::{Limit, Outcome},
+    metrics::StoreFailure,
+};
 
 /// The group of charges that can deny a request. Every other group is one rule in shadow mode.
 pub const ENFORCED: u32 = 0;
@@ -95,19 +98,27 @@ pub enum StoreError {
     /// The connection broke while an answer was awaited.
     #[error("the connection broke: {0}")]
     Broken(String),
-    /// The store refused, or answered something that is not an answer.
+    /// The store answered with an error.
     #[error("{0}")]
     Refused(String),
+    /// The store answered something that is not a verdict.
+    #[error("{0}")]
+    Malformed(String),
+    /// Too many checks wait for the store already; nothing was charged.
+    #[error("too many checks wait for the store")]
+    Overloaded,
 }
 
 impl StoreError {
     /// The word for metrics and logs.
-    pub const fn kind(&self) -> &'static str {
+    pub const fn kind(&self) -> StoreFailure {
         match self {
-            Self::Unavailable(_) => "unavailable",
-            Self::Deadline => "deadline",
-            Self::Broken(_) => "broken",
-            Self::Refused(_) => "refused",
+            Self::Unavailable(_) => StoreFailure::Unavailable,
+            Self::Deadline => StoreFailure::Deadline,
+            Self::Broken(_) => StoreFailure::Broken,
+            Self::Refused(_) => StoreFailure::Refused,
+            Self::Malformed(_) => StoreFailure::Malformed,
+            Self::Overloaded => StoreFailure::Overloaded,
         }
     }
 

@@ -206,6 +206,7 @@ impl Lane {
                 "{} answers to {answers} commands",
                 values.len()
             ))),
+            Ok(Err(error)) if error.is_timeout() => Err(StoreError::Deadline),
             Ok(Err(error)) => Err(StoreError::Broken(error.to_string())),
             Err(_) => Err(StoreError::Deadline),
         }

@@ -154,7 +154,7 @@ impl Store for RedisStore {
             };
             lane.queue
                 .try_send(job)
-                .map_err(|_| StoreError::Unavailable("too many checks wait for redis".to_owned()))?;
+                .map_err(|_| StoreError::Overloaded)?;
             answer
                 .await
                 .unwrap_or_else(|_| Err(StoreError::Broken("the lane has ended".to_owned())))

@@ -1,0 +1,322 @@
+//! The composition root: store → engine → servers, reload, signals, and the drain at the end.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{Notify, watch},
+    time::{MissedTickBehavior, interval},
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    clock::{Clock, SystemClock},
+    contract::AnswerOptions,
+    engine::{self, Engine, Live},
+    health::{Component, Health},
+    metrics::Metrics,
+    reload,
+    rules::{self, Action, RuleSet},
+    server::{self, ListenAddr, Listener, admin::Admin, check::CheckPort},
+    store::{
+        Store,
+        guard::Guarded,
+        memory::MemoryStore,
+        redis::{self, RedisStore},
+    },
+};
+
+/// Everything that `serve` was told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The rule file.
+    pub rules: PathBuf,
+    /// The check port.
+    pub listen: ListenAddr,
+    /// The admin port.
+    pub admin: ListenAddr,
+    /// Where counters are kept.
+    pub store: StoreSettings,
+    /// The most time that a check waits for the store.
+    pub deadline: Duration,
+    /// How many replicas share the store.
+    pub replicas: u64,
+    /// The most counters in memory.
+    pub max_keys: usize,
+    /// Of the check port.
+    pub server: server::Options,
+    /// What answers carry.
+    pub answers: AnswerOptions,
+}
+
+/// Where counters are kept.
+#[derive(Debug, Clone)]
+pub enum StoreSettings {
+    /// In this process.
+    Memory,
+    /// In Redis.
+    Redis(redis::Options),
+}
+
+/// How long the start waits for Redis before it goes on without.
+const PATIENCE_AT_START: Duration = Duration::from_secs(1);
+/// One of the memory store's 64 shards is swept this often: every counter is looked at about every three seconds.
+const SWEEP: Duration = Duration::from_millis(50);
+/// The admin port holds a few scrapers and probes.
+const ADMIN: server::Options = server::Options {
+    max_connections: 256,
+    header_timeout: Duration::from_secs(10),
+    idle_timeout: Duration::from_secs(300),
+    drain_timeout: Duration::from_secs(1),
+    drain_linger: Duration::ZERO,
+};
+
+/// Serves until SIGTERM or SIGINT, then drains.
+pub async fn serve(settings: Settings, rules: RuleSet) -> anyhow::Result<()> {
+    let terminated = signalled()?;
+    let metrics = Arc::new(Metrics::new());
+    let health = Health::new();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let rule_count = rules.rules.len();
+
+    let memory = Arc::new(memory_store(&settings, Arc::clone(&clock), &metrics));
+    let store = store(&settings, &memory, &metrics, &health).await?;
+    let store_name = store.name();
+    let engine = Arc::new(Engine::new(
+        rules,
+        Guarded::new(store, Arc::clone(&metrics)),
+        Arc::clone(&memory),
+        Arc::clone(&metrics),
+        engine::Options { deadline: settings.deadline, replicas: settings.replicas },
+    ));
+    metrics.rules_in_force(rule_count, clock.now_us());
+
+    let listener = Listener::bind(&settings.listen).await?;
+    let admin_listener = Listener::bind(&settings.admin).await?;
+    info!(
+        listen = %listener.local_addr()?,
+        admin = %admin_listener.local_addr()?,
+        store = store_name,
+        rules = rule_count,
+        file = %settings.rules.display(),
+        "tollgate {} is ready to answer checks", env!("CARGO_PKG_VERSION"),
+    );
+
+    let (stop, stopped) = watch::channel(false);
+    let reloading = tokio::spawn(reloaded(&settings, &engine, &metrics, &health, clock, stopped.clone())?);
+    let sweeping = tokio::spawn(swept(memory, Arc::clone(&metrics)));
+    let admin = Admin::new(health.clone(), Arc::clone(&metrics), {
+        let engine = Arc::clone(&engine);
+        move || rules_json(&engine.live()).to_string() + "\n"
+    });
+    let administered = tokio::spawn(server::serve(
+        admin_listener,
+        move |request| std::future::ready(admin.respond(&request)),
+        ADMIN,
+        Arc::new(()),
+        until(stopped),
+    ));
+
+    let port = Arc::new(CheckPort::new(engine, Arc::clone(&metrics), settings.answers));
+    let report = server::serve(
+        listener,
+        move |request| {
+            let port = Arc::clone(&port);
+            async move { port.respond(request).await }
+        },
+        settings.server,
+        metrics,
+        async {
+            terminated.await;
+            health.drain();
+        },
+    )
+    .await;
+    info!(finished = report.finished, aborted = report.aborted, took = ?report.took, "drained");
+
+    // The admin port has told all along that we are draining; now it may go too.
+    stop.send_replace(true);
+    sweeping.abort();
+    reloading.await.context("the watcher of the rule file failed")?;
+    administered.await.context("the admin port failed")?;
+    Ok(())
+}
+
+/// Completes at SIGTERM or SIGINT, and says which.
+pub fn signalled() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut term = signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?;
+    let mut int = signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?;
+    Ok(async move {
+        let name = tokio::select! {
+            _ = term.recv() => "SIGTERM",
+            _ = int.recv() => "SIGINT",
+        };
+        info!(signal = name, "shutting down: answering what is under way");
+    })
+}
+
+async fn until(mut stopped: watch::Receiver<bool>) {
+    // An error means that the sender is gone: that is a stop too.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+fn memory_store(settings: &Settings, clock: Arc<dyn Clock>, metrics: &Arc<Metrics>) -> MemoryStore {
+    let metrics = Arc::clone(metrics);
+    MemoryStore::new(
+        settings.max_keys,
+        clock,
+        Box::new(move |key| {
+            // `tollgate:{rule}:overflow…`
+            let rule = key.split(['{', '}']).nth(1).unwrap_or(key);
+            metrics.rule(rule).overflowed();
+        }),
+    )
+}
+
+async fn store(
+    settings: &Settings,
+    memory: &Arc<MemoryStore>,
+    metrics: &Arc<Metrics>,
+    health: &Health,
+) -> anyhow::Result<Arc<dyn Store>> {
+    let component = health.component("store");
+    match &settings.store {
+        StoreSettings::Memory => {
+            component.ok();
+            metrics.set_store_up(true);
+            Ok(Arc::<MemoryStore>::clone(memory))
+        }
+        StoreSettings::Redis(options) => {
+            component.degraded("redis is not reached yet");
+            let on_change = store_watcher(component, Arc::clone(metrics));
+            let store = RedisStore::start(options, on_change)?;
+            if !store.connected_within(PATIENCE_AT_START).await {
+                warn!("starting without redis: rules do as their on_store_error says until it is reached");
+            }
+            Ok(Arc::new(store))
+        }
+    }
+}
+
+/// Puts what becomes of the connection into health, metrics and the log.
+fn store_watcher(component: Component, metrics: Arc<Metrics>) -> redis::OnChange {
+    Box::new(move |change| match change {
+        Ok(()) => {
+            component.ok();
+            metrics.set_store_up(true);
+            info!("redis is reached: counters are shared");
+        }
+        Err(error) => {
+            component.degraded(error.to_string());
+            metrics.set_store_up(false);
+            warn!(%error, "redis is away: rules do as their on_store_error says; reconnecting");
+        }
+    })
+}
+
+/// Watches the rule file and puts what it holds in force, or says why not.
+fn reloaded(
+    settings: &Settings,
+    engine: &Arc<Engine>,
+    metrics: &Arc<Metrics>,
+    health: &Health,
+    clock: Arc<dyn Clock>,
+    stopped: watch::Receiver<bool>,
+) -> anyhow::Result<impl Future<Output = ()> + use<>> {
+    let component = health.component("rules");
+    component.ok();
+    let force = Arc::new(Notify::new());
+    reload::force_on_sighup(Arc::clone(&force)).context("SIGHUP cannot be handled")?;
+    let path = settings.rules.clone();
+    let name = path.display().to_string();
+    let (engine, metrics) = (Arc::clone(engine), Arc::clone(metrics));
+    let apply = move |bytes: Vec<u8>| {
+        let refused = |reason: String, details: &str| {
+            metrics.rules_refused();
+            error!("the rule file is not valid; the rules in force stay: {details}");
+            component.degraded(format!("the rule file is refused, older rules are in force: {reason}"));
+        };
+        let text = match String::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => {
+                let reason = format!("{name}: not UTF-8 text: {error}");
+                return refused(reason.clone(), &reason);
+            }
+        };
+        match rules::load(&name, &text) {
+            Ok(set) if set == engine.live().set => component.ok(),
+            Ok(set) => {
+                let count = set.rules.len();
+                let generation = engine.replace(set);
+                metrics.rules_in_force(count, clock.now_us());
+                component.ok();
+                info!(generation, rules = count, "the changed rules are in force");
+            }
+            Err(report) => refused(report.summary(), &format!("\n{report}")),
+        }
+    };
+    Ok(reload::watch(path, reload::Options { force, ..reload::Options::default() }, apply, until(stopped)))
+}
+
+async fn swept(memory: Arc<MemoryStore>, metrics: Arc<Metrics>) {
+    let mut tick = interval(SWEEP);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        memory.sweep();
+        metrics.memory_keys.set(i64::try_from(memory.keys()).unwrap_or(i64::MAX));
+    }
+}
+
+/// The rule set in force, for `/rules`.
+fn rules_json(live: &Live) -> Value {
+    let rules: Vec<Value> = live.set.rules.iter().map(rule_json).collect();
+    json!({
+        "generation": live.generation,
+        "client_ip": {
+            "trusted_proxies": live.set.client_ip.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "ipv6_prefix": live.set.client_ip.ipv6_prefix,
+        },
+        "rules": rules,
+    })
+}
+
+fn rule_json(rule: &rules::Rule) -> Value {
+    let matcher = &rule.matcher;
+    let mut out = json!({
+        "name": *rule.name,
+        "match": {
+            "path": matcher.paths.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "methods": matcher.methods,
+            "host": matcher.hosts.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        },
+    });
+    match &rule.action {
+        Action::Allow => out["action"] = json!("allow"),
+        Action::Deny => out["action"] = json!("deny"),
+        Action::Limit(action) => {
+            out["action"] = json!("limit");
+            out["mode"] = json!(action.mode);
+            out["on_store_error"] = json!(action.on_store_error);
+            out["key"] = json!(action.descriptor.names());
+            out["on_missing"] = json!(action.descriptor.on_missing);
+            out["limits"] = action
+                .limits
+                .iter()
+                .map(|limit| {
+                    json!({
+                        "name": *limit.name,
+                        "rate": *limit.text,
+                        "algorithm": limit.limit.algorithm().name(),
+                        "amount": limit.limit.amount(),
+                        "window_seconds": Duration::from_micros(limit.limit.window_us()).as_secs_f64(),
+                        "burst": limit.limit.burst(),
+                    })
+                })
+                .collect();
+        }
+    }
+    out
+}

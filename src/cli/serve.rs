@@ -1,0 +1,146 @@
+//! `tollgate serve`: the options, and what they mean together.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{ArgAction, Args, ValueEnum, builder::NonEmptyStringValueParser};
+
+use super::{Failure, LogFormat, validate};
+use crate::{
+    app::{self, Settings, StoreSettings},
+    contract::AnswerOptions,
+    server::{self, ListenAddr},
+    store::redis,
+};
+
+/// Options of `serve`. Each can be given as a flag or by its environment variable.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// The rule file; its directory is watched, and changes are in force at once
+    #[arg(long, env = "TOLLGATE_RULES", value_name = "FILE", default_value = "config/rules.yaml")]
+    rules: PathBuf,
+
+    /// Where proxies ask: HOST:PORT or unix:/path
+    #[arg(long, env = "TOLLGATE_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
+    listen: ListenAddr,
+
+    /// Where operators look (/livez /readyz /metrics /rules): HOST:PORT or unix:/path
+    #[arg(long, env = "TOLLGATE_ADMIN", value_name = "ADDRESS", default_value = "127.0.0.1:8082")]
+    admin: ListenAddr,
+
+    /// Where counters are kept [default: redis if --redis-url is given, else memory]
+    #[arg(long, env = "TOLLGATE_STORE", value_name = "STORE")]
+    store: Option<StoreKind>,
+
+    /// Redis: redis://[user[:password]@]host[:port][/db], or unix:///path
+    #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true)]
+    redis_url: Option<String>,
+
+    /// Connections to Redis that carry checks
+    #[arg(long, env = "TOLLGATE_REDIS_LANES", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    redis_lanes: u16,
+
+    /// The longest that a check waits for Redis; a proxy's own shorter time-out counts too
+    #[arg(long, env = "TOLLGATE_DEADLINE", value_name = "TIME", default_value = "50ms", value_parser = positive_duration)]
+    deadline: Duration,
+
+    /// How many tollgates share the Redis: the divisor of a limit with on_store_error: local
+    #[arg(long, env = "TOLLGATE_REPLICAS", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    replicas: u64,
+
+    /// The most counters kept in memory (about 200 bytes each); further callers share one per rule
+    #[arg(long, env = "TOLLGATE_MAX_KEYS", value_name = "N", default_value_t = 250_000, value_parser = clap::value_parser!(u64).range(1..))]
+    max_keys: u64,
+
+    /// The most connections from proxies; further ones are closed at once
+    #[arg(long, env = "TOLLGATE_MAX_CONNECTIONS", value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    max_connections: u32,
+
+    /// The longest that a proxy may take to send the head of a check
+    #[arg(long, env = "TOLLGATE_HEADER_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = positive_duration)]
+    header_timeout: Duration,
+
+    /// How long an unused connection is kept; longer than any proxy keeps it (Envoy: 1 hour)
+    #[arg(long, env = "TOLLGATE_IDLE_TIMEOUT", value_name = "TIME", default_value = "75m", value_parser = positive_duration)]
+    idle_timeout: Duration,
+
+    /// How long a shutdown waits for checks that are under way
+    #[arg(long, env = "TOLLGATE_DRAIN_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = positive_duration)]
+    drain_timeout: Duration,
+
+    /// Also send X-RateLimit-Limit, -Remaining and -Reset
+    #[arg(long, env = "TOLLGATE_LEGACY_HEADERS", value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
+    legacy_headers: bool,
+
+    /// How log lines look
+    #[arg(long, env = "TOLLGATE_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+
+    /// What is logged: error, warn, info, debug or trace, or a filter like info,tollgate=debug
+    #[arg(long, env = "TOLLGATE_LOG_LEVEL", value_name = "LEVEL", default_value = "info", value_parser = NonEmptyStringValueParser::new())]
+    log_level: String,
+}
+
+/// Where counters are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum StoreKind {
+    /// In this process: for one replica, and for trying it out
+    Memory,
+    /// In Redis: shared by all replicas
+    Redis,
+}
+
+fn positive_duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration >= Duration::from_millis(1) => Ok(duration),
+        Ok(_) => Err("it must be at least 1ms".to_owned()),
+        Err(error) => Err(format!("{error}; write it like 50ms, 10s or 75m")),
+    }
+}
+
+/// An answer later than this is no answer: the connection counts as broken. Never below this many deadlines, so that a
+/// Redis that is only slow is not reconnected again and again.
+const ANSWER_TIMEOUT: (Duration, u32) = (Duration::from_millis(250), 4);
+
+impl ServeArgs {
+    fn store(&self) -> Result<StoreSettings, Failure> {
+        let url = self.redis_url.as_deref().filter(|url| !url.is_empty());
+        match (self.store, url) {
+            (Some(StoreKind::Memory), _) | (None, None) => Ok(StoreSettings::Memory),
+            (_, Some(url)) => Ok(StoreSettings::Redis(redis::Options {
+                url: url.to_owned(),
+                lanes: usize::from(self.redis_lanes),
+                answer_timeout: ANSWER_TIMEOUT.0.max(self.deadline * ANSWER_TIMEOUT.1),
+            })),
+            (Some(StoreKind::Redis), None) => Err(Failure::Usage(
+                "--store redis needs to know which: add --redis-url redis://127.0.0.1:6379, or set REDIS_URL".to_owned(),
+            )),
+        }
+    }
+
+    fn settings(self) -> Result<Settings, Failure> {
+        Ok(Settings {
+            store: self.store()?,
+            listen: self.listen,
+            admin: self.admin,
+            deadline: self.deadline,
+            replicas: self.replicas,
+            max_keys: usize::try_from(self.max_keys).unwrap_or(usize::MAX),
+            server: server::Options {
+                max_connections: usize::try_from(self.max_connections).unwrap_or(usize::MAX),
+                header_timeout: self.header_timeout,
+                idle_timeout: self.idle_timeout,
+                drain_timeout: self.drain_timeout,
+                ..server::Options::default()
+            },
+            answers: AnswerOptions { legacy_headers: self.legacy_headers },
+            rules: self.rules,
+        })
+    }
+}
+
+pub(super) fn run(args: ServeArgs) -> Result<(), Failure> {
+    super::start_logging(&args.log_level, args.log_format)?;
+    let settings = args.settings()?;
+    let rules = validate::load(&settings.rules)?;
+    super::block_on(async { Ok(app::serve(settings, rules).await?) })
+}
