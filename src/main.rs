@@ -1,7 +1,3 @@
-//! The `tollgate` binary: everything is in the library.
+//! Placeholder.
 
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    tollgate::cli::main()
-}
+fn main() {}

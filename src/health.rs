@@ -1,0 +1,216 @@
+//! Whether this replica should get traffic, by named component.
+//!
+//! Degraded is still ready: when Redis is away every replica is degraded alike, and taking them all out of the load balancer
+//! would turn a limiter that is less exact into an outage.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+
+/// How a component is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "status", content = "detail", rename_all = "lowercase")]
+pub enum Status {
+    /// As it should be.
+    Ok,
+    /// Works with less than it should have; the text says what is missing.
+    Degraded(String),
+    /// Does not work; the text says why.
+    Down(String),
+}
+
+/// The health of all components. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Health(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    draining: AtomicBool,
+    components: Mutex<Vec<Component>>,
+}
+
+/// The handle by which a component tells how it is. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Component {
+    name: &'static str,
+    status: Arc<Mutex<Status>>,
+}
+
+/// The health at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// `ok`, `degraded`, `down` or `draining`.
+    pub status: &'static str,
+    /// Whether traffic should be sent here.
+    pub ready: bool,
+    /// Each component in the order in which they were registered.
+    pub components: Vec<ComponentReport>,
+}
+
+/// The health of one component at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ComponentReport {
+    /// The component's name.
+    pub name: &'static str,
+    /// How it is.
+    #[serde(flatten)]
+    pub status: Status,
+}
+
+impl Health {
+    /// No components: ready.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The handle of a component; a new one is down until it says otherwise, so that nothing is ready by omission.
+    pub fn component(&self, name: &'static str) -> Component {
+        let mut components = lock(&self.0.components);
+        if let Some(known) = components.iter().find(|known| known.name == name) {
+            return known.clone();
+        }
+        let component = Component {
+            name,
+            status: Arc::new(Mutex::new(Status::Down("starting".to_owned()))),
+        };
+        components.push(component.clone());
+        component
+    }
+
+    /// Not ready from now on, for good: the process is about to end.
+    pub fn drain(&self) {
+        self.0.draining.store(true, Ordering::Release);
+    }
+
+    /// The health now.
+    pub fn report(&self) -> Report {
+        let components: Vec<_> = lock(&self.0.components)
+            .iter()
+            .map(|component| ComponentReport {
+                name: component.name,
+                status: component.status(),
+            })
+            .collect();
+        let any = |wanted: fn(&Status) -> bool| components.iter().any(|c| wanted(&c.status));
+        let (status, ready) = if self.0.draining.load(Ordering::Acquire) {
+            ("draining", false)
+        } else if any(|status| matches!(status, Status::Down(_))) {
+            ("down", false)
+        } else if any(|status| matches!(status, Status::Degraded(_))) {
+            ("degraded", true)
+        } else {
+            ("ok", true)
+        };
+        Report {
+            status,
+            ready,
+            components,
+        }
+    }
+}
+
+impl Report {
+    /// The report as one line of JSON.
+    #[expect(clippy::missing_panics_doc, reason = "the expect below cannot fail")]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("names and texts are always valid JSON")
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.status)?;
+        for component in &self.components {
+            match &component.status {
+                Status::Ok => {}
+                Status::Degraded(detail) | Status::Down(detail) => {
+                    write!(f, "; {}: {detail}", component.name)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Component {
+    /// All is well.
+    pub fn ok(&self) {
+        *lock(&self.status) = Status::Ok;
+    }
+
+    /// Works, but with less than it should have: still ready.
+    pub fn degraded(&self, detail: impl Into<String>) {
+        *lock(&self.status) = Status::Degraded(detail.into());
+    }
+
+    /// Does not work: not ready.
+    pub fn down(&self, detail: impl Into<String>) {
+        *lock(&self.status) = Status::Down(detail.into());
+    }
+
+    /// How it is now.
+    pub fn status(&self) -> Status {
+        lock(&self.status).clone()
+    }
+}
+
+/// A panic elsewhere while a status was held cannot leave it half-written.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_component_is_down_until_it_says_otherwise() {
+        let health = Health::new();
+        assert!(health.report().ready);
+        let rules = health.component("rules");
+        assert_eq!(
+            health.report().to_json(),
+            r#"{"status":"down","ready":false,"components":[{"name":"rules","status":"down","detail":"starting"}]}"#
+        );
+        rules.ok();
+        assert_eq!(
+            health.report().to_json(),
+            r#"{"status":"ok","ready":true,"components":[{"name":"rules","status":"ok"}]}"#
+        );
+    }
+
+    #[test]
+    fn degraded_is_ready_down_and_draining_are_not() {
+        let health = Health::new();
+        let (rules, store) = (health.component("rules"), health.component("store"));
+        rules.ok();
+        store.degraded("redis is away");
+        let report = health.report();
+        assert_eq!((report.status, report.ready), ("degraded", true));
+        assert_eq!(report.to_string(), "degraded; store: redis is away");
+
+        rules.down("no rules");
+        assert_eq!(
+            (health.report().status, health.report().ready),
+            ("down", false)
+        );
+        rules.ok();
+        store.ok();
+        health.drain();
+        assert_eq!(
+            (health.report().status, health.report().ready),
+            ("draining", false)
+        );
+    }
+
+    #[test]
+    fn the_same_name_is_the_same_component() {
+        let health = Health::new();
+        health.component("store").degraded("x");
+        health.component("store").ok();
+        assert_eq!(health.report().components.len(), 1);
+        assert!(health.report().ready);
+    }
+}

@@ -1,0 +1,275 @@
+//! Notices that the rule file has changed, however it was changed, and hands its new content on.
+//!
+//! Directories are watched, not the file: an editor replaces the file, a deployment renames another over it, and Kubernetes
+//! swaps a symlink (`..data`) two steps away from it. Any event there means no more than "look again", and what is looked at
+//! is the content: equal bytes are not a change. A slow poll stands behind the events, for file systems that send none.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher, event::AccessKind};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
+
+/// Longest file read. A rule file has kilobytes; the cap is for `/dev/zero` and its like.
+const MAX_FILE: u64 = 16 * 1024 * 1024;
+
+/// How [`watch`] watches.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How long it must have been quiet before the file is read: a save is several events, and half a file is not wanted.
+    pub debounce: Duration,
+    /// How often the file is read without an event.
+    pub poll: Duration,
+    /// The content that is in force already, so that it is not applied again; `None` applies what the file holds at first.
+    pub loaded: Option<Vec<u8>>,
+    /// Notified to have the file applied even if it has not changed. See [`force_on_sighup`].
+    pub force: Arc<Notify>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            debounce: Duration::from_millis(100),
+            poll: Duration::from_secs(5),
+            loaded: None,
+            force: Arc::default(),
+        }
+    }
+}
+
+/// Makes SIGHUP notify `force`, from now to the end of the runtime. Without it SIGHUP ends the process.
+pub fn force_on_sighup(force: Arc<Notify>) -> io::Result<()> {
+    let mut hangups = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            tracing::info!("SIGHUP: reading the rule file again");
+            force.notify_one();
+        }
+    });
+    Ok(())
+}
+
+/// Calls `apply` with each new content of `path`, until `shutdown` completes.
+///
+/// A file that is missing or unreadable changes nothing: that is logged once, and the file applied when it is back and
+/// different. The same content is not applied twice in a row, refused or not, unless forced.
+pub async fn watch(
+    path: PathBuf,
+    options: Options,
+    mut apply: impl FnMut(Vec<u8>),
+    shutdown: impl Future<Output = ()>,
+) {
+    let events = Arc::new(Notify::new());
+    let mut files = Files::new(path, events.clone());
+    let mut last = options.loaded;
+    let mut readable = true;
+    let mut poll = interval_at(Instant::now() + options.poll, options.poll);
+    poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut shutdown = std::pin::pin!(shutdown);
+    let mut forced = false;
+    loop {
+        // Looking first covers what has changed between the load at the start and now.
+        let look = async {
+            // On the threads for blocking calls: a network file system may hang, and a check must not wait for it.
+            tokio::task::spawn_blocking(move || {
+                let content = files.look();
+                (files, content)
+            })
+            .await
+        };
+        let content;
+        (files, content) = tokio::select! {
+            () = &mut shutdown => return,
+            Ok(looked) = look => looked,
+            // The blocking task panicked or the runtime is going.
+            else => return,
+        };
+        match content {
+            Ok(bytes) => {
+                if !readable {
+                    tracing::info!(path = %files.path.display(), "the rule file can be read again");
+                }
+                readable = true;
+                if forced || last.as_ref() != Some(&bytes) {
+                    last = Some(bytes.clone());
+                    apply(bytes);
+                }
+            }
+            Err(error) => {
+                if readable || forced {
+                    tracing::warn!(path = %files.path.display(), %error, "cannot read the rule file, the rules in force stay");
+                }
+                readable = false;
+            }
+        }
+        forced = tokio::select! {
+            () = &mut shutdown => return,
+            () = options.force.notified() => true,
+            () = settled(&events, options.debounce) => false,
+            _ = poll.tick() => false,
+        };
+    }
+}
+
+/// Waits for an event, then until there has been none for `quiet`, but no longer than ten times that: a directory in which
+/// something else is written all the time must not hold a change up for ever.
+async fn settled(events: &Notify, quiet: Duration) {
+    events.notified().await;
+    let latest = Instant::now() + quiet * 10;
+    loop {
+        tokio::select! {
+            () = events.notified() => {}
+            () = sleep(quiet) => return,
+            () = sleep_until(latest) => return,
+        }
+    }
+}
+
+/// The file and the directories watched for its sake.
+struct Files {
+    path: PathBuf,
+    /// `None` if the system gives us no watcher; polling goes on.
+    watcher: Option<RecommendedWatcher>,
+    /// Watched directories with the device and inode that each had: a directory that was removed and made again has its old
+    /// name and needs a new watch.
+    watched: BTreeMap<PathBuf, (u64, u64)>,
+}
+
+impl Files {
+    fn new(path: PathBuf, events: Arc<Notify>) -> Self {
+        let on_event = move |event: notify::Result<notify::Event>| {
+            // Reading is an event too: to react to it would be to react to ourselves. An error may mean lost events: look.
+            let only_read = event.is_ok_and(|event| {
+                matches!(event.kind, EventKind::Access(kind) if !matches!(kind, AccessKind::Close(notify::event::AccessMode::Write)))
+            });
+            if !only_read {
+                events.notify_one();
+            }
+        };
+        let watcher = notify::recommended_watcher(on_event)
+            .inspect_err(|error| tracing::warn!(%error, "cannot watch the rule file, it is only polled; if it says too many open files, raise fs.inotify.max_user_instances"))
+            .ok();
+        Self {
+            path,
+            watcher,
+            watched: BTreeMap::new(),
+        }
+    }
+
+    /// Sees to the watches, then reads the file: in this order, so that a change after the reading is an event.
+    fn look(&mut self) -> io::Result<Vec<u8>> {
+        self.rewatch();
+        read(&self.path)
+    }
+
+    fn rewatch(&mut self) {
+        let Some(watcher) = &mut self.watcher else {
+            return;
+        };
+        let wanted = directories(&self.path);
+        self.watched.retain(|dir, identity| {
+            let keep = wanted.get(dir) == Some(identity);
+            if !keep {
+                // Often gone already, with the directory.
+                let _ = watcher.unwatch(dir);
+            }
+            keep
+        });
+        for (dir, identity) in wanted {
+            if self.watched.contains_key(&dir) {
+                continue;
+            }
+            match watcher.watch(&dir, RecursiveMode::NonRecursive) {
+                Ok(()) => {
+                    self.watched.insert(dir, identity);
+                }
+                // It is tried again at each poll, which finds changes without it.
+                Err(error) => {
+                    tracing::debug!(dir = %dir.display(), %error, "cannot watch this directory");
+                }
+            }
+        }
+    }
+}
+
+/// The directories whose events concern `path`: the one it is in and the one its target is in, or the nearest above them that
+/// exists, where the missing ones will appear.
+fn directories(path: &Path) -> BTreeMap<PathBuf, (u64, u64)> {
+    let named = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let target = std::fs::canonicalize(path).unwrap_or_else(|_| named.clone());
+    [named, target]
+        .iter()
+        .filter_map(|file| {
+            file.ancestors().skip(1).find_map(|dir| {
+                let meta = std::fs::metadata(dir).ok()?;
+                Some((dir.to_owned(), (meta.dev(), meta.ino())))
+            })
+        })
+        .collect()
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    // Opening a pipe would wait for a writer.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not a regular file",
+        ));
+    }
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path)?;
+    let length = file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if length as u64 > MAX_FILE {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            "longer than 16 MiB",
+        ));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_directory_is_awaited_above() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let watched = directories(&root.join("a/b/rules.yaml"));
+        assert_eq!(watched.keys().collect::<Vec<_>>(), [&root]);
+    }
+
+    #[test]
+    fn the_link_and_its_target_are_both_watched() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        std::fs::create_dir(root.join("real")).unwrap();
+        std::fs::write(root.join("real/rules.yaml"), "").unwrap();
+        std::os::unix::fs::symlink("real/rules.yaml", root.join("rules.yaml")).unwrap();
+        let watched = directories(&root.join("rules.yaml"));
+        assert_eq!(
+            watched.into_keys().collect::<Vec<_>>(),
+            [root.clone(), root.join("real")]
+        );
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(
+            read(dir.path()).unwrap_err().kind(),
+            io::ErrorKind::InvalidInput
+        );
+        assert_eq!(
+            read(Path::new("/dev/zero")).unwrap_err().kind(),
+            io::ErrorKind::InvalidInput
+        );
+    }
+}

@@ -1,0 +1,255 @@
+//! The HTTP server under both ports: it accepts, limits, times out and drains connections, and knows nothing of rules.
+//!
+//! - HTTP/1.1 and HTTP/2 with prior knowledge (h2c) on the same port, over TCP or a Unix socket.
+//! - A connection that does not send a head in time is closed; one that is idle between requests is kept for long, because
+//!   a proxy that picks a connection which we are just closing has a failed check.
+//! - A request body is never waited for, nor read.
+//! - Over the cap, connections are closed at once: the proxy learns it now and not by its timeout.
+//! - A drain loses no request that was written to an accepted connection.
+
+mod accept;
+pub mod admin;
+mod conn;
+mod listen;
+mod stream;
+mod timed_io;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
+
+use accept::{Backoff, Throttle};
+use conn::Drain;
+
+pub use listen::{BindError, ListenAddr, Listener, ParseListenAddrError};
+pub use stream::Stream;
+
+/// Limits of a server.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Connections at a time; more are closed as soon as they are accepted. At least 1.
+    pub max_connections: usize,
+    /// From accept to the end of the first request head, and from the first byte of each later head to its end.
+    pub header_timeout: Duration,
+    /// How long an HTTP/1 connection may stay unused between requests. Longer than any proxy keeps it (Envoy: 1 h), so that it
+    /// is the proxy that closes.
+    pub idle_timeout: Duration,
+    /// How long a drain may take before the rest is cut off.
+    pub drain_timeout: Duration,
+    /// How long a drain waits on an idle HTTP/1 connection for a request that is on its way.
+    pub drain_linger: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            max_connections: 10_000,
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75 * 60),
+            drain_timeout: Duration::from_secs(10),
+            drain_linger: Duration::from_millis(250),
+        }
+    }
+}
+
+/// What happens to connections, for whoever counts it. Each method must be cheap and must not panic.
+pub trait ConnEvents: Send + Sync {
+    /// A connection was accepted and is served; [`ConnEvents::closed`] follows.
+    fn opened(&self) {}
+    /// A connection that was [`ConnEvents::opened`] has ended.
+    fn closed(&self) {}
+    /// A connection over the cap was closed at once.
+    fn refused(&self) {}
+    /// The kernel could not give us a connection.
+    fn accept_failed(&self) {}
+    /// A handler panicked.
+    fn handler_panicked(&self) {}
+}
+
+/// Counts nothing.
+impl ConnEvents for () {}
+
+impl ConnEvents for crate::metrics::Metrics {
+    fn opened(&self) {
+        self.connections.inc();
+    }
+    fn closed(&self) {
+        self.connections.dec();
+    }
+    fn refused(&self) {
+        self.connections_refused.inc();
+    }
+    fn accept_failed(&self) {
+        self.accept_errors.inc();
+    }
+    fn handler_panicked(&self) {
+        self.handler_panics.inc();
+    }
+}
+
+/// How a drain went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DrainReport {
+    /// Connections that came to their own end after the shutdown began.
+    pub finished: usize,
+    /// Connections cut off by [`Options::drain_timeout`].
+    pub aborted: usize,
+    /// From the shutdown to the end of the last connection.
+    pub took: Duration,
+}
+
+/// Serves connections until `shutdown` completes, then drains.
+///
+/// On shutdown: what the kernel has already accepted for us is taken, then the listener is closed; HTTP/1 answers say
+/// `Connection: close`, HTTP/2 connections get a GOAWAY; idle HTTP/1 connections are closed after
+/// [`Options::drain_linger`]; what is left after [`Options::drain_timeout`] is cut off.
+///
+/// Dropping the future cuts off all its connections.
+pub async fn serve<H, F>(
+    listener: Listener,
+    handler: H,
+    options: Options,
+    events: Arc<dyn ConnEvents>,
+    shutdown: impl Future<Output = ()>,
+) -> DrainReport
+where
+    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+{
+    let mut server = Server {
+        handler,
+        options,
+        events,
+        builder: Arc::new(conn::builder()),
+        drain: Arc::new(Drain::new()),
+        tasks: JoinSet::new(),
+        refusals: Throttle::default(),
+    };
+    server.accept_until(&listener, shutdown).await;
+    server.drain(listener).await
+}
+
+struct Server<H> {
+    handler: H,
+    options: Options,
+    events: Arc<dyn ConnEvents>,
+    builder: Arc<conn::Builder>,
+    drain: Arc<Drain>,
+    tasks: JoinSet<()>,
+    refusals: Throttle,
+}
+
+impl<H, F> Server<H>
+where
+    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+{
+    async fn accept_until(&mut self, listener: &Listener, shutdown: impl Future<Output = ()>) {
+        let mut shutdown = std::pin::pin!(shutdown);
+        let mut backoff = Backoff::default();
+        let mut failures = Throttle::default();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = &mut shutdown => return,
+                // Before accepting, so that the cap counts only what is alive.
+                Some(ended) = self.tasks.join_next() => {
+                    reap(ended);
+                    continue;
+                }
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok(stream) => {
+                    backoff.reset();
+                    self.admit(stream);
+                }
+                Err(error) => {
+                    self.events.accept_failed();
+                    if listen::is_connection_error(&error) {
+                        continue;
+                    }
+                    let pause = backoff.next();
+                    if let Some(unlogged) = failures.permit(Instant::now()) {
+                        tracing::error!(%error, ?pause, unlogged, "cannot accept connections, trying again; if it says too many open files, raise the limit on them (ulimit -n)");
+                    }
+                    tokio::select! {
+                        () = &mut shutdown => return,
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, stream: Stream) {
+        if self.tasks.len() >= self.options.max_connections {
+            self.events.refused();
+            if let Some(unlogged) = self.refusals.permit(Instant::now()) {
+                let cap = self.options.max_connections;
+                tracing::warn!(
+                    cap,
+                    unlogged,
+                    "too many connections, closing new ones at once; raise --max-connections if the proxies need more"
+                );
+            }
+            return;
+        }
+        self.tasks.spawn(conn::run(
+            stream,
+            self.handler.clone(),
+            self.options,
+            self.builder.clone(),
+            self.drain.clone(),
+            self.events.clone(),
+        ));
+    }
+
+    async fn drain(mut self, listener: Listener) -> DrainReport {
+        let start = Instant::now();
+        self.drain.announce();
+        for stream in listener.close() {
+            self.admit(stream);
+        }
+        self.drain.begin();
+
+        let mut finished = 0;
+        let all = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                reap(ended);
+                finished += 1;
+            }
+        };
+        // Not the elapsed error counts but what is left: the last connection can end in the same moment.
+        let _ = tokio::time::timeout(self.options.drain_timeout, all).await;
+        let mut aborted = 0;
+        self.tasks.abort_all();
+        while let Some(ended) = self.tasks.join_next().await {
+            match ended {
+                Err(error) if error.is_cancelled() => aborted += 1,
+                ended => {
+                    reap(ended);
+                    finished += 1;
+                }
+            }
+        }
+        DrainReport {
+            finished,
+            aborted,
+            took: start.elapsed(),
+        }
+    }
+}
+
+fn reap(ended: Result<(), JoinError>) {
+    // A handler's panic has been told of already, with what it was about; this catches one in our own code.
+    if let Err(error) = ended {
+        tracing::error!(%error, "a connection's task ended abnormally");
+    }
+}

@@ -1,0 +1,395 @@
+//! The time limits of one connection, enforced where its bytes pass.
+//!
+//! hyper has a header timeout for HTTP/1, but it cannot serve here: it also runs while a kept-alive connection is idle (where
+//! proxies expect an hour, not seconds), it is not armed while hyper-util waits for the bytes that tell HTTP/1 from HTTP/2, and
+//! it sets a timer for each request. This wrapper sees every byte, is told by the service when a head was complete, and sets a
+//! timer only when it has to wait with half a head in hand.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// What an HTTP/2 client with prior knowledge sends first (RFC 9113 §3.4).
+const H2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How long a closing connection is read on, for the client to close its side. See [`TimedIo::poll_shutdown`].
+const CLOSE_LINGER: Duration = Duration::from_secs(1);
+
+/// How many bytes are read on at most while closing.
+const CLOSE_LINGER_BYTES: usize = 1 << 20;
+
+/// Where a connection stands in its exchange of requests and answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Phase {
+    /// Nothing has come yet.
+    Fresh = 0,
+    /// A head has begun and is not complete.
+    Head = 1,
+    /// A request is with the handler.
+    Busy = 2,
+    /// The last request was answered, no other has begun.
+    Idle = 3,
+    /// HTTP/2: requests overlap, and its own pings find dead peers. None of the limits here applies.
+    Multiplexed = 4,
+}
+
+/// What the service tells the I/O and the I/O tells the connection's task. One task reads and writes it at a time (for HTTP/1
+/// the service runs inside the connection's task), so relaxed ordering is enough.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    phase: AtomicU8,
+    heads: AtomicU32,
+}
+
+impl Progress {
+    pub(super) fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Relaxed) {
+            0 => Phase::Fresh,
+            1 => Phase::Head,
+            2 => Phase::Busy,
+            3 => Phase::Idle,
+            _ => Phase::Multiplexed,
+        }
+    }
+
+    fn set(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// A complete HTTP/1 head has been handed to the handler.
+    pub(super) fn head_complete(&self) {
+        self.heads.fetch_add(1, Ordering::Relaxed);
+        self.set(Phase::Busy);
+    }
+
+    /// The handler has answered an HTTP/1 request.
+    pub(super) fn answered(&self) {
+        self.set(Phase::Idle);
+    }
+
+    /// How many HTTP/1 requests there have been (wrapping): unchanged means that nothing came.
+    pub(super) fn heads(&self) -> u32 {
+        self.heads.load(Ordering::Relaxed)
+    }
+}
+
+/// The limits that [`TimedIo`] enforces.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// From accept to the first complete head, and from the first byte of each later head to its end.
+    pub(super) header: Duration,
+    /// From an answer to the first byte of the next head.
+    pub(super) idle: Duration,
+}
+
+/// A connection that fails its reads with [`io::ErrorKind::TimedOut`] when a limit is exceeded.
+pub(super) struct TimedIo<S> {
+    inner: S,
+    progress: Arc<Progress>,
+    limits: Limits,
+    /// How much of the HTTP/2 preface has come; `None` once the protocol is known.
+    preface: Option<usize>,
+    /// What is being waited for, and until when.
+    deadline: Option<(Wait, Instant)>,
+    /// Never later than the deadline, and left armed when that moves on: a timer that fires early costs one wake-up, moving it
+    /// costs something on every request.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Bytes that may still be discarded; `None` until closing.
+    closing: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    Head,
+    Idle,
+    Close,
+}
+
+impl<S> TimedIo<S> {
+    pub(super) fn new(inner: S, progress: Arc<Progress>, limits: Limits) -> Self {
+        Self {
+            inner,
+            progress,
+            limits,
+            preface: Some(0),
+            deadline: None,
+            timer: None,
+            closing: None,
+        }
+    }
+
+    /// Takes note of bytes that have come.
+    fn saw(&mut self, bytes: &[u8]) {
+        match self.progress.phase() {
+            Phase::Fresh => self.progress.set(Phase::Head),
+            Phase::Idle => {
+                self.progress.set(Phase::Head);
+                self.deadline = None;
+            }
+            Phase::Head | Phase::Busy | Phase::Multiplexed => {}
+        }
+        if let Some(matched) = self.preface {
+            let rest = &H2_PREFACE[matched..];
+            let new = bytes.len().min(rest.len());
+            self.preface = (bytes[..new] == rest[..new]).then_some(matched + new);
+            // Only all of it counts: a client that stops half-way would otherwise be rid of every limit.
+            if self.preface == Some(H2_PREFACE.len()) {
+                self.progress.set(Phase::Multiplexed);
+                self.preface = None;
+            }
+        }
+    }
+
+    /// Ready when what is being waited for did not come in time.
+    fn poll_too_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (wait, limit) = match self.progress.phase() {
+            _ if self.closing.is_some() => (Wait::Close, CLOSE_LINGER),
+            Phase::Fresh | Phase::Head => (Wait::Head, self.limits.header),
+            Phase::Idle => (Wait::Idle, self.limits.idle),
+            Phase::Busy | Phase::Multiplexed => return Poll::Pending,
+        };
+        let deadline = match self.deadline {
+            Some((same, deadline)) if same == wait => deadline,
+            _ => far(limit),
+        };
+        self.deadline = Some((wait, deadline));
+
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if timer.deadline() > deadline {
+            timer.as_mut().reset(deadline);
+        }
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if timer.deadline() >= deadline {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(deadline);
+        }
+    }
+}
+
+/// `limit` from now; a limit beyond what the clock can hold is as good as 30 years.
+fn far(limit: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(limit)
+        .unwrap_or_else(|| now + Duration::from_secs(30 * 365 * 24 * 60 * 60))
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for TimedIo<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let me = self.get_mut();
+        let before = buf.filled().len();
+        match Pin::new(&mut me.inner).poll_read(cx, buf) {
+            Poll::Ready(Ok(())) => {
+                let bytes = &buf.filled()[before..];
+                if !bytes.is_empty() {
+                    me.saw(bytes);
+                }
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => {
+                ready!(me.poll_too_late(cx));
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TimedIo<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().inner).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+    }
+
+    /// Closes our side, then reads on until the client closes its own, for at most a second and a megabyte.
+    ///
+    /// A socket that is closed with unread bytes in it (the body of a request that we answered without reading it) resets the
+    /// connection, and a reset destroys an answer that the client has not read yet (RFC 9112 §9.6).
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let me = self.get_mut();
+        if me.closing.is_none() {
+            ready!(Pin::new(&mut me.inner).poll_shutdown(cx))?;
+            me.closing = Some(CLOSE_LINGER_BYTES);
+        }
+        let mut scratch = [0; 4096];
+        loop {
+            let mut buf = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut me.inner).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) => {
+                    let read = buf.filled().len();
+                    let left = me.closing.and_then(|left| left.checked_sub(read));
+                    if read == 0 || left.is_none() {
+                        return Poll::Ready(Ok(()));
+                    }
+                    me.closing = left;
+                }
+                // Reset by the client: nothing of ours is on its way any more.
+                Poll::Ready(Err(_)) => return Poll::Ready(Ok(())),
+                Poll::Pending => {
+                    ready!(me.poll_too_late(cx));
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::time::advance;
+
+    const HEADER: Duration = Duration::from_secs(10);
+    const IDLE: Duration = Duration::from_secs(4500);
+
+    fn connection() -> (DuplexStream, TimedIo<DuplexStream>, Arc<Progress>) {
+        let (client, server) = duplex(4096);
+        let progress = Arc::new(Progress::default());
+        let limits = Limits {
+            header: HEADER,
+            idle: IDLE,
+        };
+        (
+            client,
+            TimedIo::new(server, progress.clone(), limits),
+            progress,
+        )
+    }
+
+    /// Reads until something comes or the limit strikes, and says after how long (the test's clock jumps to the next timer).
+    async fn read(io: &mut TimedIo<DuplexStream>) -> (Result<usize, io::ErrorKind>, Duration) {
+        let start = Instant::now();
+        let mut buf = [0; 64];
+        let result = io.read(&mut buf).await.map_err(|e| e.kind());
+        // Timers have a resolution of a millisecond and fire at its end.
+        (result, Duration::from_secs(start.elapsed().as_secs()))
+    }
+
+    const TOO_LATE: Result<usize, io::ErrorKind> = Err(io::ErrorKind::TimedOut);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_nothing_is_closed_after_the_header_limit() {
+        let (_client, mut io, _) = connection();
+        assert_eq!(read(&mut io).await, (TOO_LATE, HEADER));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trickled_head_does_not_extend_the_limit() {
+        let (mut client, mut io, _) = connection();
+        let trickle = async {
+            for byte in b"GET / HTTP/1.1\r\nx:y" {
+                client.write_all(&[*byte]).await.unwrap();
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let start = Instant::now();
+        let reader = async { while read(&mut io).await.0.is_ok() {} };
+        tokio::select! {
+            () = reader => assert_eq!(start.elapsed().as_secs(), HEADER.as_secs()),
+            () = trickle => panic!("the whole head could be trickled in"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_connection_has_no_limit_an_idle_one_the_long_one() {
+        let (mut client, mut io, progress) = connection();
+        client.write_all(b"GET").await.unwrap();
+        assert_eq!(read(&mut io).await.0, Ok(3));
+        progress.head_complete();
+        let waited = tokio::time::timeout(10 * IDLE, read(&mut io)).await;
+        assert!(waited.is_err(), "closed while the handler was at work");
+
+        progress.answered();
+        assert_eq!(read(&mut io).await, (TOO_LATE, IDLE));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_later_head_gets_the_header_limit_from_its_first_byte() {
+        let (mut client, mut io, progress) = connection();
+        for _ in 0..3 {
+            client.write_all(b"GET").await.unwrap();
+            assert_eq!(read(&mut io).await.0, Ok(3));
+            progress.head_complete();
+            progress.answered();
+            let idle = tokio::time::timeout(IDLE / 2, read(&mut io)).await;
+            assert!(idle.is_err(), "closed while idle");
+        }
+        client.write_all(b"G").await.unwrap();
+        assert_eq!(read(&mut io).await.0, Ok(1));
+        assert_eq!(read(&mut io).await, (TOO_LATE, HEADER));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn http2_has_no_limit_but_half_a_preface_does() {
+        let (mut client, mut io, progress) = connection();
+        client.write_all(&H2_PREFACE[..5]).await.unwrap();
+        assert_eq!(read(&mut io).await.0, Ok(5));
+        assert_eq!(progress.phase(), Phase::Head);
+        client.write_all(&H2_PREFACE[5..]).await.unwrap();
+        assert_eq!(read(&mut io).await.0, Ok(19));
+        assert_eq!(progress.phase(), Phase::Multiplexed);
+        assert!(
+            tokio::time::timeout(10 * IDLE, read(&mut io))
+                .await
+                .is_err()
+        );
+
+        let (mut client, mut io, _) = connection();
+        client.write_all(&H2_PREFACE[..23]).await.unwrap();
+        assert_eq!(read(&mut io).await.0, Ok(23));
+        assert_eq!(read(&mut io).await, (TOO_LATE, HEADER));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn closing_reads_on_until_the_client_closes_or_a_second_has_passed() {
+        let (mut client, mut io, progress) = connection();
+        client.write_all(b"POST and a body").await.unwrap();
+        progress.head_complete();
+        progress.answered();
+        let start = Instant::now();
+        io.shutdown().await.unwrap();
+        assert_eq!(start.elapsed().as_secs(), CLOSE_LINGER.as_secs());
+
+        let (mut client, mut io, _) = connection();
+        client.write_all(b"POST and a body").await.unwrap();
+        drop(client);
+        let start = Instant::now();
+        io.shutdown().await.unwrap();
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        advance(Duration::ZERO).await;
+    }
+}
