@@ -1,3 +1,7 @@
-//! Placeholder.
+//! The `tollgate` binary: everything is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tollgate::cli::main()
+}

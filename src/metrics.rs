@@ -65,17 +65,17 @@ pub enum FallbackMode {
 
 /// Why the store did not decide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum StoreError {
+pub enum StoreFailure {
     /// No answer before the deadline.
-    Timeout,
+    Deadline,
     /// No connection.
-    Unreachable,
+    Unavailable,
+    /// The connection broke.
+    Broken,
     /// The store answered with an error.
     Refused,
     /// The store answered something that makes no sense.
-    Protocol,
-    /// Not asked: it has just failed several times.
-    BreakerOpen,
+    Malformed,
     /// Not asked: too many checks are waiting already.
     Overloaded,
 }
@@ -83,14 +83,16 @@ pub enum StoreError {
 /// How a proxy is wrongly set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ContractFault {
-    /// `X-Forwarded-Uri` is missing.
-    MissingUri,
-    /// A header that says what the request was cannot be read.
-    BadHeader,
-    /// No client address.
-    MissingClientIp,
     /// A path that is no check endpoint.
-    UnknownEndpoint,
+    UnknownPath,
+    /// A header that the proxy has to set is missing.
+    MissingHeader,
+    /// A header that the proxy has to set came twice: the client's own was let through.
+    RepeatedHeader,
+    /// A header that the proxy has to set cannot be read.
+    UnreadableHeader,
+    /// The proxy told no client address. The check is answered.
+    NoClientIp,
 }
 
 /// Writes an enum's variants as the given label values.
@@ -123,19 +125,20 @@ label_values!(Outcome {
 });
 label_values!(Contract { Check => "check", Envoy => "envoy", AuthRequest => "auth_request" });
 label_values!(FallbackMode { Local => "local", Allow => "allow", Deny => "deny", Proxy => "proxy" });
-label_values!(StoreError {
-    Timeout => "timeout",
-    Unreachable => "unreachable",
+label_values!(StoreFailure {
+    Deadline => "deadline",
+    Unavailable => "unavailable",
+    Broken => "broken",
     Refused => "refused",
-    Protocol => "protocol",
-    BreakerOpen => "breaker_open",
+    Malformed => "malformed",
     Overloaded => "overloaded",
 });
 label_values!(ContractFault {
-    MissingUri => "missing_uri",
-    BadHeader => "bad_header",
-    MissingClientIp => "missing_client_ip",
-    UnknownEndpoint => "unknown_endpoint",
+    UnknownPath => "unknown_path",
+    MissingHeader => "missing_header",
+    RepeatedHeader => "repeated_header",
+    UnreadableHeader => "unreadable_header",
+    NoClientIp => "no_client_ip",
 });
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -153,7 +156,7 @@ struct DecisionLabels {
 struct FallbackLabels {
     rule: String,
     mode: FallbackMode,
-    reason: StoreError,
+    reason: StoreFailure,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -163,7 +166,7 @@ struct ContractLabel {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StoreErrorLabel {
-    kind: StoreError,
+    kind: StoreFailure,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -219,7 +222,7 @@ impl RuleMetrics {
     }
 
     /// Counts one decision that had to be made without the store. Looks labels up, as it is not on the ordinary path.
-    pub fn fell_back(&self, mode: FallbackMode, reason: StoreError) {
+    pub fn fell_back(&self, mode: FallbackMode, reason: StoreFailure) {
         self.fallbacks
             .get_or_create(&FallbackLabels {
                 rule: self.name.clone(),
@@ -329,7 +332,7 @@ impl Metrics {
                 .checks
                 .get_or_create_owned(&ContractLabel { contract });
         }
-        for &kind in StoreError::ALL {
+        for &kind in StoreFailure::ALL {
             metrics
                 .store_errors
                 .get_or_create_owned(&StoreErrorLabel { kind });
@@ -384,7 +387,7 @@ impl Metrics {
         }
         self.memory_overflows.remove(&rule_label(rule));
         for &mode in FallbackMode::ALL {
-            for &reason in StoreError::ALL {
+            for &reason in StoreFailure::ALL {
                 self.store_fallbacks.remove(&FallbackLabels {
                     rule: rule.to_owned(),
                     mode,
@@ -416,7 +419,7 @@ impl Metrics {
     }
 
     /// Counts a question that the store did not answer.
-    pub fn store_failed(&self, kind: StoreError) {
+    pub fn store_failed(&self, kind: StoreFailure) {
         self.store_errors
             .get_or_create(&StoreErrorLabel { kind })
             .inc();
@@ -539,7 +542,7 @@ mod tests {
             rule.decided(Outcome::Allowed);
             rule.overflowed();
             for &mode in FallbackMode::ALL {
-                for &reason in StoreError::ALL {
+                for &reason in StoreFailure::ALL {
                     rule.fell_back(mode, reason);
                 }
             }
@@ -549,7 +552,7 @@ mod tests {
         let text = metrics.encode();
         assert!(!text.contains(r#"rule="old""#), "{text}");
         assert!(text.contains(
-            r#"tollgate_store_fallbacks_total{rule="kept",mode="local",reason="breaker_open"} 1"#
+            r#"tollgate_store_fallbacks_total{rule="kept",mode="local",reason="overloaded"} 1"#
         ), "{text}");
     }
 

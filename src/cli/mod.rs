@@ -1,4 +1,144 @@
-//! One file per subcommand.
+//! The command line: what can be said, and which exit code says what.
+//!
+//! | code | meaning                                         |
+//! |------|-------------------------------------------------|
+//! | 0    | done                                            |
+//! | 1    | something failed at run time: a taken port, …   |
+//! | 2    | the rule file is not valid                      |
+//! | 64   | the command line is not valid (`EX_USAGE`)      |
 
 pub mod healthcheck;
+pub mod serve;
 pub mod upstream;
+mod validate;
+
+use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+use crate::app;
+
+/// A rate limiter that is itself an external-authorization service.
+///
+/// Envoy (ext_authz), nginx (auth_request) and other forward-auth proxies ask it about each request; it matches the
+/// rule file, charges counters in Redis, and answers 200 or 429. Without a subcommand it serves.
+#[derive(Debug, Parser)]
+#[command(name = "tollgate", version, max_term_width = 100, help_expected = true, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: serve::ServeArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Answer checks (the default)
+    Serve(Box<serve::ServeArgs>),
+    /// Check a rule file and print everything that is wrong with it
+    Validate(ValidateArgs),
+    /// Run a small demo application to put behind a proxy
+    Upstream(upstream::UpstreamArgs),
+    /// Ask a running tollgate whether it is ready; for container health checks
+    Healthcheck(healthcheck::HealthcheckArgs),
+}
+
+#[derive(Debug, Args)]
+struct ValidateArgs {
+    /// The rule file
+    #[arg(value_name = "FILE", env = "TOLLGATE_RULES", default_value = "config/rules.yaml")]
+    file: PathBuf,
+}
+
+/// Why a command did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Something failed at run time.
+    #[error("{0:#}")]
+    Runtime(#[from] anyhow::Error),
+    /// The rule file is not valid; the text says all of why.
+    #[error("{0}")]
+    Rules(String),
+    /// The options contradict each other.
+    #[error("{0}")]
+    Usage(String),
+}
+
+impl Failure {
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Runtime(_) => ExitCode::from(1),
+            Self::Rules(_) => ExitCode::from(2),
+            Self::Usage(_) => ExitCode::from(64),
+        }
+    }
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // --help and --version are errors to clap, and not to us.
+            let code = if error.use_stderr() { 64 } else { 0 };
+            // Where nobody reads, nothing can be said.
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command.unwrap_or_else(|| Command::Serve(Box::new(cli.serve))) {
+        Command::Serve(args) => serve::run(*args),
+        Command::Validate(args) => validate::run(&args.file),
+        Command::Upstream(args) => block_on(async {
+            start_logging("info", LogFormat::Text)?;
+            upstream::run(&args, app::signalled()?).await.map_err(anyhow::Error::from)?;
+            Ok(())
+        }),
+        Command::Healthcheck(args) => block_on(async {
+            let report = healthcheck::run(&args).await.map_err(anyhow::Error::from)?;
+            print(&report);
+            Ok(())
+        }),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the result is what was asked for")]
+fn print(text: &str) {
+    println!("{text}");
+}
+
+fn start_logging(level: &str, format: LogFormat) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(level)
+        .map_err(|error| Failure::Usage(format!("the log level {level:?} is not valid: {error}; write it like info or info,tollgate=debug")))?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// For people
+    Text,
+    /// One object a line
+    Json,
+}
+
+fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Runtime::new().map_err(anyhow::Error::from)?;
+    runtime.block_on(command)
+}

@@ -9,6 +9,7 @@
 
 mod accept;
 pub mod admin;
+pub mod check;
 mod conn;
 mod listen;
 mod stream;
