@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Installs what the tests drive for real: Redis, nginx and Envoy. Prints the path of the Envoy binary.
+# Harmless when all is there.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+export PATH=$PATH:/usr/sbin   # where Debian keeps nginx
+need_program redis-server redis-server
+need_program redis-cli redis-tools
+need_program nginx nginx-light
+find_envoy
