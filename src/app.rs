@@ -89,7 +89,10 @@ pub async fn serve(settings: Settings, rules: RuleSet) -> anyhow::Result<()> {
         Guarded::new(store, Arc::clone(&metrics)),
         Arc::clone(&memory),
         Arc::clone(&metrics),
-        engine::Options { deadline: settings.deadline, replicas: settings.replicas },
+        engine::Options {
+            deadline: settings.deadline,
+            replicas: settings.replicas,
+        },
     ));
     metrics.rules_in_force(rule_count, clock.now_us());
 
@@ -105,7 +108,14 @@ pub async fn serve(settings: Settings, rules: RuleSet) -> anyhow::Result<()> {
     );
 
     let (stop, stopped) = watch::channel(false);
-    let reloading = tokio::spawn(reloaded(&settings, &engine, &metrics, &health, clock, stopped.clone())?);
+    let reloading = tokio::spawn(reloaded(
+        &settings,
+        &engine,
+        &metrics,
+        &health,
+        clock,
+        stopped.clone(),
+    )?);
     let sweeping = tokio::spawn(swept(memory, Arc::clone(&metrics)));
     let admin = Admin::new(health.clone(), Arc::clone(&metrics), {
         let engine = Arc::clone(&engine);
@@ -119,7 +129,11 @@ pub async fn serve(settings: Settings, rules: RuleSet) -> anyhow::Result<()> {
         until(stopped),
     ));
 
-    let port = Arc::new(CheckPort::new(engine, Arc::clone(&metrics), settings.answers));
+    let port = Arc::new(CheckPort::new(
+        engine,
+        Arc::clone(&metrics),
+        settings.answers,
+    ));
     let report = server::serve(
         listener,
         move |request| {
@@ -139,7 +153,9 @@ pub async fn serve(settings: Settings, rules: RuleSet) -> anyhow::Result<()> {
     // The admin port has told all along that we are draining; now it may go too.
     stop.send_replace(true);
     sweeping.abort();
-    reloading.await.context("the watcher of the rule file failed")?;
+    reloading
+        .await
+        .context("the watcher of the rule file failed")?;
     administered.await.context("the admin port failed")?;
     Ok(())
 }
@@ -193,7 +209,9 @@ async fn store(
             let on_change = store_watcher(component, Arc::clone(metrics));
             let store = RedisStore::start(options, on_change)?;
             if !store.connected_within(PATIENCE_AT_START).await {
-                warn!("starting without redis: rules do as their on_store_error says until it is reached");
+                warn!(
+                    "starting without redis: rules do as their on_store_error says until it is reached"
+                );
             }
             Ok(Arc::new(store))
         }
@@ -236,7 +254,9 @@ fn reloaded(
         let refused = |reason: String, details: &str| {
             metrics.rules_refused();
             error!("the rule file is not valid; the rules in force stay: {details}");
-            component.degraded(format!("the rule file is refused, older rules are in force: {reason}"));
+            component.degraded(format!(
+                "the rule file is refused, older rules are in force: {reason}"
+            ));
         };
         let text = match String::from_utf8(bytes) {
             Ok(text) => text,
@@ -257,7 +277,15 @@ fn reloaded(
             Err(report) => refused(report.summary(), &format!("\n{report}")),
         }
     };
-    Ok(reload::watch(path, reload::Options { force, ..reload::Options::default() }, apply, until(stopped)))
+    Ok(reload::watch(
+        path,
+        reload::Options {
+            force,
+            ..reload::Options::default()
+        },
+        apply,
+        until(stopped),
+    ))
 }
 
 async fn swept(memory: Arc<MemoryStore>, metrics: Arc<Metrics>) {
@@ -266,7 +294,9 @@ async fn swept(memory: Arc<MemoryStore>, metrics: Arc<Metrics>) {
     loop {
         tick.tick().await;
         memory.sweep();
-        metrics.memory_keys.set(i64::try_from(memory.keys()).unwrap_or(i64::MAX));
+        metrics
+            .memory_keys
+            .set(i64::try_from(memory.keys()).unwrap_or(i64::MAX));
     }
 }
 

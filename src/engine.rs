@@ -107,8 +107,14 @@ struct Words {
 }
 
 impl Words {
-    const STORE: Self = Self { allowed: metrics::Outcome::Allowed, denied: metrics::Outcome::Denied };
-    const FALLBACK: Self = Self { allowed: metrics::Outcome::FallbackAllowed, denied: metrics::Outcome::FallbackDenied };
+    const STORE: Self = Self {
+        allowed: metrics::Outcome::Allowed,
+        denied: metrics::Outcome::Denied,
+    };
+    const FALLBACK: Self = Self {
+        allowed: metrics::Outcome::FallbackAllowed,
+        denied: metrics::Outcome::FallbackDenied,
+    };
 }
 
 impl From<OnStoreError> for FallbackMode {
@@ -141,9 +147,21 @@ struct Matched<'a> {
 
 impl Engine {
     /// An engine with a first rule set. `fallback` serves the rules with `on_store_error: local`.
-    pub fn new(set: RuleSet, store: Guarded, fallback: Arc<MemoryStore>, metrics: Arc<Metrics>, options: Options) -> Self {
+    pub fn new(
+        set: RuleSet,
+        store: Guarded,
+        fallback: Arc<MemoryStore>,
+        metrics: Arc<Metrics>,
+        options: Options,
+    ) -> Self {
         let live = Live::new(set, 1, &metrics);
-        Self { live: ArcSwap::from_pointee(live), store, fallback, metrics, options }
+        Self {
+            live: ArcSwap::from_pointee(live),
+            store,
+            fallback,
+            metrics,
+            options,
+        }
     }
 
     /// The rule set in force.
@@ -162,7 +180,12 @@ impl Engine {
     }
 
     /// Decides about a request. `proxy_waits` is how long the proxy will wait, if it said so.
-    pub async fn decide(&self, live: &Live, request: &Attributes<'_>, proxy_waits: Option<Duration>) -> Decision {
+    pub async fn decide(
+        &self,
+        live: &Live,
+        request: &Attributes<'_>,
+        proxy_waits: Option<Duration>,
+    ) -> Decision {
         let matched = live.walk(request);
         if let Some((index, rule, true)) = matched.ended_by {
             live.metrics[index].decided(metrics::Outcome::Denied);
@@ -173,14 +196,19 @@ impl Engine {
         } else {
             let deadline = Instant::now() + budget(self.options.deadline, proxy_waits);
             match self.store.charge(&matched.batch, deadline).await {
-                Ok(verdict) => live.combine(&matched, verdict.admitted, &verdict.outcomes, Words::STORE),
+                Ok(verdict) => {
+                    live.combine(&matched, verdict.admitted, &verdict.outcomes, Words::STORE)
+                }
                 Err(error) => self.without_store(live, &matched, &error),
             }
         };
         match matched.ended_by {
             Some((index, rule, _)) if decision.verdict == Verdict::Allowed => {
                 live.metrics[index].decided(metrics::Outcome::Allowed);
-                Decision { rule: Some(Arc::clone(&rule.name)), ..decision }
+                Decision {
+                    rule: Some(Arc::clone(&rule.name)),
+                    ..decision
+                }
             }
             _ => decision,
         }
@@ -200,12 +228,19 @@ impl Engine {
                 let start = local.charges().len();
                 for charge in &matched.batch.charges()[applied.charges.clone()] {
                     let share = charge.limit.divided(self.options.replicas);
-                    local.push(share, charge.cost, charge.group, |key| key.push_str(matched.batch.key(charge)));
+                    local.push(share, charge.cost, charge.group, |key| {
+                        key.push_str(matched.batch.key(charge));
+                    });
                 }
-                local_rules.push(Applied { charges: start..local.charges().len(), ..*applied });
+                local_rules.push(Applied {
+                    charges: start..local.charges().len(),
+                    ..*applied
+                });
             } else if applied.action.mode == Mode::Enforce {
                 let says = match mode {
-                    OnStoreError::Deny => Verdict::Limited { retry_after_us: STORE_AWAY_WAIT_US },
+                    OnStoreError::Deny => Verdict::Limited {
+                        retry_after_us: STORE_AWAY_WAIT_US,
+                    },
                     OnStoreError::Proxy if verdict == Verdict::Allowed => Verdict::Unavailable,
                     _ => continue,
                 };
@@ -228,15 +263,27 @@ impl Engine {
             }
         }
         let answer = self.fallback.charge_now(&local);
-        let matched = Matched { applied: local_rules, batch: local, ended_by: None };
+        let matched = Matched {
+            applied: local_rules,
+            batch: local,
+            ended_by: None,
+        };
         live.combine(&matched, answer.admitted, &answer.outcomes, Words::FALLBACK)
     }
 }
 
 impl Live {
     fn new(set: RuleSet, generation: u64, metrics: &Metrics) -> Self {
-        let metrics = set.rules.iter().map(|rule| metrics.rule(&rule.name)).collect();
-        Self { set, generation, metrics }
+        let metrics = set
+            .rules
+            .iter()
+            .map(|rule| metrics.rule(&rule.name))
+            .collect();
+        Self {
+            set,
+            generation,
+            metrics,
+        }
     }
 
     /// From top to bottom: every limit that matches applies, until a rule ends the walk.
@@ -282,7 +329,9 @@ impl Live {
         subject.push('{');
         subject.push_str(&rule.name);
         subject.push(':');
-        let missing = action.descriptor.push(&mut subject, request, params, &self.set.client_ip);
+        let missing = action
+            .descriptor
+            .push(&mut subject, request, params, &self.set.client_ip);
         subject.push('}');
         match action.descriptor.on_missing {
             OnMissing::Skip if missing => return false,
@@ -302,19 +351,34 @@ impl Live {
             });
         }
         let charges = start..matched.batch.charges().len();
-        matched.applied.push(Applied { index, rule, action, charges });
+        matched.applied.push(Applied {
+            index,
+            rule,
+            action,
+            charges,
+        });
         false
     }
 
     /// Counts and reports what the limits said.
-    fn combine(&self, matched: &Matched<'_>, admitted: bool, outcomes: &[Outcome], words: Words) -> Decision {
+    fn combine(
+        &self,
+        matched: &Matched<'_>,
+        admitted: bool,
+        outcomes: &[Outcome],
+        words: Words,
+    ) -> Decision {
         let mut quotas = Vec::with_capacity(outcomes.len());
         // Of the limits that deny, the one that does so longest; of those that admit, the one that is nearest to its end.
         let mut denying: Option<(&Applied<'_>, &NamedLimit, &Outcome)> = None;
         let mut nearest: Option<(&Applied<'_>, u64)> = None;
         for applied in &matched.applied {
             let metrics = &self.metrics[applied.index];
-            let answers = applied.action.limits.iter().zip(&outcomes[applied.charges.clone()]);
+            let answers = applied
+                .action
+                .limits
+                .iter()
+                .zip(&outcomes[applied.charges.clone()]);
             let fits = answers.clone().all(|(_, outcome)| outcome.allowed);
             if applied.action.mode == Mode::Shadow {
                 if fits {
@@ -326,7 +390,9 @@ impl Live {
                 continue;
             }
             for (limit, outcome) in answers {
-                if !outcome.allowed && denying.is_none_or(|(_, _, longest)| outcome.wait_us > longest.wait_us) {
+                if !outcome.allowed
+                    && denying.is_none_or(|(_, _, longest)| outcome.wait_us > longest.wait_us)
+                {
                     denying = Some((applied, limit, outcome));
                 }
                 if admitted {
@@ -345,7 +411,9 @@ impl Live {
                 self.metrics[applied.index].decided(words.denied);
                 debug!(rule = %applied.rule.name, limit = %limit.name, retry_after_us = outcome.wait_us, "denied");
                 Decision {
-                    verdict: Verdict::Limited { retry_after_us: outcome.wait_us },
+                    verdict: Verdict::Limited {
+                        retry_after_us: outcome.wait_us,
+                    },
                     rule: Some(Arc::clone(&applied.rule.name)),
                     quotas: vec![Quota::new(limit, outcome)],
                 }
@@ -361,11 +429,19 @@ impl Live {
 
 impl Decision {
     fn allowed() -> Self {
-        Self { verdict: Verdict::Allowed, rule: None, quotas: Vec::new() }
+        Self {
+            verdict: Verdict::Allowed,
+            rule: None,
+            quotas: Vec::new(),
+        }
     }
 
     fn of(verdict: Verdict, rule: &Rule) -> Self {
-        Self { verdict, rule: Some(Arc::clone(&rule.name)), quotas: Vec::new() }
+        Self {
+            verdict,
+            rule: Some(Arc::clone(&rule.name)),
+            quotas: Vec::new(),
+        }
     }
 }
 

@@ -551,9 +551,12 @@ mod tests {
         metrics.retain_rules(&["kept", "not yet seen"]);
         let text = metrics.encode();
         assert!(!text.contains(r#"rule="old""#), "{text}");
-        assert!(text.contains(
-            r#"tollgate_store_fallbacks_total{rule="kept",mode="local",reason="overloaded"} 1"#
-        ), "{text}");
+        assert!(
+            text.contains(
+                r#"tollgate_store_fallbacks_total{rule="kept",mode="local",reason="overloaded"} 1"#
+            ),
+            "{text}"
+        );
     }
 
     #[test]

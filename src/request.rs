@@ -46,7 +46,8 @@ pub fn normal_path(target: &str) -> Cow<'_, str> {
 fn path_of(target: &str) -> &str {
     let end = target.find(['?', '#']).unwrap_or(target.len());
     let path = &target[..end];
-    let is_scheme = |name: &str| name.eq_ignore_ascii_case("http") || name.eq_ignore_ascii_case("https");
+    let is_scheme =
+        |name: &str| name.eq_ignore_ascii_case("http") || name.eq_ignore_ascii_case("https");
     match path.split_once("://") {
         Some((scheme, rest)) if is_scheme(scheme) => rest.find('/').map_or("/", |at| &rest[at..]),
         _ => path,
@@ -71,7 +72,9 @@ fn is_normal(path: &str) -> bool {
         && bytes.last() != Some(&b'/')
         && bytes.iter().all(|&byte| is_plain(byte))
         && !bytes.windows(2).any(|pair| pair == b"//")
-        && !path.split('/').any(|segment| segment == "." || segment == "..")
+        && !path
+            .split('/')
+            .any(|segment| segment == "." || segment == "..")
 }
 
 fn normalise(path: &str) -> String {
@@ -102,7 +105,11 @@ fn canonical_encoding(bytes: &[u8]) -> String {
             (b'%', [high, low, ..]) => hex(*high).zip(hex(*low)).map(|(h, l)| h * 16 + l),
             _ => None,
         };
-        rest = if escaped.is_some() { &after[2..] } else { after };
+        rest = if escaped.is_some() {
+            &after[2..]
+        } else {
+            after
+        };
         match escaped {
             Some(byte) if is_plain(byte) && byte != b'/' => out.push(char::from(byte)),
             None if is_plain(first) => out.push(char::from(first)),
@@ -177,13 +184,12 @@ impl ClientIpPolicy {
     /// `forwarded_for` are the hops before it, as `X-Forwarded-For` lists them. A hop that cannot be read ends the walk: whoever
     /// wrote it could have written anything before it.
     pub fn client_ip(&self, real_ip: Option<&str>, forwarded_for: &[&str]) -> Option<IpAddr> {
-        let listed = forwarded_for
-            .iter()
-            .rev()
-            .flat_map(|line| line.rsplit(','));
+        let listed = forwarded_for.iter().rev().flat_map(|line| line.rsplit(','));
         let mut last = None;
         for hop in real_ip.into_iter().chain(listed) {
-            let Some(ip) = parse_ip(hop.trim()) else { break };
+            let Some(ip) = parse_ip(hop.trim()) else {
+                break;
+            };
             last = Some(ip);
             if !self.is_trusted(ip) {
                 break;
@@ -265,7 +271,10 @@ mod tests {
 
     #[test]
     fn what_is_already_normal_is_borrowed() {
-        assert!(matches!(normal_path("/v1/acme/search?q=1"), Cow::Borrowed("/v1/acme/search")));
+        assert!(matches!(
+            normal_path("/v1/acme/search?q=1"),
+            Cow::Borrowed("/v1/acme/search")
+        ));
     }
 
     #[test]
@@ -291,27 +300,47 @@ mod tests {
     }
 
     fn ip(text: &str) -> Option<IpAddr> {
-        Some(text.parse().unwrap())
+        text.parse().ok()
     }
 
     #[test]
     fn the_client_is_the_last_hop_that_is_not_trusted() {
         let none = policy(&[]);
         let lan = policy(&["10.0.0.0/8"]);
-        assert_eq!(none.client_ip(Some("192.0.2.1"), &["1.1.1.1"]), ip("192.0.2.1"));
+        assert_eq!(
+            none.client_ip(Some("192.0.2.1"), &["1.1.1.1"]),
+            ip("192.0.2.1")
+        );
         assert_eq!(none.client_ip(None, &["1.1.1.1, 2.2.2.2"]), ip("2.2.2.2"));
         assert_eq!(none.client_ip(None, &["1.1.1.1", "2.2.2.2"]), ip("2.2.2.2"));
-        assert_eq!(lan.client_ip(Some("10.0.0.5"), &["1.1.1.1, 2.2.2.2"]), ip("2.2.2.2"));
-        assert_eq!(lan.client_ip(None, &["6.6.6.6, 2.2.2.2, 10.0.0.9"]), ip("2.2.2.2"));
-        assert_eq!(lan.client_ip(Some("10.0.0.5"), &["10.0.0.6"]), ip("10.0.0.6"));
-        assert_eq!(lan.client_ip(Some("10.0.0.5"), &["6.6.6.6, garbage"]), ip("10.0.0.5"));
+        assert_eq!(
+            lan.client_ip(Some("10.0.0.5"), &["1.1.1.1, 2.2.2.2"]),
+            ip("2.2.2.2")
+        );
+        assert_eq!(
+            lan.client_ip(None, &["6.6.6.6, 2.2.2.2, 10.0.0.9"]),
+            ip("2.2.2.2")
+        );
+        assert_eq!(
+            lan.client_ip(Some("10.0.0.5"), &["10.0.0.6"]),
+            ip("10.0.0.6")
+        );
+        assert_eq!(
+            lan.client_ip(Some("10.0.0.5"), &["6.6.6.6, garbage"]),
+            ip("10.0.0.5")
+        );
         assert_eq!(none.client_ip(None, &["garbage"]), None);
         assert_eq!(none.client_ip(None, &[]), None);
     }
 
     #[test]
     fn addresses_are_read_in_all_their_forms() {
-        for text in ["1.2.3.4", "1.2.3.4:5678", "::ffff:1.2.3.4", "[::ffff:1.2.3.4]:80"] {
+        for text in [
+            "1.2.3.4",
+            "1.2.3.4:5678",
+            "::ffff:1.2.3.4",
+            "[::ffff:1.2.3.4]:80",
+        ] {
             assert_eq!(parse_ip(text), ip("1.2.3.4"), "{text}");
         }
         assert_eq!(parse_ip("[2001:db8::1]:443"), ip("2001:db8::1"));
@@ -323,8 +352,11 @@ mod tests {
     fn ipv6_clients_are_told_apart_by_prefix() {
         let key = |text: &str, prefix| {
             let mut out = String::new();
-            ClientIpPolicy { ipv6_prefix: prefix, ..ClientIpPolicy::default() }
-                .push_key(&mut out, text.parse().unwrap());
+            ClientIpPolicy {
+                ipv6_prefix: prefix,
+                ..ClientIpPolicy::default()
+            }
+            .push_key(&mut out, text.parse().unwrap());
             out
         };
         assert_eq!(key("2001:db8:1:2:3:4:5:6", 64), "2001:db8:1:2::/64");

@@ -1,6 +1,8 @@
 //! The Lua in Redis and the Rust in memory are one arithmetic: driven with the same limits, costs and times on a real
 //! Redis, they give the same answers, store the same text and keep it for the same time.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::fmt::Write as _;
@@ -19,8 +21,12 @@ const START: u64 = 1_700_000_000_000_000;
 /// it instead of being set (Redis' own clock runs on meanwhile).
 fn script_with_injected_clock() -> String {
     let clock = "local time = redis.call('TIME')\n  return time[1] * 1000000 + time[2]";
-    let write = "redis.call('SET', write[2], write[3], 'PX', max(ceil((write[4] - now) / 1000), 1))";
-    assert!(script::SOURCE.contains(clock) && script::SOURCE.contains(write), "the script has changed: adapt this test");
+    let write =
+        "redis.call('SET', write[2], write[3], 'PX', max(ceil((write[4] - now) / 1000), 1))";
+    assert!(
+        script::SOURCE.contains(clock) && script::SOURCE.contains(write),
+        "the script has changed: adapt this test"
+    );
     script::SOURCE
         .replace(clock, "return tonumber(ARGV[#ARGV])")
         .replace(
@@ -42,10 +48,16 @@ fn window() -> impl Strategy<Value = u64> {
 }
 
 fn limit() -> impl Strategy<Value = Limit> {
-    (prop::sample::select(Algorithm::ALL.to_vec()), amount(), window(), prop::option::of(amount()))
-        .prop_filter_map("a burst that never refills", |(algorithm, amount, window, burst)| {
-            Limit::new(algorithm, amount, window, burst).ok()
-        })
+    (
+        prop::sample::select(Algorithm::ALL.to_vec()),
+        amount(),
+        window(),
+        prop::option::of(amount()),
+    )
+        .prop_filter_map(
+            "a burst that never refills",
+            |(algorithm, amount, window, burst)| Limit::new(algorithm, amount, window, burst).ok(),
+        )
 }
 
 /// How the clock moves before a request, as a share of the longest window, in millionths; it may go back.
@@ -62,7 +74,10 @@ struct Scenario {
 }
 
 fn scenario() -> impl Strategy<Value = Scenario> {
-    let limits = prop::collection::vec((limit(), prop_oneof![3 => Just(ENFORCED), 1 => 1_u32..3]), 1..4);
+    let limits = prop::collection::vec(
+        (limit(), prop_oneof![3 => Just(ENFORCED), 1 => 1_u32..3]),
+        1..4,
+    );
     let cost = prop_oneof![3 => Just(0_u64), 1 => 0_u64..1_100];
     (limits, prop::collection::vec((movement(), cost), 1..40))
         .prop_map(|(limits, requests)| Scenario { limits, requests })
@@ -77,7 +92,11 @@ struct Model<'a> {
 impl Model<'_> {
     fn charge(&mut self, now: u64, costs: &[u64]) -> (bool, Vec<Outcome>) {
         let steps: Vec<_> = (0..self.limits.len())
-            .map(|i| self.limits[i].0.step(self.states[i].map(|(state, _)| state), now, costs[i]))
+            .map(|i| {
+                self.limits[i]
+                    .0
+                    .step(self.states[i].map(|(state, _)| state), now, costs[i])
+            })
             .collect();
         let denied: Vec<u32> = steps
             .iter()
@@ -96,14 +115,33 @@ impl Model<'_> {
     }
 }
 
-async fn compare(connection: &mut MultiplexedConnection, source: &str, number: u64, scenario: &Scenario) -> Result<(), TestCaseError> {
+async fn compare(
+    connection: &mut MultiplexedConnection,
+    source: &str,
+    number: u64,
+    scenario: &Scenario,
+) -> Result<(), TestCaseError> {
     let key = |i: usize| format!("tollgate:{{differential:{number}}}:{i}");
-    let mut model = Model { limits: &scenario.limits, states: vec![None; scenario.limits.len()] };
-    let longest = scenario.limits.iter().map(|(limit, _)| limit.window_us()).max().unwrap_or(1);
+    let mut model = Model {
+        limits: &scenario.limits,
+        states: vec![None; scenario.limits.len()],
+    };
+    let longest = scenario
+        .limits
+        .iter()
+        .map(|(limit, _)| limit.window_us())
+        .max()
+        .unwrap_or(1);
     let mut now = START;
     for (movement, share) in &scenario.requests {
-        now = now.saturating_add_signed((i128::from(*movement) * i128::from(longest) / 1_000_000) as i64);
-        let costs: Vec<u64> = scenario.limits.iter().map(|(limit, _)| (limit.burst() * share / 1_000).clamp(1, MAX_AMOUNT)).collect();
+        now = now.saturating_add_signed(
+            i64::try_from(i128::from(*movement) * i128::from(longest) / 1_000_000).unwrap(),
+        );
+        let costs: Vec<u64> = scenario
+            .limits
+            .iter()
+            .map(|(limit, _)| (limit.burst() * share / 1_000).clamp(1, MAX_AMOUNT))
+            .collect();
         let mut batch = Batch::default();
         for (i, (limit, group)) in scenario.limits.iter().enumerate() {
             batch.push(*limit, costs[i], *group, |out| out.push_str(&key(i)));
@@ -120,7 +158,9 @@ async fn compare(connection: &mut MultiplexedConnection, source: &str, number: u
             let mut get = redis::cmd("MGET");
             get.arg(key(i)).arg(format!("{}:ttl", key(i)));
             let stored: (Option<String>, Option<u64>) = get.query_async(connection).await.unwrap();
-            let expected = state.map_or((None, None), |(state, ttl)| (Some(state.to_string()), Some(ttl)));
+            let expected = state.map_or((None, None), |(state, ttl)| {
+                (Some(state.to_string()), Some(ttl))
+            });
             prop_assert_eq!(stored, expected);
         }
     }
@@ -131,14 +171,27 @@ async fn compare(connection: &mut MultiplexedConnection, source: &str, number: u
 fn lua_and_rust_agree_to_the_bit() {
     let redis = Redis::start();
     let source = script_with_injected_clock();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let client = redis::Client::open(redis.url()).unwrap();
-    let connection = runtime.block_on(client.get_multiplexed_async_connection()).unwrap();
-    let mut runner = TestRunner::new(ProptestConfig { cases: 500, ..ProptestConfig::default() });
+    let connection = runtime
+        .block_on(client.get_multiplexed_async_connection())
+        .unwrap();
+    let mut runner = TestRunner::new(ProptestConfig {
+        cases: 500,
+        ..ProptestConfig::default()
+    });
     let number = std::cell::Cell::new(0);
     let result = runner.run(&scenario(), |scenario| {
         number.set(number.get() + 1);
-        runtime.block_on(compare(&mut connection.clone(), &source, number.get(), &scenario))
+        runtime.block_on(compare(
+            &mut connection.clone(),
+            &source,
+            number.get(),
+            &scenario,
+        ))
     });
     if let Err(error) = result {
         let mut text = String::new();
@@ -150,9 +203,14 @@ fn lua_and_rust_agree_to_the_bit() {
 #[test]
 fn a_counter_that_tollgate_did_not_write_is_an_error_and_not_a_free_pass() {
     let redis = Redis::start();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let client = redis::Client::open(redis.url()).unwrap();
-    let mut connection = runtime.block_on(client.get_multiplexed_async_connection()).unwrap();
+    let mut connection = runtime
+        .block_on(client.get_multiplexed_async_connection())
+        .unwrap();
     for (set, expected) in [
         (vec!["SET", "k", "five"], "not a counter of tollgate"),
         (vec!["SET", "k", "-1 5"], "not a counter of tollgate"),
@@ -165,8 +223,13 @@ fn a_counter_that_tollgate_did_not_write_is_an_error_and_not_a_free_pass() {
             let limit = Limit::new(algorithm, 5, 60_000_000, None).unwrap();
             batch.push(limit, 1, ENFORCED, |key| key.push_str(set[1]));
             let command = script::command("EVAL", script::SOURCE, &batch);
-            let error = runtime.block_on(command.query_async::<Value>(&mut connection)).unwrap_err();
-            assert!(error.to_string().contains(expected), "{set:?} {algorithm}: {error}");
+            let error = runtime
+                .block_on(command.query_async::<Value>(&mut connection))
+                .unwrap_err();
+            assert!(
+                error.to_string().contains(expected),
+                "{set:?} {algorithm}: {error}"
+            );
         }
     }
 }

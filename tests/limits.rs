@@ -1,5 +1,7 @@
 //! What each algorithm promises, for any limit and any arrivals.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use proptest::prelude::*;
 use tollgate::limit::{Algorithm, Limit, MAX_WAIT_US, State, Step};
 
@@ -10,16 +12,21 @@ fn algorithm() -> impl Strategy<Value = Algorithm> {
 }
 
 fn limit(algorithm: impl Strategy<Value = Algorithm>) -> impl Strategy<Value = Limit> {
-    (algorithm, 1_u64..40, 1_000_u64..100_000, 1_u64..60)
-        .prop_filter_map("a burst that never refills", |(algorithm, amount, window, burst)| {
+    (algorithm, 1_u64..40, 1_000_u64..100_000, 1_u64..60).prop_filter_map(
+        "a burst that never refills",
+        |(algorithm, amount, window, burst)| {
             Limit::new(algorithm, amount, window, Some(burst)).ok()
-        })
+        },
+    )
 }
 
 /// Arrivals: the pause before each, in microseconds, and its cost. Pauses of 0 make bursts.
 fn arrivals(window: u64) -> impl Strategy<Value = Vec<(u64, u64)>> {
     let pause = prop_oneof![3 => Just(0), 3 => 0..window / 10 + 1, 1 => 0..window * 3];
-    prop::collection::vec((pause, prop_oneof![4 => Just(1_u64), 1 => 1_u64..5]), 1..120)
+    prop::collection::vec(
+        (pause, prop_oneof![4 => Just(1_u64), 1 => 1_u64..5]),
+        1..120,
+    )
 }
 
 fn limited() -> impl Strategy<Value = (Limit, Vec<(u64, u64)>)> {
@@ -35,7 +42,11 @@ struct Caller {
 
 impl Caller {
     fn new(limit: Limit) -> Self {
-        Self { limit, state: None, now: START }
+        Self {
+            limit,
+            state: None,
+            now: START,
+        }
     }
 
     fn peek(&self, at: u64, cost: u64) -> Step {
@@ -218,7 +229,10 @@ fn five_a_minute_after_a_burst_means_again_in_a_minute() {
             caller.now += 1_000;
         }
         let wait = caller.ask(1).outcome.wait_us;
-        assert!((59_000_000..=60_000_000).contains(&wait), "{algorithm}: {wait}");
+        assert!(
+            (59_000_000..=60_000_000).contains(&wait),
+            "{algorithm}: {wait}"
+        );
     }
 }
 

@@ -1,5 +1,7 @@
 //! One behavioural suite over both stores, and what only one of them can do.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::{
@@ -38,7 +40,10 @@ fn batch(charges: &[(&str, Limit, u32)]) -> Batch {
 }
 
 async fn charge(store: &dyn Store, batch: &Batch) -> Verdict {
-    store.charge(batch, Instant::now() + PATIENCE).await.unwrap()
+    store
+        .charge(batch, Instant::now() + PATIENCE)
+        .await
+        .unwrap()
 }
 
 fn memory(max_keys: usize, clock: Arc<dyn Clock>) -> MemoryStore {
@@ -46,7 +51,11 @@ fn memory(max_keys: usize, clock: Arc<dyn Clock>) -> MemoryStore {
 }
 
 async fn redis_store(redis: &Redis, lanes: usize) -> RedisStore {
-    let options = Options { url: redis.url(), lanes, answer_timeout: Duration::from_millis(250) };
+    let options = Options {
+        url: redis.url(),
+        lanes,
+        answer_timeout: Duration::from_millis(250),
+    };
     let store = RedisStore::start(&options, Box::new(|_| {})).unwrap();
     assert!(store.connected_within(PATIENCE).await);
     store
@@ -71,7 +80,12 @@ async fn each_algorithm_admits_what_it_says_and_no_more() {
             for left in (0..5).rev() {
                 let verdict = charge(&*store, &batch).await;
                 assert!(verdict.admitted);
-                assert_eq!(verdict.outcomes[0].remaining, left, "{algorithm} in {}", store.name());
+                assert_eq!(
+                    verdict.outcomes[0].remaining,
+                    left,
+                    "{algorithm} in {}",
+                    store.name()
+                );
             }
             let verdict = charge(&*store, &batch).await;
             assert!(!verdict.admitted);
@@ -87,16 +101,28 @@ async fn a_request_that_one_limit_denies_charges_none() {
         for algorithm in Algorithm::ALL {
             let wide = format!("{algorithm}:wide");
             let narrow = format!("{algorithm}:narrow");
-            let both = batch(&[(&wide, limit(algorithm, 10), ENFORCED), (&narrow, limit(algorithm, 2), ENFORCED)]);
+            let both = batch(&[
+                (&wide, limit(algorithm, 10), ENFORCED),
+                (&narrow, limit(algorithm, 2), ENFORCED),
+            ]);
             for _ in 0..2 {
                 assert!(charge(&*store, &both).await.admitted);
             }
             for _ in 0..20 {
                 let verdict = charge(&*store, &both).await;
-                assert!(!verdict.admitted && verdict.outcomes[0].allowed && !verdict.outcomes[1].allowed);
+                assert!(
+                    !verdict.admitted
+                        && verdict.outcomes[0].allowed
+                        && !verdict.outcomes[1].allowed
+                );
             }
             let alone = charge(&*store, &batch(&[(&wide, limit(algorithm, 10), ENFORCED)])).await;
-            assert_eq!(alone.outcomes[0].remaining, 7, "{algorithm} in {}", store.name());
+            assert_eq!(
+                alone.outcomes[0].remaining,
+                7,
+                "{algorithm} in {}",
+                store.name()
+            );
         }
     })
     .await;
@@ -117,7 +143,10 @@ async fn a_shadow_rule_neither_denies_nor_charges_what_it_would_have_denied() {
         let enforced = charge(&*store, &batch(&charges[..1])).await;
         assert_eq!(enforced.outcomes[0].remaining, 6, "charged each time");
         let shadow = charge(&*store, &batch(&charges[1..2])).await;
-        assert_eq!(shadow.outcomes[0].remaining, 8, "charged as one, only when all of the rule's limits fit");
+        assert_eq!(
+            shadow.outcomes[0].remaining, 8,
+            "charged as one, only when all of the rule's limits fit"
+        );
     })
     .await;
 }
@@ -126,7 +155,10 @@ async fn a_shadow_rule_neither_denies_nor_charges_what_it_would_have_denied() {
 async fn a_denied_request_charges_no_shadow_rule_either() {
     on_both(|store| async move {
         let window = Algorithm::FixedWindow;
-        let charges = [("full", limit(window, 1), ENFORCED), ("shadow", limit(window, 10), 1)];
+        let charges = [
+            ("full", limit(window, 1), ENFORCED),
+            ("shadow", limit(window, 10), 1),
+        ];
         for _ in 0..5 {
             charge(&*store, &batch(&charges)).await;
         }
@@ -144,10 +176,19 @@ async fn a_changed_limit_acts_at_once_on_what_is_counted() {
             for _ in 0..5 {
                 charge(&*store, &batch(&[(key, limit(algorithm, 5), ENFORCED)])).await;
             }
-            assert!(!charge(&*store, &batch(&[(key, limit(algorithm, 5), ENFORCED)])).await.admitted);
+            assert!(
+                !charge(&*store, &batch(&[(key, limit(algorithm, 5), ENFORCED)]))
+                    .await
+                    .admitted
+            );
             let raised = charge(&*store, &batch(&[(key, limit(algorithm, 10), ENFORCED)])).await;
             assert!(raised.admitted);
-            assert_eq!(raised.outcomes[0].remaining, 4, "{algorithm} in {}", store.name());
+            assert_eq!(
+                raised.outcomes[0].remaining,
+                4,
+                "{algorithm} in {}",
+                store.name()
+            );
         }
     })
     .await;
@@ -158,7 +199,14 @@ async fn callers_do_not_share() {
     on_both(|store| async move {
         for caller in 0..100 {
             let key = format!("caller:{caller}");
-            assert!(charge(&*store, &batch(&[(&key, limit(Algorithm::SlidingWindow, 1), ENFORCED)])).await.admitted);
+            assert!(
+                charge(
+                    &*store,
+                    &batch(&[(&key, limit(Algorithm::SlidingWindow, 1), ENFORCED)])
+                )
+                .await
+                .admitted
+            );
         }
     })
     .await;
@@ -192,13 +240,28 @@ async fn a_thousand_at_once_are_counted_exactly_by_three_replicas() {
     let memory: [Arc<dyn Store>; 1] = [Arc::new(memory(1_000, Arc::new(SystemClock::new())))];
     for algorithm in Algorithm::ALL {
         let one = [(algorithm.name(), limit(algorithm, 100), ENFORCED)];
-        assert_eq!(admitted_of_1000(&replicas, &one).await, 100, "{algorithm} in redis");
-        assert_eq!(admitted_of_1000(&memory, &one).await, 100, "{algorithm} in memory");
+        assert_eq!(
+            admitted_of_1000(&replicas, &one).await,
+            100,
+            "{algorithm} in redis"
+        );
+        assert_eq!(
+            admitted_of_1000(&memory, &one).await,
+            100,
+            "{algorithm} in memory"
+        );
     }
-    let two = [("a", limit(Algorithm::FixedWindow, 100), ENFORCED), ("b", limit(Algorithm::TokenBucket, 60), ENFORCED)];
+    let two = [
+        ("a", limit(Algorithm::FixedWindow, 100), ENFORCED),
+        ("b", limit(Algorithm::TokenBucket, 60), ENFORCED),
+    ];
     assert_eq!(admitted_of_1000(&replicas, &two).await, 60);
     assert_eq!(admitted_of_1000(&memory, &two).await, 60);
-    assert_eq!(redis.cli(&["GET", "a"]).split(' ').next(), Some("60"), "the denied ones charged nothing");
+    assert_eq!(
+        redis.cli(&["GET", "a"]).split(' ').next(),
+        Some("60"),
+        "the denied ones charged nothing"
+    );
 }
 
 // === memory
@@ -220,7 +283,11 @@ async fn memory_forgets_what_has_expired() {
     let clock = Arc::new(ManualClock::new(1_700_000_000_000_000));
     let store = memory(10_000, clock.clone());
     for caller in 0..1_000 {
-        store.charge_now(&batch(&[(&format!("k{caller}"), limit(Algorithm::SlidingWindow, 1), ENFORCED)]));
+        store.charge_now(&batch(&[(
+            &format!("k{caller}"),
+            limit(Algorithm::SlidingWindow, 1),
+            ENFORCED,
+        )]));
     }
     assert_eq!(store.keys(), 1_000);
     for _ in 0..64 {
@@ -249,7 +316,13 @@ async fn when_memory_is_full_new_callers_share_and_known_ones_stay() {
     );
     let ask = |caller: usize| {
         let key = format!("tollgate:{{data:header.x={caller}}}:fixed_window:3600s");
-        store.charge_now(&batch(&[(&key, limit(Algorithm::FixedWindow, 3), ENFORCED)])).admitted
+        store
+            .charge_now(&batch(&[(
+                &key,
+                limit(Algorithm::FixedWindow, 3),
+                ENFORCED,
+            )]))
+            .admitted
     };
     assert!((0..10).all(&ask), "ten callers fit");
     assert_eq!(overflows.load(Ordering::Relaxed), 0);
@@ -274,7 +347,11 @@ async fn memory_stays_bounded_under_a_flood_of_keys() {
         tasks.spawn(async move {
             for i in 0..5_000 {
                 let key = format!("tollgate:{{r:header.x={task}-{i}}}:fixed_window:3600s");
-                store.charge_now(&batch(&[(&key, limit(Algorithm::FixedWindow, 3), ENFORCED)]));
+                store.charge_now(&batch(&[(
+                    &key,
+                    limit(Algorithm::FixedWindow, 3),
+                    ENFORCED,
+                )]));
             }
         });
     }
@@ -293,8 +370,15 @@ async fn every_key_in_redis_has_a_time_to_live() {
         charge(&store, &batch(&[(&key, limit(algorithm, 5), ENFORCED)])).await;
         let ttl: i64 = redis.cli(&["PTTL", &key]).parse().unwrap();
         // A token bucket of 5 an hour that lost one is full again after 12 minutes.
-        let longest = if algorithm == Algorithm::TokenBucket { 720_000 } else { 3_600_000 };
-        assert!(ttl > longest - 60_000 && ttl <= longest, "{algorithm}: {ttl}");
+        let longest = if algorithm == Algorithm::TokenBucket {
+            720_000
+        } else {
+            3_600_000
+        };
+        assert!(
+            ttl > longest - 60_000 && ttl <= longest,
+            "{algorithm}: {ttl}"
+        );
     }
 }
 
@@ -302,9 +386,25 @@ async fn every_key_in_redis_has_a_time_to_live() {
 async fn redis_decides_by_its_own_time() {
     let redis = Redis::start();
     let store = redis_store(&redis, 1).await;
-    charge(&store, &batch(&[("k", limit(Algorithm::FixedWindow, 5), ENFORCED)])).await;
-    let start: u64 = redis.cli(&["GET", "k"]).split(' ').nth(1).unwrap().parse().unwrap();
-    let now: u64 = redis.cli(&["TIME"]).lines().next().unwrap().parse().unwrap();
+    charge(
+        &store,
+        &batch(&[("k", limit(Algorithm::FixedWindow, 5), ENFORCED)]),
+    )
+    .await;
+    let start: u64 = redis
+        .cli(&["GET", "k"])
+        .split(' ')
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap();
+    let now: u64 = redis
+        .cli(&["TIME"])
+        .lines()
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
     assert!((now - start / 1_000_000) < 60);
 }
 
@@ -315,26 +415,52 @@ async fn a_forgotten_script_is_loaded_again() {
     let batch = batch(&[("k", limit(Algorithm::FixedWindow, 5), ENFORCED)]);
     charge(&store, &batch).await;
     redis.cli(&["SCRIPT", "FLUSH"]);
-    assert_eq!(charge(&store, &batch).await.outcomes[0].remaining, 3, "counted once, not twice");
+    assert_eq!(
+        charge(&store, &batch).await.outcomes[0].remaining,
+        3,
+        "counted once, not twice"
+    );
 }
 
 #[tokio::test]
 async fn a_redis_that_is_not_there_is_told_at_once_and_found_when_it_comes() {
     let mut redis = Redis::stopped();
-    let options = Options { url: redis.url(), lanes: 2, answer_timeout: Duration::from_millis(250) };
+    let options = Options {
+        url: redis.url(),
+        lanes: 2,
+        answer_timeout: Duration::from_millis(250),
+    };
     let store = RedisStore::start(&options, Box::new(|_| {})).unwrap();
     let batch = batch(&[("k", limit(Algorithm::FixedWindow, 5), ENFORCED)]);
-    let error = store.charge(&batch, Instant::now() + PATIENCE).await.unwrap_err();
+    let error = store
+        .charge(&batch, Instant::now() + PATIENCE)
+        .await
+        .unwrap_err();
     assert_eq!(error.kind().as_str(), "unavailable", "{error}");
     redis.resume_process();
-    eventually("the store finds redis", async || store.charge(&batch, Instant::now() + PATIENCE).await.is_ok()).await;
+    eventually("the store finds redis", async || {
+        store
+            .charge(&batch, Instant::now() + PATIENCE)
+            .await
+            .is_ok()
+    })
+    .await;
     redis.kill();
     eventually("the store notices", async || {
-        matches!(store.charge(&batch, Instant::now() + PATIENCE).await, Err(StoreError::Unavailable(_)))
+        matches!(
+            store.charge(&batch, Instant::now() + PATIENCE).await,
+            Err(StoreError::Unavailable(_))
+        )
     })
     .await;
     redis.resume_process();
-    eventually("the store finds redis again", async || store.charge(&batch, Instant::now() + PATIENCE).await.is_ok()).await;
+    eventually("the store finds redis again", async || {
+        store
+            .charge(&batch, Instant::now() + PATIENCE)
+            .await
+            .is_ok()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -344,14 +470,26 @@ async fn a_redis_that_hangs_is_given_up_and_found_when_it_goes_on() {
     let batch = batch(&[("k", limit(Algorithm::FixedWindow, 1_000_000), ENFORCED)]);
     charge(&store, &batch).await;
     redis.pause();
-    let error = store.charge(&batch, Instant::now() + PATIENCE).await.unwrap_err();
+    let error = store
+        .charge(&batch, Instant::now() + PATIENCE)
+        .await
+        .unwrap_err();
     assert_eq!(error.kind().as_str(), "deadline", "{error}");
     eventually("checks are answered without waiting", async || {
-        matches!(store.charge(&batch, Instant::now() + PATIENCE).await, Err(StoreError::Unavailable(_)))
+        matches!(
+            store.charge(&batch, Instant::now() + PATIENCE).await,
+            Err(StoreError::Unavailable(_))
+        )
     })
     .await;
     redis.unpause();
-    eventually("the store goes on", async || store.charge(&batch, Instant::now() + PATIENCE).await.is_ok()).await;
+    eventually("the store goes on", async || {
+        store
+            .charge(&batch, Instant::now() + PATIENCE)
+            .await
+            .is_ok()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -372,15 +510,29 @@ async fn redis_errors_are_told_with_a_remedy() {
     let redis = Redis::start();
     let store = redis_store(&redis, 1).await;
     redis.cli(&["RPUSH", "tollgate:{x:}:fixed_window:1s", "oops"]);
-    let batch = batch(&[("tollgate:{x:}:fixed_window:1s", limit(Algorithm::FixedWindow, 5), ENFORCED)]);
-    let error = store.charge(&batch, Instant::now() + PATIENCE).await.unwrap_err();
+    let batch = batch(&[(
+        "tollgate:{x:}:fixed_window:1s",
+        limit(Algorithm::FixedWindow, 5),
+        ENFORCED,
+    )]);
+    let error = store
+        .charge(&batch, Instant::now() + PATIENCE)
+        .await
+        .unwrap_err();
     assert_eq!(error.kind().as_str(), "refused");
-    assert!(error.to_string().contains("was not written by tollgate"), "{error}");
+    assert!(
+        error.to_string().contains("was not written by tollgate"),
+        "{error}"
+    );
 }
 
 #[test]
 fn a_redis_url_with_a_password_is_never_repeated() {
-    let options = Options { url: "redis//user:hunter2@host".to_owned(), lanes: 1, answer_timeout: PATIENCE };
+    let options = Options {
+        url: "redis//user:hunter2@host".to_owned(),
+        lanes: 1,
+        answer_timeout: PATIENCE,
+    };
     let error = RedisStore::start(&options, Box::new(|_| {})).err().unwrap();
     assert!(!error.to_string().contains("hunter2"), "{error}");
     assert!(error.to_string().contains("redis://"), "{error}");

@@ -7,6 +7,11 @@
 //! | 2    | the rule file is not valid                      |
 //! | 64   | the command line is not valid (`EX_USAGE`)      |
 
+#![expect(
+    clippy::doc_markdown,
+    reason = "doc comments of options are their help texts"
+)]
+
 pub mod healthcheck;
 pub mod serve;
 pub mod upstream;
@@ -24,7 +29,13 @@ use crate::app;
 /// Envoy (ext_authz), nginx (auth_request) and other forward-auth proxies ask it about each request; it matches the
 /// rule file, charges counters in Redis, and answers 200 or 429. Without a subcommand it serves.
 #[derive(Debug, Parser)]
-#[command(name = "tollgate", version, max_term_width = 100, help_expected = true, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "tollgate",
+    version,
+    max_term_width = 100,
+    help_expected = true,
+    args_conflicts_with_subcommands = true
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -47,7 +58,11 @@ enum Command {
 #[derive(Debug, Args)]
 struct ValidateArgs {
     /// The rule file
-    #[arg(value_name = "FILE", env = "TOLLGATE_RULES", default_value = "config/rules.yaml")]
+    #[arg(
+        value_name = "FILE",
+        env = "TOLLGATE_RULES",
+        default_value = "config/rules.yaml"
+    )]
     file: PathBuf,
 }
 
@@ -97,12 +112,17 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
-    match cli.command.unwrap_or_else(|| Command::Serve(Box::new(cli.serve))) {
+    match cli
+        .command
+        .unwrap_or_else(|| Command::Serve(Box::new(cli.serve)))
+    {
         Command::Serve(args) => serve::run(*args),
         Command::Validate(args) => validate::run(&args.file),
         Command::Upstream(args) => block_on(async {
             start_logging("info", LogFormat::Text)?;
-            upstream::run(&args, app::signalled()?).await.map_err(anyhow::Error::from)?;
+            upstream::run(&args, app::signalled()?)
+                .await
+                .map_err(anyhow::Error::from)?;
             Ok(())
         }),
         Command::Healthcheck(args) => block_on(async {
@@ -121,7 +141,9 @@ fn print(text: &str) {
 fn start_logging(level: &str, format: LogFormat) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(level)
         .map_err(|error| Failure::Usage(format!("the log level {level:?} is not valid: {error}; write it like info or info,tollgate=debug")))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => lines.json().flatten_event(true).init(),

@@ -1,5 +1,10 @@
 //! `tollgate serve`: the options, and what they mean together.
 
+#![expect(
+    clippy::doc_markdown,
+    reason = "doc comments of options are their help texts"
+)]
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, ValueEnum, builder::NonEmptyStringValueParser};
@@ -16,15 +21,30 @@ use crate::{
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     /// The rule file; its directory is watched, and changes are in force at once
-    #[arg(long, env = "TOLLGATE_RULES", value_name = "FILE", default_value = "config/rules.yaml")]
+    #[arg(
+        long,
+        env = "TOLLGATE_RULES",
+        value_name = "FILE",
+        default_value = "config/rules.yaml"
+    )]
     rules: PathBuf,
 
     /// Where proxies ask: HOST:PORT or unix:/path
-    #[arg(long, env = "TOLLGATE_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
+    #[arg(
+        long,
+        env = "TOLLGATE_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8081"
+    )]
     listen: ListenAddr,
 
     /// Where operators look (/livez /readyz /metrics /rules): HOST:PORT or unix:/path
-    #[arg(long, env = "TOLLGATE_ADMIN", value_name = "ADDRESS", default_value = "127.0.0.1:8082")]
+    #[arg(
+        long,
+        env = "TOLLGATE_ADMIN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8082"
+    )]
     admin: ListenAddr,
 
     /// Where counters are kept [default: redis if --redis-url is given, else memory]
@@ -132,7 +152,9 @@ impl ServeArgs {
                 drain_timeout: self.drain_timeout,
                 ..server::Options::default()
             },
-            answers: AnswerOptions { legacy_headers: self.legacy_headers },
+            answers: AnswerOptions {
+                legacy_headers: self.legacy_headers,
+            },
             rules: self.rules,
         })
     }

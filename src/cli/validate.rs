@@ -8,7 +8,11 @@ use crate::rules;
 pub(super) fn run(file: &Path) -> Result<(), Failure> {
     let set = load(file)?;
     let limits: usize = set.limits().count();
-    super::print(&format!("{}: valid, {} rules, {limits} limits", file.display(), set.rules.len()));
+    super::print(&format!(
+        "{}: valid, {} rules, {limits} limits",
+        file.display(),
+        set.rules.len()
+    ));
     Ok(())
 }
 
@@ -18,5 +22,6 @@ pub(super) fn load(file: &Path) -> Result<rules::RuleSet, Failure> {
     let text = std::fs::read_to_string(file).map_err(|error| {
         Failure::Rules(format!("the rule file {name} cannot be read: {error}\n  hint: name another with --rules or TOLLGATE_RULES"))
     })?;
-    rules::load(&name, &text).map_err(|report| Failure::Rules(format!("the rule file is not valid\n{report}")))
+    rules::load(&name, &text)
+        .map_err(|report| Failure::Rules(format!("the rule file is not valid\n{report}")))
 }

@@ -45,7 +45,11 @@ struct Problem<'a> {
 }
 
 /// The answer to a check. A HEAD check gets its headers only; hyper leaves the body out and keeps its length.
-pub fn answer(decision: &Decision, endpoint: Endpoint, options: AnswerOptions) -> Response<Full<Bytes>> {
+pub fn answer(
+    decision: &Decision,
+    endpoint: Endpoint,
+    options: AnswerOptions,
+) -> Response<Full<Bytes>> {
     let mut response = match decision.verdict {
         Verdict::Allowed => Response::new(Full::default()),
         Verdict::Limited { retry_after_us } => limited(decision, seconds(retry_after_us)),
@@ -83,11 +87,25 @@ pub fn answer(decision: &Decision, endpoint: Endpoint, options: AnswerOptions) -
         insert(headers, X_TOLLGATE_RULE, rule.to_string());
     }
     if let Some(nearest) = decision.quotas.iter().min_by_key(|quota| quota.remaining) {
-        insert(headers, RATELIMIT_POLICY, joined(&decision.quotas, |out, quota| out.push_str(&quota.policy)));
-        insert(headers, RATELIMIT, joined(&decision.quotas, |out, quota| {
-            // Writing to a String cannot fail.
-            let _ = write!(out, "\"{}\";r={};t={}", quota.name, quota.remaining, seconds(quota.wait_us));
-        }));
+        insert(
+            headers,
+            RATELIMIT_POLICY,
+            joined(&decision.quotas, |out, quota| out.push_str(&quota.policy)),
+        );
+        insert(
+            headers,
+            RATELIMIT,
+            joined(&decision.quotas, |out, quota| {
+                // Writing to a String cannot fail.
+                let _ = write!(
+                    out,
+                    "\"{}\";r={};t={}",
+                    quota.name,
+                    quota.remaining,
+                    seconds(quota.wait_us)
+                );
+            }),
+        );
         if options.legacy_headers {
             legacy(headers, nearest);
         }
@@ -136,7 +154,9 @@ fn limited(decision: &Decision, retry_after: u64) -> Response<Full<Bytes>> {
             retry_after: Some(retry_after),
         },
     );
-    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after));
+    response
+        .headers_mut()
+        .insert(RETRY_AFTER, HeaderValue::from(retry_after));
     response
 }
 
@@ -202,11 +222,18 @@ mod tests {
     }
 
     fn decision(verdict: Verdict, quotas: Vec<Quota>) -> Decision {
-        Decision { verdict, rule: Some("data".into()), quotas }
+        Decision {
+            verdict,
+            rule: Some("data".into()),
+            quotas,
+        }
     }
 
     fn header<'a>(response: &'a Response<Full<Bytes>>, name: &str) -> &'a str {
-        response.headers().get(name).map_or("", |value| value.to_str().unwrap())
+        response
+            .headers()
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
     }
 
     async fn body(response: Response<Full<Bytes>>) -> String {
@@ -216,11 +243,20 @@ mod tests {
 
     #[tokio::test]
     async fn an_admission_is_200_with_one_member_for_each_limit_and_no_body() {
-        let decision = decision(Verdict::Allowed, vec![quota("a/1s", 3, 36_500_000), quota("a/60s", 2, 1)]);
+        let decision = decision(
+            Verdict::Allowed,
+            vec![quota("a/1s", 3, 36_500_000), quota("a/60s", 2, 1)],
+        );
         let response = answer(&decision, Endpoint::Check, AnswerOptions::default());
         assert_eq!(response.status(), 200);
-        assert_eq!(header(&response, "ratelimit"), "\"a/1s\";r=3;t=37, \"a/60s\";r=2;t=1");
-        assert_eq!(header(&response, "ratelimit-policy"), "\"a/1s\";q=5;w=60, \"a/60s\";q=5;w=60");
+        assert_eq!(
+            header(&response, "ratelimit"),
+            "\"a/1s\";r=3;t=37, \"a/60s\";r=2;t=1"
+        );
+        assert_eq!(
+            header(&response, "ratelimit-policy"),
+            "\"a/1s\";q=5;w=60, \"a/60s\";q=5;w=60"
+        );
         assert_eq!(header(&response, "x-tollgate-rule"), "data");
         assert_eq!(header(&response, "retry-after"), "");
         assert_eq!(header(&response, "x-ratelimit-limit"), "");
@@ -229,12 +265,26 @@ mod tests {
 
     #[tokio::test]
     async fn a_denial_says_when_and_why() {
-        let decision = decision(Verdict::Limited { retry_after_us: 36_000_001 }, vec![quota("data", 0, 36_000_001)]);
-        let response = answer(&decision, Endpoint::Check, AnswerOptions { legacy_headers: true });
+        let decision = decision(
+            Verdict::Limited {
+                retry_after_us: 36_000_001,
+            },
+            vec![quota("data", 0, 36_000_001)],
+        );
+        let response = answer(
+            &decision,
+            Endpoint::Check,
+            AnswerOptions {
+                legacy_headers: true,
+            },
+        );
         assert_eq!(response.status(), 429);
         assert_eq!(header(&response, "retry-after"), "37");
         assert_eq!(header(&response, "ratelimit"), "\"data\";r=0;t=37");
-        assert_eq!(header(&response, "content-type"), "application/problem+json");
+        assert_eq!(
+            header(&response, "content-type"),
+            "application/problem+json"
+        );
         assert_eq!(header(&response, "cache-control"), "no-store");
         assert_eq!(header(&response, "x-ratelimit-limit"), "5");
         assert_eq!(header(&response, "x-ratelimit-remaining"), "0");
@@ -245,12 +295,21 @@ mod tests {
     #[test]
     fn retry_after_is_never_zero() {
         let decision = decision(Verdict::Limited { retry_after_us: 0 }, vec![]);
-        assert_eq!(header(&answer(&decision, Endpoint::Check, AnswerOptions::default()), "retry-after"), "1");
+        assert_eq!(
+            header(
+                &answer(&decision, Endpoint::Check, AnswerOptions::default()),
+                "retry-after"
+            ),
+            "1"
+        );
     }
 
     #[test]
     fn auth_request_denies_with_403_and_the_same_headers() {
-        let decision = decision(Verdict::Limited { retry_after_us: 1 }, vec![quota("data", 0, 1)]);
+        let decision = decision(
+            Verdict::Limited { retry_after_us: 1 },
+            vec![quota("data", 0, 1)],
+        );
         let response = answer(&decision, Endpoint::AuthRequest, AnswerOptions::default());
         assert_eq!(response.status(), 403);
         assert_eq!(header(&response, "retry-after"), "1");
@@ -261,7 +320,10 @@ mod tests {
     fn not_knowing_is_503_and_never_4xx() {
         let unavailable = decision(Verdict::Unavailable, vec![]);
         for endpoint in [Endpoint::Check, Endpoint::Envoy, Endpoint::AuthRequest] {
-            assert_eq!(answer(&unavailable, endpoint, AnswerOptions::default()).status(), 503);
+            assert_eq!(
+                answer(&unavailable, endpoint, AnswerOptions::default()).status(),
+                503
+            );
         }
         assert_eq!(fault_answer(&Fault::UnknownPath).status(), 503);
     }

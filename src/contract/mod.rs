@@ -37,7 +37,9 @@ pub enum Fault {
     #[error("the check has no {0} header\nhint: {hint}", hint = header_hint(.0))]
     MissingHeader(HeaderName),
     /// A header that the proxy has to set came twice.
-    #[error("the check has more than one {0} header\nhint: the proxy must overwrite what a client sends under this name, not append to it")]
+    #[error(
+        "the check has more than one {0} header\nhint: the proxy must overwrite what a client sends under this name, not append to it"
+    )]
     RepeatedHeader(HeaderName),
     /// A header that the proxy has to set cannot be read.
     #[error("the {0} header of the check cannot be read\nhint: {hint}", hint = header_hint(.0))]

@@ -28,7 +28,11 @@ pub fn read<'a>(parts: &'a Parts, policy: &ClientIpPolicy) -> Result<Check<'a>, 
     let path = parts.uri.path();
     let (endpoint, method, target, host) = match path {
         "/v1/check" | "/v1/auth-request" => {
-            let endpoint = if path == "/v1/check" { Endpoint::Check } else { Endpoint::AuthRequest };
+            let endpoint = if path == "/v1/check" {
+                Endpoint::Check
+            } else {
+                Endpoint::AuthRequest
+            };
             let host = match once(headers, &X_FORWARDED_HOST)? {
                 None => authority(parts)?,
                 some => some,
@@ -41,9 +45,12 @@ pub fn read<'a>(parts: &'a Parts, policy: &ClientIpPolicy) -> Result<Check<'a>, 
             )
         }
         _ => match path.strip_prefix("/v1/envoy") {
-            Some(original) if original.is_empty() || original.starts_with('/') => {
-                (Endpoint::Envoy, parts.method.as_str(), original, authority(parts)?)
-            }
+            Some(original) if original.is_empty() || original.starts_with('/') => (
+                Endpoint::Envoy,
+                parts.method.as_str(),
+                original,
+                authority(parts)?,
+            ),
             _ => return Err(Fault::UnknownPath),
         },
     };
@@ -51,7 +58,11 @@ pub fn read<'a>(parts: &'a Parts, policy: &ClientIpPolicy) -> Result<Check<'a>, 
     let forwarded_for: Vec<&str> = match real_ip {
         // The common case costs nothing: whom the proxy saw is the client.
         Some(_) if policy.trusted_proxies.is_empty() => Vec::new(),
-        _ => headers.get_all(X_FORWARDED_FOR).iter().map(|value| value.to_str().unwrap_or("")).collect(),
+        _ => headers
+            .get_all(X_FORWARDED_FOR)
+            .iter()
+            .map(|value| value.to_str().unwrap_or(""))
+            .collect(),
     };
     Ok(Check {
         endpoint,
@@ -115,7 +126,13 @@ mod tests {
         read(parts, &ClientIpPolicy::default()).map(|check| {
             let r = check.request;
             let ip = r.client_ip.map_or("-".to_owned(), |ip| ip.to_string());
-            format!("{} {} {} {} {ip}", check.endpoint.as_str(), r.method, r.host, r.path)
+            format!(
+                "{} {} {} {} {ip}",
+                check.endpoint.as_str(),
+                r.method,
+                r.host,
+                r.path
+            )
         })
     }
 
@@ -124,54 +141,126 @@ mod tests {
 
     #[test]
     fn fixed_paths_read_the_forwarded_headers() {
-        let nginx = [URI, METHOD, ("host", "rl"), ("x-forwarded-host", "Api.example.com:80"), ("x-real-ip", "192.0.2.7")];
-        assert_eq!(seen(&parts("HEAD", "/v1/check", &nginx)).unwrap(), "check POST api.example.com /data 192.0.2.7");
+        let nginx = [
+            URI,
+            METHOD,
+            ("host", "rl"),
+            ("x-forwarded-host", "Api.example.com:80"),
+            ("x-real-ip", "192.0.2.7"),
+        ];
+        assert_eq!(
+            seen(&parts("HEAD", "/v1/check", &nginx)).unwrap(),
+            "check POST api.example.com /data 192.0.2.7"
+        );
         assert_eq!(
             seen(&parts("HEAD", "/v1/auth-request", &nginx)).unwrap(),
             "auth_request POST api.example.com /data 192.0.2.7"
         );
         let envoy = [URI, METHOD, ("host", "api.example.com")];
-        assert_eq!(seen(&parts("GET", "/v1/check", &envoy)).unwrap(), "check POST api.example.com /data -");
+        assert_eq!(
+            seen(&parts("GET", "/v1/check", &envoy)).unwrap(),
+            "check POST api.example.com /data -"
+        );
     }
 
     #[test]
     fn the_query_of_a_fixed_path_says_nothing() {
-        let check = parts("GET", "/v1/check?x-forwarded-uri=/other&x=1", &[URI, METHOD]);
+        let check = parts(
+            "GET",
+            "/v1/check?x-forwarded-uri=/other&x=1",
+            &[URI, METHOD],
+        );
         assert_eq!(seen(&check).unwrap(), "check POST  /data -");
     }
 
     #[test]
     fn the_prefix_contract_reads_the_request_line_and_ignores_forwarded_ones() {
-        let spoofed = [URI, METHOD, ("x-forwarded-host", "evil"), ("host", "api"), ("x-real-ip", "192.0.2.7")];
-        assert_eq!(seen(&parts("GET", "/v1/envoy/x/../login?a", &spoofed)).unwrap(), "envoy GET api /login 192.0.2.7");
-        assert_eq!(seen(&parts("GET", "/v1/envoy", &spoofed)).unwrap(), "envoy GET api / 192.0.2.7");
-        assert_eq!(seen(&parts("GET", "/v1/envoy/v1/check", &spoofed)).unwrap(), "envoy GET api /v1/check 192.0.2.7");
+        let spoofed = [
+            URI,
+            METHOD,
+            ("x-forwarded-host", "evil"),
+            ("host", "api"),
+            ("x-real-ip", "192.0.2.7"),
+        ];
+        assert_eq!(
+            seen(&parts("GET", "/v1/envoy/x/../login?a", &spoofed)).unwrap(),
+            "envoy GET api /login 192.0.2.7"
+        );
+        assert_eq!(
+            seen(&parts("GET", "/v1/envoy", &spoofed)).unwrap(),
+            "envoy GET api / 192.0.2.7"
+        );
+        assert_eq!(
+            seen(&parts("GET", "/v1/envoy/v1/check", &spoofed)).unwrap(),
+            "envoy GET api /v1/check 192.0.2.7"
+        );
     }
 
     #[test]
     fn a_client_cannot_turn_one_endpoint_into_another() {
         let spoofed = [URI, METHOD];
-        assert_eq!(seen(&parts("GET", "/v1/envoy/../check", &spoofed)).unwrap(), "envoy GET  /check -");
-        for path in ["/metrics", "/v1/envoyx", "/v1/check/", "/v1/Check", "//v1/check", "/"] {
-            assert_eq!(seen(&parts("GET", path, &spoofed)), Err(Fault::UnknownPath), "{path}");
+        assert_eq!(
+            seen(&parts("GET", "/v1/envoy/../check", &spoofed)).unwrap(),
+            "envoy GET  /check -"
+        );
+        for path in [
+            "/metrics",
+            "/v1/envoyx",
+            "/v1/check/",
+            "/v1/Check",
+            "//v1/check",
+            "/",
+        ] {
+            assert_eq!(
+                seen(&parts("GET", path, &spoofed)),
+                Err(Fault::UnknownPath),
+                "{path}"
+            );
         }
     }
 
     #[test]
     fn headers_that_the_proxy_must_set_are_needed_once() {
-        let fault = |headers: &[(&str, &str)]| seen(&parts("GET", "/v1/check", headers)).unwrap_err();
+        let fault =
+            |headers: &[(&str, &str)]| seen(&parts("GET", "/v1/check", headers)).unwrap_err();
         assert_eq!(fault(&[METHOD]), Fault::MissingHeader(X_FORWARDED_URI));
         assert_eq!(fault(&[URI]), Fault::MissingHeader(X_FORWARDED_METHOD));
-        assert_eq!(fault(&[URI, METHOD, ("x-forwarded-uri", "/other")]), Fault::RepeatedHeader(X_FORWARDED_URI));
-        assert_eq!(fault(&[URI, METHOD, ("x-real-ip", "1.1.1.1"), ("x-real-ip", "2.2.2.2")]), Fault::RepeatedHeader(X_REAL_IP));
+        assert_eq!(
+            fault(&[URI, METHOD, ("x-forwarded-uri", "/other")]),
+            Fault::RepeatedHeader(X_FORWARDED_URI)
+        );
+        assert_eq!(
+            fault(&[
+                URI,
+                METHOD,
+                ("x-real-ip", "1.1.1.1"),
+                ("x-real-ip", "2.2.2.2")
+            ]),
+            Fault::RepeatedHeader(X_REAL_IP)
+        );
     }
 
     #[test]
     fn the_budget_of_the_proxy_is_read() {
-        let check = parts("GET", "/v1/envoy/", &[("x-envoy-expected-rq-timeout-ms", "250")]);
-        let waits = read(&check, &ClientIpPolicy::default()).unwrap().proxy_waits;
+        let check = parts(
+            "GET",
+            "/v1/envoy/",
+            &[("x-envoy-expected-rq-timeout-ms", "250")],
+        );
+        let waits = read(&check, &ClientIpPolicy::default())
+            .unwrap()
+            .proxy_waits;
         assert_eq!(waits, Some(Duration::from_millis(250)));
-        let check = parts("GET", "/v1/envoy/", &[("x-envoy-expected-rq-timeout-ms", "soon")]);
-        assert_eq!(read(&check, &ClientIpPolicy::default()).unwrap().proxy_waits, None);
+        let check = parts(
+            "GET",
+            "/v1/envoy/",
+            &[("x-envoy-expected-rq-timeout-ms", "soon")],
+        );
+        assert_eq!(
+            read(&check, &ClientIpPolicy::default())
+                .unwrap()
+                .proxy_waits,
+            None
+        );
     }
 }

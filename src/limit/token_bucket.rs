@@ -59,7 +59,11 @@ pub(super) fn step(limit: &Limit, state: Option<State>, now_us: u64, cost: u64) 
     let owed_after = state.used - refilled;
     let until = |tokens: u64| state.since_us + rate.time_for(tokens) - now_us;
     let wait_us = if allowed {
-        if owed_after == 0 { 0 } else { until(refilled + 1) }
+        if owed_after == 0 {
+            0
+        } else {
+            until(refilled + 1)
+        }
     } else if cost > capacity {
         limit.window_us
     } else {

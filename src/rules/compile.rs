@@ -26,7 +26,10 @@ pub(super) fn compile(document: &mut Document<'_>) -> Option<RuleSet> {
     let tree = document.parse()?;
     let findings = Findings::default();
     let root: Field<RuleFile> = findings.decode(&tree);
-    let mut compiler = Compiler { document, findings: &findings };
+    let mut compiler = Compiler {
+        document,
+        findings: &findings,
+    };
     let set = root.value.as_ref().map(|file| compiler.rule_set(file));
     document.problems.extend(findings.into_problems());
     set
@@ -55,24 +58,39 @@ impl Compiler<'_, '_> {
     fn rule_set(&mut self, file: &RuleFile) -> RuleSet {
         let root = Path::default();
         match &file.version {
-            None => self.document.problem(&root, "the file has no version", "begin it with `version: 1`"),
+            None => self.document.problem(
+                &root,
+                "the file has no version",
+                "begin it with `version: 1`",
+            ),
             Some(field) if field.value.is_some_and(|version| version != 1) => {
                 let path = self.findings.path(field);
-                self.document.problem(&path, "this version of the rule file is not known", "write `version: 1`");
+                self.document.problem(
+                    &path,
+                    "this version of the rule file is not known",
+                    "write `version: 1`",
+                );
             }
             Some(_) => {}
         }
         let client_ip = self.client_ip(file);
-        let defaults = given(file.defaults.as_ref()).map_or_else(Defaults::default, |defaults| Defaults {
-            algorithm: given(defaults.algorithm.as_ref()).map(|name| (*name).into()),
-            mode: given(defaults.mode.as_ref()).map_or_else(Mode::default, |name| (*name).into()),
-            on_missing: given(defaults.on_missing.as_ref()).map_or_else(OnMissing::default, |name| (*name).into()),
-            on_store_error: given(defaults.on_store_error.as_ref())
-                .map_or_else(OnStoreError::default, |name| (*name).into()),
-        });
+        let defaults =
+            given(file.defaults.as_ref()).map_or_else(Defaults::default, |defaults| Defaults {
+                algorithm: given(defaults.algorithm.as_ref()).map(|name| (*name).into()),
+                mode: given(defaults.mode.as_ref())
+                    .map_or_else(Mode::default, |name| (*name).into()),
+                on_missing: given(defaults.on_missing.as_ref())
+                    .map_or_else(OnMissing::default, |name| (*name).into()),
+                on_store_error: given(defaults.on_store_error.as_ref())
+                    .map_or_else(OnStoreError::default, |name| (*name).into()),
+            });
         let mut rules = Vec::new();
         match &file.rules {
-            None => self.document.problem(&root, "the file has no rules", "add `rules:` with at least one rule"),
+            None => self.document.problem(
+                &root,
+                "the file has no rules",
+                "add `rules:` with at least one rule",
+            ),
             Some(field) => {
                 if field.value.as_ref().is_some_and(Vec::is_empty) {
                     let path = self.findings.path(field);
@@ -82,13 +100,16 @@ impl Compiler<'_, '_> {
                         "add a rule; if that is what you want, one with `action: allow`",
                     );
                 }
-                
+
                 for field in field.value.iter().flatten() {
                     let path = self.findings.path(field);
-                    if let Some(rule) = field.value.as_ref().and_then(|rule| self.rule(rule, &path, defaults)) {
+                    if let Some(rule) = field
+                        .value
+                        .as_ref()
+                        .and_then(|rule| self.rule(rule, &path, defaults))
+                    {
                         self.check_against_earlier(&rule, &path, &rules);
                         rules.push(rule);
-
                     }
                 }
             }
@@ -101,17 +122,25 @@ impl Compiler<'_, '_> {
         let Some(section) = given(file.client_ip.as_ref()) else {
             return policy;
         };
-        let networks = given(section.trusted_proxies.as_ref()).into_iter().flatten();
-        policy.trusted_proxies = networks.filter_map(|field| field.value).map(|network| network.0).collect();
+        let networks = given(section.trusted_proxies.as_ref())
+            .into_iter()
+            .flatten();
+        policy.trusted_proxies = networks
+            .filter_map(|field| field.value)
+            .map(|network| network.0)
+            .collect();
         if let Some(field) = &section.ipv6_prefix
             && let Some(prefix) = field.value
         {
-            match u8::try_from(prefix) {
-                Ok(prefix @ 1..=128) => policy.ipv6_prefix = prefix,
-                _ => {
-                    let path = self.findings.path(field);
-                    self.document.problem(&path, "a prefix has between 1 and 128 bits", "64 is one site; 128 is one address");
-                }
+            if let Ok(prefix @ 1..=128) = u8::try_from(prefix) {
+                policy.ipv6_prefix = prefix;
+            } else {
+                let path = self.findings.path(field);
+                self.document.problem(
+                    &path,
+                    "a prefix has between 1 and 128 bits",
+                    "64 is one site; 128 is one address",
+                );
             }
         }
         policy
@@ -121,7 +150,9 @@ impl Compiler<'_, '_> {
         let name = self.name(rule, path);
         let matcher = Self::matcher(rule);
         let action = match given(rule.action.as_ref()) {
-            None | Some(ActionName::Limit) => Action::Limit(self.limit_action(rule, path, &matcher, defaults, name.as_deref())?),
+            None | Some(ActionName::Limit) => {
+                Action::Limit(self.limit_action(rule, path, &matcher, defaults, name.as_deref())?)
+            }
             Some(verdict) => {
                 self.refuse_limits(rule, *verdict);
                 match verdict {
@@ -130,17 +161,27 @@ impl Compiler<'_, '_> {
                 }
             }
         };
-        Some(Rule { name: name?, matcher, action })
+        Some(Rule {
+            name: name?,
+            matcher,
+            action,
+        })
     }
 
     fn name(&mut self, rule: &file::Rule, path: &Path) -> Option<Arc<str>> {
         let Some(field) = &rule.name else {
-            self.document.problem(path, "the rule has no name", "add `name:`; it appears in keys, headers and metrics");
+            self.document.problem(
+                path,
+                "the rule has no name",
+                "add `name:`; it appears in keys, headers and metrics",
+            );
             return None;
         };
         let name = field.value.as_deref()?;
         let valid = (1..=MAX_NAME).contains(&name.len())
-            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
         if !valid {
             let at = self.findings.path(field);
             self.document.problem(
@@ -155,26 +196,39 @@ impl Compiler<'_, '_> {
 
     fn matcher(rule: &file::Rule) -> Matcher {
         fn values<T: Clone>(field: Option<&Field<file::OneOrMany<T>>>) -> Vec<T> {
-            given(field).into_iter().flat_map(|many| &many.0).filter_map(|field| field.value.clone()).collect()
+            given(field)
+                .into_iter()
+                .flat_map(|many| &many.0)
+                .filter_map(|field| field.value.clone())
+                .collect()
         }
         let Some(conditions) = given(rule.matches.as_ref()) else {
             return Matcher::default();
         };
         Matcher {
             paths: values(conditions.path.as_ref()),
-            methods: values(conditions.methods.as_ref()).into_iter().map(|method| method.0).collect(),
+            methods: values(conditions.methods.as_ref())
+                .into_iter()
+                .map(|method| method.0)
+                .collect(),
             hosts: values(conditions.host.as_ref()),
         }
     }
 
     /// `allow` and `deny` count nothing.
     fn refuse_limits(&mut self, rule: &file::Rule, action: ActionName) {
-        let word = if matches!(action, ActionName::Deny) { "deny" } else { "allow" };
+        let word = if matches!(action, ActionName::Deny) {
+            "deny"
+        } else {
+            "allow"
+        };
         let places = [
             rule.limit.as_ref().map(|field| self.findings.path(field)),
             rule.limits.as_ref().map(|field| self.findings.path(field)),
             rule.key.as_ref().map(|field| self.findings.path(field)),
-            rule.algorithm.as_ref().map(|field| self.findings.path(field)),
+            rule.algorithm
+                .as_ref()
+                .map(|field| self.findings.path(field)),
             rule.mode.as_ref().map(|field| self.findings.path(field)),
         ];
         for path in places.into_iter().flatten() {
@@ -194,7 +248,9 @@ impl Compiler<'_, '_> {
         defaults: Defaults,
         name: Option<&str>,
     ) -> Option<LimitAction> {
-        let algorithm = given(rule.algorithm.as_ref()).map(|name| (*name).into()).or(defaults.algorithm);
+        let algorithm = given(rule.algorithm.as_ref())
+            .map(|name| (*name).into())
+            .or(defaults.algorithm);
         let explicit = rule.algorithm.is_some();
         let limits = match (&rule.limit, &rule.limits) {
             (Some(one), None) => self.limits(std::slice::from_ref(one), algorithm, explicit),
@@ -202,17 +258,29 @@ impl Compiler<'_, '_> {
                 let fields = many.value.as_deref()?;
                 if fields.is_empty() {
                     let at = self.findings.path(many);
-                    self.document.problem(&at, "the list of limits is empty", "add a limit like 5/m");
+                    self.document.problem(
+                        &at,
+                        "the list of limits is empty",
+                        "add a limit like 5/m",
+                    );
                 }
                 self.limits(fields, algorithm, explicit)
             }
             (None, None) => {
-                self.document.problem(path, "the rule has no limit", "add `limit: 5/m`, or `action: allow`");
+                self.document.problem(
+                    path,
+                    "the rule has no limit",
+                    "add `limit: 5/m`, or `action: allow`",
+                );
                 return None;
             }
             (Some(one), Some(_)) => {
                 let at = self.findings.path(one);
-                self.document.problem(&at, "the rule has both `limit` and `limits`", "put all of them into `limits`");
+                self.document.problem(
+                    &at,
+                    "the rule has both `limit` and `limits`",
+                    "put all of them into `limits`",
+                );
                 return None;
             }
         };
@@ -224,11 +292,13 @@ impl Compiler<'_, '_> {
         Some(LimitAction {
             descriptor: Descriptor {
                 parts,
-                on_missing: given(rule.on_missing.as_ref()).map_or(defaults.on_missing, |name| (*name).into()),
+                on_missing: given(rule.on_missing.as_ref())
+                    .map_or(defaults.on_missing, |name| (*name).into()),
             },
             limits: named(name.unwrap_or_default(), limits),
             mode: given(rule.mode.as_ref()).map_or(defaults.mode, |name| (*name).into()),
-            on_store_error: given(rule.on_store_error.as_ref()).map_or(defaults.on_store_error, |name| (*name).into()),
+            on_store_error: given(rule.on_store_error.as_ref())
+                .map_or(defaults.on_store_error, |name| (*name).into()),
         })
     }
 
@@ -260,7 +330,8 @@ impl Compiler<'_, '_> {
             match Limit::new(chosen, quota.amount, quota.window_us, quota.burst) {
                 Ok(limit) => {
                     let twin = limits.iter().find(|(other, _)| {
-                        (other.algorithm(), other.window_us()) == (limit.algorithm(), limit.window_us())
+                        (other.algorithm(), other.window_us())
+                            == (limit.algorithm(), limit.window_us())
                     });
                     if let Some((_, twin)) = twin {
                         self.document.problem(
@@ -290,7 +361,11 @@ impl Compiler<'_, '_> {
             KeyPart::Method => Some(Part::Method),
             KeyPart::Host => Some(Part::Host),
             KeyPart::Header { name, .. } if name.eq_ignore_ascii_case("host") => {
-                self.document.problem(&path, "the host header differs from proxy to proxy", "write the key part `host`");
+                self.document.problem(
+                    &path,
+                    "the host header differs from proxy to proxy",
+                    "write the key part `host`",
+                );
                 None
             }
             KeyPart::Header { name, secret } => {
@@ -298,7 +373,11 @@ impl Compiler<'_, '_> {
                     let secret = *secret || is_secret(&name);
                     return Some(Part::Header { name, secret });
                 }
-                self.document.problem(&path, format!("{name:?} is not the name of a header"), "write it like x-api-key");
+                self.document.problem(
+                    &path,
+                    format!("{name:?} is not the name of a header"),
+                    "write it like x-api-key",
+                );
                 None
             }
             KeyPart::Path { name } => {
@@ -320,7 +399,10 @@ impl Compiler<'_, '_> {
                     );
                     return None;
                 }
-                Some(Part::Path { name: name.clone(), place: index })
+                Some(Part::Path {
+                    name: name.clone(),
+                    place: index,
+                })
             }
         }
     }
@@ -335,7 +417,11 @@ impl Compiler<'_, '_> {
             );
         }
         let ends = |other: &&Rule| matches!(other.action, Action::Allow | Action::Deny);
-        if let Some(other) = earlier.iter().filter(ends).find(|other| other.matcher.covers(&rule.matcher)) {
+        if let Some(other) = earlier
+            .iter()
+            .filter(ends)
+            .find(|other| other.matcher.covers(&rule.matcher))
+        {
             self.document.problem(
                 path,
                 format!("the rule can never apply: {:?} above it matches all its requests and ends the walk", other.name),
@@ -383,10 +469,17 @@ impl Matcher {
     /// Whether everything that `other` matches is matched by this one too.
     fn covers(&self, other: &Self) -> bool {
         fn all<T>(ours: &[T], theirs: &[T], covers: impl Fn(&T, &T) -> bool) -> bool {
-            ours.is_empty() || (!theirs.is_empty() && theirs.iter().all(|b| ours.iter().any(|a| covers(a, b))))
+            ours.is_empty()
+                || (!theirs.is_empty() && theirs.iter().all(|b| ours.iter().any(|a| covers(a, b))))
         }
         all(&self.paths, &other.paths, PathPattern::covers)
-            && all(&self.hosts, &other.hosts, super::matcher::HostPattern::covers)
-            && all(&self.methods, &other.methods, |a, b| a == b || (a == "GET" && b == "HEAD"))
+            && all(
+                &self.hosts,
+                &other.hosts,
+                super::matcher::HostPattern::covers,
+            )
+            && all(&self.methods, &other.methods, |a, b| {
+                a == b || (a == "GET" && b == "HEAD")
+            })
     }
 }

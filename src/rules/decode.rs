@@ -47,12 +47,23 @@ pub(super) struct Findings {
 impl Findings {
     /// Reads `value` as `T`; `None` only if the root itself is wrong, which is then recorded.
     pub(super) fn decode<T: for<'de> Deserialize<'de>>(&self, value: &Value) -> Field<T> {
-        let node = Node { value, path: Rc::default(), findings: self };
-        Field::deserialize(node).unwrap_or(Field { path: 0, value: None })
+        let node = Node {
+            value,
+            path: Rc::default(),
+            findings: self,
+        };
+        Field::deserialize(node).unwrap_or(Field {
+            path: 0,
+            value: None,
+        })
     }
 
     pub(super) fn path<T>(&self, field: &Field<T>) -> Path {
-        self.paths.borrow().get(field.path).cloned().unwrap_or_default()
+        self.paths
+            .borrow()
+            .get(field.path)
+            .cloned()
+            .unwrap_or_default()
     }
 
     pub(super) fn into_problems(self) -> Vec<Problem> {
@@ -149,7 +160,11 @@ impl<'de> Deserializer<'de> for Node<'de> {
                 }
             }
             Value::String(text) => visitor.visit_borrowed_str(text),
-            Value::Sequence(items) => visitor.visit_seq(Items { node: self, items, next: 0 }),
+            Value::Sequence(items) => visitor.visit_seq(Items {
+                node: self,
+                values: items,
+                next: 0,
+            }),
             Value::Mapping(_) => visitor.visit_map(Entries::new(self, None)),
             Value::Tagged(tagged) => Err(Error(format!(
                 "tags like {} are not supported\nhint: write the plain value",
@@ -165,7 +180,11 @@ impl<'de> Deserializer<'de> for Node<'de> {
         }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Error> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
         if name != FIELD {
             return visitor.visit_newtype_struct(self);
         }
@@ -204,10 +223,15 @@ impl<'de> Deserializer<'de> for Node<'de> {
                 visitor.visit_enum(text.as_str().into_deserializer())
             }
             Value::String(text) => Err(Error(match did_you_mean(text, variants) {
-                Some(meant) => format!("unknown value {text:?}\nhint: did you mean {meant}? One of: {known}"),
+                Some(meant) => {
+                    format!("unknown value {text:?}\nhint: did you mean {meant}? One of: {known}")
+                }
                 None => format!("unknown value {text:?}\nhint: one of: {known}"),
             })),
-            other => Err(Error(format!("expected one word, and found {}\nhint: one of: {known}", describe(other)))),
+            other => Err(Error(format!(
+                "expected one word, and found {}\nhint: one of: {known}",
+                describe(other)
+            ))),
         }
     }
 
@@ -239,7 +263,10 @@ struct FieldAccess<'a> {
 impl<'de> MapAccess<'de> for FieldAccess<'de> {
     type Error = Error;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, Error> {
         seed.deserialize(self.index.into_deserializer()).map(Some)
     }
 
@@ -251,15 +278,18 @@ impl<'de> MapAccess<'de> for FieldAccess<'de> {
 
 struct Items<'a> {
     node: Node<'a>,
-    items: &'a [Value],
+    values: &'a [Value],
     next: usize,
 }
 
 impl<'de> SeqAccess<'de> for Items<'de> {
     type Error = Error;
 
-    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
-        let Some(value) = self.items.get(self.next) else {
+    fn next_element_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, Error> {
+        let Some(value) = self.values.get(self.next) else {
             return Ok(None);
         };
         let child = self.node.child(Step::Index(self.next), value);
@@ -270,7 +300,7 @@ impl<'de> SeqAccess<'de> for Items<'de> {
 
 struct Entries<'a> {
     node: Node<'a>,
-    entries: Vec<(&'a str, &'a Value)>,
+    known: Vec<(&'a str, &'a Value)>,
     next: usize,
 }
 
@@ -280,7 +310,10 @@ impl<'a> Entries<'a> {
         let mut entries = Vec::new();
         for (key, value) in node.value.as_mapping().into_iter().flatten() {
             let Some(key) = key.as_str() else {
-                let error = Error(format!("a field's name is a text, not {}\nhint: remove it", describe(key)));
+                let error = Error(format!(
+                    "a field's name is a text, not {}\nhint: remove it",
+                    describe(key)
+                ));
                 node.findings.record(&node.path, false, &error);
                 continue;
             };
@@ -291,20 +324,31 @@ impl<'a> Entries<'a> {
                         None => format!("the fields are {}", known.join(", ")),
                     };
                     let path = node.path.child(Step::Key(key.to_owned()));
-                    node.findings.record(&path, true, &Error(format!("unknown field\nhint: {hint}")));
+                    node.findings.record(
+                        &path,
+                        true,
+                        &Error(format!("unknown field\nhint: {hint}")),
+                    );
                 }
                 _ => entries.push((key, value)),
             }
         }
-        Self { node, entries, next: 0 }
+        Self {
+            node,
+            known: entries,
+            next: 0,
+        }
     }
 }
 
 impl<'de> MapAccess<'de> for Entries<'de> {
     type Error = Error;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
-        let Some((key, _)) = self.entries.get(self.next) else {
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, Error> {
+        let Some((key, _)) = self.known.get(self.next) else {
             return Ok(None);
         };
         let key: StrDeserializer<'_, Error> = key.into_deserializer();
@@ -312,7 +356,7 @@ impl<'de> MapAccess<'de> for Entries<'de> {
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
-        let (key, value) = self.entries[self.next];
+        let (key, value) = self.known[self.next];
         self.next += 1;
         seed.deserialize(self.node.child(Step::Key(key.to_owned()), value))
     }

@@ -83,12 +83,21 @@ impl fmt::Display for Report {
             if index > 0 {
                 writeln!(f)?;
             }
-            write!(f, "{}{}", Place(&self.file, diagnostic), diagnostic.headline())?;
+            write!(
+                f,
+                "{}{}",
+                Place(&self.file, diagnostic),
+                diagnostic.headline()
+            )?;
             if diagnostic.line > 0 {
                 let number = diagnostic.line;
                 let indent = " ".repeat(diagnostic.column.saturating_sub(1));
                 let caret = "^".repeat(diagnostic.width.max(1));
-                write!(f, "\n{number:>6} | {}\n       | {indent}{caret}", diagnostic.source)?;
+                write!(
+                    f,
+                    "\n{number:>6} | {}\n       | {indent}{caret}",
+                    diagnostic.source
+                )?;
             }
             if let Some(hint) = &diagnostic.hint {
                 write!(f, "\n  hint: {hint}")?;

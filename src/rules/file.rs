@@ -201,10 +201,14 @@ impl FromText for Method {
     fn from_text(text: &str) -> Result<Self, String> {
         let upper = text.to_ascii_uppercase();
         if http::Method::from_bytes(text.as_bytes()).is_err() {
-            return Err(format!("{text:?} is not a method\nhint: write one like GET or POST"));
+            return Err(format!(
+                "{text:?} is not a method\nhint: write one like GET or POST"
+            ));
         }
         if text != upper {
-            return Err(format!("methods are case-sensitive, and {text:?} is never sent\nhint: write {upper}"));
+            return Err(format!(
+                "methods are case-sensitive, and {text:?} is never sent\nhint: write {upper}"
+            ));
         }
         Ok(Self(upper))
     }
@@ -294,22 +298,41 @@ impl<'de> Deserialize<'de> for KeyPart {
                     "client_ip" => Ok(KeyPart::ClientIp),
                     "method" => Ok(KeyPart::Method),
                     "host" => Ok(KeyPart::Host),
-                    "ip" => Err(E::custom("unknown key part \"ip\"\nhint: did you mean client_ip?")),
-                    _ => Err(E::custom(format!("unknown key part {text:?}\nhint: one of: {KEY_PARTS}"))),
+                    "ip" => Err(E::custom(
+                        "unknown key part \"ip\"\nhint: did you mean client_ip?",
+                    )),
+                    _ => Err(E::custom(format!(
+                        "unknown key part {text:?}\nhint: one of: {KEY_PARTS}"
+                    ))),
                 }
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<KeyPart, A::Error> {
                 let fields = KeyPartFields::deserialize(MapAccessDeserializer::new(map))?;
                 match fields {
-                    KeyPartFields { header: Some(name), path: None, secret } => {
-                        Ok(KeyPart::Header { name, secret: secret.unwrap_or(false) })
-                    }
-                    KeyPartFields { header: None, path: Some(name), secret: None } => Ok(KeyPart::Path { name }),
-                    KeyPartFields { header: Some(_), path: Some(_), .. } => Err(de::Error::custom(
+                    KeyPartFields {
+                        header: Some(name),
+                        path: None,
+                        secret,
+                    } => Ok(KeyPart::Header {
+                        name,
+                        secret: secret.unwrap_or(false),
+                    }),
+                    KeyPartFields {
+                        header: None,
+                        path: Some(name),
+                        secret: None,
+                    } => Ok(KeyPart::Path { name }),
+                    KeyPartFields {
+                        header: Some(_),
+                        path: Some(_),
+                        ..
+                    } => Err(de::Error::custom(
                         "a key part has one source\nhint: write two parts: [{ path: … }, { header: … }]",
                     )),
-                    KeyPartFields { secret: Some(_), .. } => Err(de::Error::custom(
+                    KeyPartFields {
+                        secret: Some(_), ..
+                    } => Err(de::Error::custom(
                         "only a header can be marked secret\nhint: remove `secret`",
                     )),
                     KeyPartFields { .. } => Err(de::Error::custom(format!(
@@ -352,25 +375,37 @@ impl<'de> Deserialize<'de> for LimitText {
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<LimitText, E> {
                 let quota = text.parse().map_err(E::custom)?;
-                Ok(LimitText { quota, algorithm: None, text: text.trim().to_owned() })
+                Ok(LimitText {
+                    quota,
+                    algorithm: None,
+                    text: text.trim().to_owned(),
+                })
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<LimitText, A::Error> {
                 let fields = LimitFields::deserialize(MapAccessDeserializer::new(map))?;
                 let Some(rate) = fields.rate else {
-                    return Err(de::Error::custom("the limit has no rate\nhint: add `rate: 5/m`"));
+                    return Err(de::Error::custom(
+                        "the limit has no rate\nhint: add `rate: 5/m`",
+                    ));
                 };
                 let mut quota: Quota = rate.parse().map_err(de::Error::custom)?;
                 let mut text = rate.trim().to_owned();
                 if let Some(burst) = fields.burst {
                     if quota.burst.is_some() {
-                        return Err(de::Error::custom("the burst is written twice\nhint: remove one"));
+                        return Err(de::Error::custom(
+                            "the burst is written twice\nhint: remove one",
+                        ));
                     }
                     super::quota::check_amount(burst, "burst").map_err(de::Error::custom)?;
                     quota.burst = Some(burst);
                     text = format!("{text} burst {burst}");
                 }
-                Ok(LimitText { quota, algorithm: fields.algorithm.map(Into::into), text })
+                Ok(LimitText {
+                    quota,
+                    algorithm: fields.algorithm.map(Into::into),
+                    text,
+                })
             }
         }
 

@@ -79,7 +79,13 @@ pub fn is_secret(name: &HeaderName) -> bool {
 
 impl Part {
     /// Appends the value as keys show it; `false` if the request has none.
-    fn push(&self, out: &mut String, request: &Attributes<'_>, params: &Params<'_>, policy: &ClientIpPolicy) -> bool {
+    fn push(
+        &self,
+        out: &mut String,
+        request: &Attributes<'_>,
+        params: &Params<'_>,
+        policy: &ClientIpPolicy,
+    ) -> bool {
         match self {
             Self::ClientIp => match request.client_ip {
                 Some(ip) => {
@@ -153,7 +159,13 @@ impl Descriptor {
     }
 
     /// Appends `part=value,part=value` for a request; says whether a value was missing (its part then stands alone).
-    pub fn push(&self, out: &mut String, request: &Attributes<'_>, params: &Params<'_>, policy: &ClientIpPolicy) -> bool {
+    pub fn push(
+        &self,
+        out: &mut String,
+        request: &Attributes<'_>,
+        params: &Params<'_>,
+        policy: &ClientIpPolicy,
+    ) -> bool {
         let mut missing = false;
         for (index, part) in self.parts.iter().enumerate() {
             if index > 0 {

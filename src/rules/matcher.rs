@@ -27,7 +27,9 @@ impl Matcher {
         if self.paths.is_empty() {
             return Some(Params::default());
         }
-        self.paths.iter().find_map(|path| path.matches(&request.path))
+        self.paths
+            .iter()
+            .find_map(|path| path.matches(&request.path))
     }
 
     /// `GET` includes `HEAD`: servers answer it with the same work, and a limit on `GET` that `HEAD` evades is none.
@@ -75,7 +77,9 @@ impl PathPattern {
     /// Compiles a pattern. The error says what cannot be, and what to write instead (`hint: …`).
     pub fn parse(text: &str) -> Result<Self, String> {
         let Some(rest) = text.strip_prefix('/') else {
-            return Err(format!("the path {text:?} can match nothing: paths begin with a slash\nhint: write /{text}"));
+            return Err(format!(
+                "the path {text:?} can match nothing: paths begin with a slash\nhint: write /{text}"
+            ));
         };
         if let Some(at) = text.find(['?', '#']) {
             return Err(format!(
@@ -86,7 +90,11 @@ impl PathPattern {
         let (rest, open) = match rest.strip_suffix("**") {
             Some("") => ("", true),
             Some(rest) if rest.ends_with('/') => (&rest[..rest.len() - 1], true),
-            Some(_) => return Err(format!("`**` in {text:?} is not a whole segment\nhint: write /** at the end, after a slash")),
+            Some(_) => {
+                return Err(format!(
+                    "`**` in {text:?} is not a whole segment\nhint: write /** at the end, after a slash"
+                ));
+            }
             None => (rest, false),
         };
         let mut segments = Vec::new();
@@ -94,18 +102,32 @@ impl PathPattern {
             match segment {
                 "" if rest.is_empty() || index == rest.split('/').count() - 1 => {}
                 "" | "." | ".." => {
-                    return Err(format!("the path {text:?} can match nothing: requests never have the segment {segment:?} after normalisation\nhint: leave it out"));
+                    return Err(format!(
+                        "the path {text:?} can match nothing: requests never have the segment {segment:?} after normalisation\nhint: leave it out"
+                    ));
                 }
                 _ => segments.push(Self::segment(text, segment)?),
             }
         }
-        let pattern = Self { text: text.to_owned(), segments, open };
+        let pattern = Self {
+            text: text.to_owned(),
+            segments,
+            open,
+        };
         let names: Vec<&str> = pattern.params().collect();
-        if let Some(name) = names.iter().enumerate().find_map(|(i, n)| names[..i].contains(n).then_some(n)) {
-            return Err(format!("the path {text:?} names {{{name}}} twice\nhint: give each parameter its own name"));
+        if let Some(name) = names
+            .iter()
+            .enumerate()
+            .find_map(|(i, n)| names[..i].contains(n).then_some(n))
+        {
+            return Err(format!(
+                "the path {text:?} names {{{name}}} twice\nhint: give each parameter its own name"
+            ));
         }
         if names.len() > MAX_PARAMS {
-            return Err(format!("the path {text:?} has more than {MAX_PARAMS} parameters\nhint: use /** for the rest of the path"));
+            return Err(format!(
+                "the path {text:?} has more than {MAX_PARAMS} parameters\nhint: use /** for the rest of the path"
+            ));
         }
         Ok(pattern)
     }
@@ -113,18 +135,26 @@ impl PathPattern {
     fn segment(text: &str, segment: &str) -> Result<Segment, String> {
         if let Some(name) = segment.strip_prefix('{').and_then(|s| s.strip_suffix('}')) {
             let valid = !name.is_empty()
-                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+                && name
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
             return if valid {
                 Ok(Segment::Param(name.to_owned()))
             } else {
-                Err(format!("{segment:?} in {text:?} is not a parameter\nhint: names are letters, digits, _ and -, like {{id}}"))
+                Err(format!(
+                    "{segment:?} in {text:?} is not a parameter\nhint: names are letters, digits, _ and -, like {{id}}"
+                ))
             };
         }
         if segment.contains(['{', '}']) {
-            return Err(format!("a parameter is a whole segment, and {segment:?} in {text:?} is more\nhint: write /{{name}}/ between slashes"));
+            return Err(format!(
+                "a parameter is a whole segment, and {segment:?} in {text:?} is more\nhint: write /{{name}}/ between slashes"
+            ));
         }
         if segment.contains('*') {
-            return Err(format!("{segment:?} in {text:?} is not supported\nhint: use {{name}} for one segment, and /** at the end for any number"));
+            return Err(format!(
+                "{segment:?} in {text:?} is not supported\nhint: use {{name}} for one segment, and /** at the end for any number"
+            ));
         }
         let normal = normal_path(segment);
         Ok(Segment::Literal(normal[1..].to_owned()))
@@ -169,11 +199,15 @@ impl PathPattern {
             !other.open && other.segments.len() == self.segments.len()
         };
         enough
-            && self.segments.iter().zip(&other.segments).all(|(ours, theirs)| match (ours, theirs) {
-                (Segment::Param(_), _) => true,
-                (Segment::Literal(a), Segment::Literal(b)) => a == b,
-                (Segment::Literal(_), Segment::Param(_)) => false,
-            })
+            && self
+                .segments
+                .iter()
+                .zip(&other.segments)
+                .all(|(ours, theirs)| match (ours, theirs) {
+                    (Segment::Param(_), _) => true,
+                    (Segment::Literal(a), Segment::Literal(b)) => a == b,
+                    (Segment::Literal(_), Segment::Param(_)) => false,
+                })
     }
 }
 
@@ -199,15 +233,24 @@ impl HostPattern {
         };
         let normal = normal_host(name);
         if name.contains("://") || name.contains('/') {
-            return Err(format!("{text:?} is not a host\nhint: write only the name, like api.example.com; the path goes into `path`"));
+            return Err(format!(
+                "{text:?} is not a host\nhint: write only the name, like api.example.com; the path goes into `path`"
+            ));
         }
         if normal.is_empty() || normal.contains(['*', ' ', '{', '?']) {
-            return Err(format!("{text:?} is not a host\nhint: write a name like api.example.com or *.example.com"));
+            return Err(format!(
+                "{text:?} is not a host\nhint: write a name like api.example.com or *.example.com"
+            ));
         }
         if normal.len() != name.strip_suffix('.').unwrap_or(name).len() {
-            return Err(format!("{text:?} has a port, and hosts are compared without\nhint: write {normal}"));
+            return Err(format!(
+                "{text:?} has a port, and hosts are compared without\nhint: write {normal}"
+            ));
         }
-        Ok(Self { name: normal.into_owned(), below })
+        Ok(Self {
+            name: normal.into_owned(),
+            below,
+        })
     }
 
     fn matches(&self, host: &str) -> bool {
@@ -242,7 +285,12 @@ mod tests {
     fn params(pattern: &str, path: &str) -> Option<Vec<String>> {
         let pattern = PathPattern::parse(pattern).unwrap();
         let params = pattern.matches(path)?;
-        Some((0..MAX_PARAMS).map_while(|i| params.get(i)).map(str::to_owned).collect())
+        Some(
+            (0..MAX_PARAMS)
+                .map_while(|i| params.get(i))
+                .map(str::to_owned)
+                .collect(),
+        )
     }
 
     #[test]
@@ -260,7 +308,10 @@ mod tests {
         assert_eq!(params("/v1/**", "/v1"), empty);
         assert_eq!(params("/v1/**", "/v1/a/b"), empty);
         assert_eq!(params("/v1/**", "/v10"), none);
-        assert_eq!(params("/users/{id}", "/users/7"), Some(vec!["7".to_owned()]));
+        assert_eq!(
+            params("/users/{id}", "/users/7"),
+            Some(vec!["7".to_owned()])
+        );
         assert_eq!(params("/users/{id}", "/users"), none);
         assert_eq!(params("/users/{id}", "/users/7/x"), none);
         assert_eq!(
@@ -292,7 +343,8 @@ mod tests {
 
     #[test]
     fn hosts_match_exactly_or_below() {
-        let matches = |pattern: &str, host: &str| HostPattern::parse(pattern).unwrap().matches(host);
+        let matches =
+            |pattern: &str, host: &str| HostPattern::parse(pattern).unwrap().matches(host);
         assert!(matches("api.Example.com", "api.example.com"));
         assert!(!matches("example.com", "api.example.com"));
         assert!(matches("*.example.com", "a.b.example.com"));
@@ -305,7 +357,11 @@ mod tests {
 
     #[test]
     fn one_pattern_covers_another() {
-        let covers = |a: &str, b: &str| PathPattern::parse(a).unwrap().covers(&PathPattern::parse(b).unwrap());
+        let covers = |a: &str, b: &str| {
+            PathPattern::parse(a)
+                .unwrap()
+                .covers(&PathPattern::parse(b).unwrap())
+        };
         assert!(covers("/**", "/data"));
         assert!(covers("/v1/**", "/v1/{x}/y"));
         assert!(covers("/users/{id}", "/users/7"));

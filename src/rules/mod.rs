@@ -167,11 +167,15 @@ rules:
         assert_eq!(set.client_ip.ipv6_prefix, 56);
         assert_eq!(set.client_ip.trusted_proxies.len(), 2);
         assert_eq!(set.rules.len(), 3);
-        let Action::Limit(data) = &set.rules[1].action else { panic!() };
+        let Action::Limit(data) = &set.rules[1].action else {
+            panic!()
+        };
         assert_eq!(data.on_store_error, OnStoreError::Deny);
         assert_eq!(&*data.limits[0].policy, "\"data\";q=5;w=60");
         assert_eq!(&*data.limits[0].key_suffix, ":sliding_window:60s");
-        let Action::Limit(search) = &set.rules[2].action else { panic!() };
+        let Action::Limit(search) = &set.rules[2].action else {
+            panic!()
+        };
         assert_eq!(search.mode, Mode::Shadow);
         assert_eq!(search.on_store_error, OnStoreError::Proxy);
         assert_eq!(&*search.limits[0].name, "search/1s");
@@ -188,7 +192,8 @@ rules:
 
     #[test]
     fn all_errors_are_told_in_one_go_with_place_and_remedy() {
-        insta::assert_snapshot!(report(r#"version: 2
+        insta::assert_snapshot!(report(
+            r#"version: 2
 client_ip: { ipv6_prefix: 200, trusted_proxies: [10.0.0.0/8, nonsense] }
 rules:
   - name: data
@@ -211,14 +216,23 @@ rules:
     match: { path: /x }
     action: deny
     on_mising: deny
-"#));
+"#
+        ));
     }
 
     #[test]
     fn broken_yaml_is_told_with_its_place() {
         insta::assert_snapshot!("tab", report("version: 1\nrules:\n\t- name: x\n"));
-        insta::assert_snapshot!("duplicate", report("version: 1\nrules:\n  - name: x\n    limit: 5/m\n    limit: 6/m\n"));
-        insta::assert_snapshot!("template", report("version: 1\nrules:\n  - name: x\n    match: { path: /a/{id} }\n    limit: 5/m\n"));
+        insta::assert_snapshot!(
+            "duplicate",
+            report("version: 1\nrules:\n  - name: x\n    limit: 5/m\n    limit: 6/m\n")
+        );
+        insta::assert_snapshot!(
+            "template",
+            report(
+                "version: 1\nrules:\n  - name: x\n    match: { path: /a/{id} }\n    limit: 5/m\n"
+            )
+        );
         insta::assert_snapshot!("empty", report(""));
         insta::assert_snapshot!("list", report("- a\n- b\n"));
         insta::assert_snapshot!("no_rules", report("version: 1\nrules: []\n"));

@@ -171,8 +171,16 @@ mod tests {
     fn what_is_wrong_is_said_with_a_way_out() {
         for (text, message, hint) in [
             ("5", "\"5\" is not a rate", "write a rate like"),
-            ("5/fortnight", "\"fortnight\" is not a unit of time", "units are"),
-            ("5/month", "\"month\" is not a unit of time", "no fixed length"),
+            (
+                "5/fortnight",
+                "\"fortnight\" is not a unit of time",
+                "units are",
+            ),
+            (
+                "5/month",
+                "\"month\" is not a unit of time",
+                "no fixed length",
+            ),
             ("5/10", "\"\" is not a unit of time", "add a unit"),
             ("0/m", "a limit of 0 admits nothing", "action: deny"),
             ("-5/m", "\"-5\" is not a whole number", "write a rate"),

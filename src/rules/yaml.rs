@@ -6,7 +6,9 @@
 
 use std::{cell::RefCell, collections::HashSet, fmt};
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 use serde_yaml::Value;
 
 use super::diagnostic::{Diagnostic, Report};
@@ -236,7 +238,9 @@ fn token_width(line: &str, column: usize, is_key: bool) -> usize {
         _ => {
             let comment = rest.find(" #").unwrap_or(rest.len());
             let flow = rest.find([',', ']', '}']).unwrap_or(rest.len());
-            let key = rest.find(": ").or_else(|| rest.strip_suffix(':').map(str::len));
+            let key = rest
+                .find(": ")
+                .or_else(|| rest.strip_suffix(':').map(str::len));
             comment.min(flow).min(key.unwrap_or(rest.len()))
         }
     };
@@ -288,7 +292,10 @@ impl<'de> Visitor<'de> for Probe<'_> {
         for _ in 0..*wanted {
             seq.next_element::<IgnoredAny>()?;
         }
-        seq.next_element_seed(Probe { steps: rest, ..self })?;
+        seq.next_element_seed(Probe {
+            steps: rest,
+            ..self
+        })?;
         Err(A::Error::custom("no such element"))
     }
 
@@ -303,7 +310,10 @@ impl<'de> Visitor<'de> for Probe<'_> {
         };
         while let Some(is_wanted) = map.next_key_seed(key)? {
             if is_wanted {
-                map.next_value_seed(Probe { steps: rest, ..self })?;
+                map.next_value_seed(Probe {
+                    steps: rest,
+                    ..self
+                })?;
                 break;
             }
             map.next_value::<IgnoredAny>()?;
@@ -403,7 +413,13 @@ impl<'de> Visitor<'de> for Twice<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let seen = RefCell::new(HashSet::new());
-        while map.next_key_seed(NewKey { seen: &seen, twice: self.0 })?.is_some() {
+        while map
+            .next_key_seed(NewKey {
+                seen: &seen,
+                twice: self.0,
+            })?
+            .is_some()
+        {
             map.next_value_seed(self)?;
         }
         Ok(())

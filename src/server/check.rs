@@ -31,8 +31,17 @@ pub struct CheckPort {
 impl CheckPort {
     /// A port for `engine`'s decisions.
     pub fn new(engine: Arc<Engine>, metrics: Arc<Metrics>, options: AnswerOptions) -> Self {
-        let checks = Endpoint::ALL.iter().map(|endpoint| (*endpoint, metrics.checks(*endpoint))).collect();
-        Self { engine, metrics, checks, options, told: Mutex::default() }
+        let checks = Endpoint::ALL
+            .iter()
+            .map(|endpoint| (*endpoint, metrics.checks(*endpoint)))
+            .collect();
+        Self {
+            engine,
+            metrics,
+            checks,
+            options,
+            told: Mutex::default(),
+        }
     }
 
     /// Answers one check. Its body, if it announces one, is not waited for.
@@ -44,14 +53,21 @@ impl CheckPort {
             Ok(check) => check,
             Err(fault) => return self.at_fault(&fault),
         };
-        if let Some((_, counter)) = self.checks.iter().find(|(endpoint, _)| *endpoint == check.endpoint) {
+        if let Some((_, counter)) = self
+            .checks
+            .iter()
+            .find(|(endpoint, _)| *endpoint == check.endpoint)
+        {
             counter.inc();
         }
         if check.request.client_ip.is_none() {
             self.metrics.contract_fault(ContractFault::NoClientIp);
             self.tell("the check has no client address: callers without one share a counter\nhint: set X-Real-Ip to the client's address");
         }
-        let decision = self.engine.decide(&live, &check.request, check.proxy_waits).await;
+        let decision = self
+            .engine
+            .decide(&live, &check.request, check.proxy_waits)
+            .await;
         let answer = contract::answer(&decision, check.endpoint, self.options);
         self.metrics.check_took(started.elapsed());
         answer
@@ -67,7 +83,10 @@ impl CheckPort {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.insert(fault.to_owned()) {
             let (message, hint) = fault.split_once("\nhint: ").unwrap_or((fault, ""));
-            warn!(hint, "{message} (this is logged once; tollgate_contract_faults_total counts)");
+            warn!(
+                hint,
+                "{message} (this is logged once; tollgate_contract_faults_total counts)"
+            );
         }
     }
 }

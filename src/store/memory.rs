@@ -84,8 +84,8 @@ impl MemoryStore {
 
     fn shard_of(&self, key: &str) -> usize {
         use std::hash::BuildHasher as _;
-        // The low bits choose the bucket within the map; take others.
-        (self.hasher.hash_one(key) >> 32) as usize % SHARDS
+        // The map uses the lowest and the highest bits of the same hash: take some from the middle. Always below SHARDS.
+        usize::try_from((self.hasher.hash_one(key) >> 32) % SHARDS as u64).unwrap_or(0)
     }
 
     /// A panic elsewhere while a shard was held leaves at worst one charge undone; the counters remain usable.

@@ -209,6 +209,9 @@ mod tests {
         assert_ne!(hashed, value(&[b'a'; 10_001]));
         assert_eq!(value(&[b'a'; 64]), "a".repeat(64));
         assert!(value(&[b'a'; 65]).starts_with('#'));
-        assert!(value(&[b'*'; 22]).starts_with('#'), "the encoded length counts");
+        assert!(
+            value(&[b'*'; 22]).starts_with('#'),
+            "the encoded length counts"
+        );
     }
 }

@@ -1,5 +1,10 @@
 //! What integration tests share. Each test binary uses a part of it.
-#![allow(dead_code, reason = "every test binary compiles all of it and uses some")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "every test binary compiles all of it and uses some"
+)]
 
 pub mod redis;
 

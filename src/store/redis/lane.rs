@@ -132,7 +132,12 @@ impl Lane {
     ) -> Option<StoreError> {
         let mut jobs = Vec::with_capacity(MAX_PIPELINE);
         loop {
-            match timeout(self.patience.idle_probe, queue.recv_many(&mut jobs, MAX_PIPELINE)).await {
+            match timeout(
+                self.patience.idle_probe,
+                queue.recv_many(&mut jobs, MAX_PIPELINE),
+            )
+            .await
+            {
                 Ok(0) => return None,
                 Ok(_) => {
                     let now = Instant::now();

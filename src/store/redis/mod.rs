@@ -39,7 +39,9 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidOptions {
     /// The URL cannot be parsed. It is not repeated, because it may hold a password.
-    #[error("the Redis URL is not valid: {0}\nhint: it looks like redis://[user[:password]@]host[:port][/db]")]
+    #[error(
+        "the Redis URL is not valid: {0}\nhint: it looks like redis://[user[:password]@]host[:port][/db]"
+    )]
     Url(String),
     /// TLS is asked for.
     #[error("rediss:// (TLS) is not supported yet\nhint: use redis:// on a trusted network")]
@@ -132,7 +134,9 @@ impl RedisStore {
     /// not, that other one serves: the script is exact over whatever connection it comes.
     fn lane(&self, batch: &Batch) -> Result<&LaneHandle, StoreError> {
         let first = batch.charges().first().map_or("", |c| batch.key(c));
-        let index = self.hasher.hash_one(first) as usize % self.lanes.len();
+        let lanes = self.lanes.len() as u64;
+        // Below the number of lanes, so it fits.
+        let index = usize::try_from(self.hasher.hash_one(first) % lanes).unwrap_or(0);
         let is_up = |lane: &&LaneHandle| lane.connected.load(Ordering::Relaxed);
         Some(&self.lanes[index])
             .filter(is_up)

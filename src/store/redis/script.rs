@@ -13,8 +13,7 @@ use crate::{
 pub const SOURCE: &str = include_str!("charge.lua");
 
 /// The script's name in Redis: the SHA-1 of its source, in hexadecimal.
-pub static SHA: LazyLock<String> =
-    LazyLock::new(|| sha1_smol::Sha1::from(SOURCE).hexdigest());
+pub static SHA: LazyLock<String> = LazyLock::new(|| sha1_smol::Sha1::from(SOURCE).hexdigest());
 
 /// The numbers that one charge adds to `ARGV`.
 const ARGS_PER_CHARGE: usize = 7;
@@ -88,7 +87,9 @@ pub fn refused(error: &RedisError) -> StoreError {
         }
         ErrorKind::AuthenticationFailed => " (check user and password in --redis-url)",
         _ => match error.code() {
-            Some("NOPERM") => " (the Redis user needs +evalsha +eval +script|load +time +get +set on ~tollgate:*)",
+            Some("NOPERM") => {
+                " (the Redis user needs +evalsha +eval +script|load +time +get +set on ~tollgate:*)"
+            }
             Some("OOM") => " (Redis is out of memory: raise maxmemory)",
             Some("WRONGTYPE") => " (a key under tollgate: was not written by tollgate: remove it)",
             _ => "",
@@ -102,7 +103,9 @@ fn malformed(value: &Value) -> StoreError {
     if let Some((end, _)) = shown.char_indices().nth(100) {
         shown.truncate(end);
     }
-    StoreError::Malformed(format!("redis gave an answer that is not a verdict: {shown}"))
+    StoreError::Malformed(format!(
+        "redis gave an answer that is not a verdict: {shown}"
+    ))
 }
 
 #[cfg(test)]
@@ -114,13 +117,30 @@ mod tests {
     fn the_command_carries_every_key_and_limit() {
         let mut batch = Batch::default();
         let bucket = Limit::new(Algorithm::TokenBucket, 20, 60_000_000, Some(40)).unwrap();
-        batch.push(bucket, 1, ENFORCED, |key| key.push_str("tollgate:{a:}:token_bucket:60s"));
+        batch.push(bucket, 1, ENFORCED, |key| {
+            key.push_str("tollgate:{a:}:token_bucket:60s");
+        });
         let packed = command("EVALSHA", "sha", &batch).get_packed_command();
         let text = String::from_utf8(packed).unwrap();
-        let words: Vec<&str> = text.split("\r\n").filter(|w| !w.starts_with(['$', '*'])).collect();
+        let words: Vec<&str> = text
+            .split("\r\n")
+            .filter(|w| !w.starts_with(['$', '*']))
+            .collect();
         assert_eq!(
             words[..11],
-            ["EVALSHA", "sha", "1", "tollgate:{a:}:token_bucket:60s", "3", "0", "1", "40", "60000000", "1", "3000000"]
+            [
+                "EVALSHA",
+                "sha",
+                "1",
+                "tollgate:{a:}:token_bucket:60s",
+                "3",
+                "0",
+                "1",
+                "40",
+                "60000000",
+                "1",
+                "3000000"
+            ]
         );
     }
 
@@ -130,7 +150,13 @@ mod tests {
             Value::Nil,
             Value::Int(1),
             Value::Array(vec![Value::Int(1)]),
-            Value::Array(vec![Value::Int(1), Value::Int(1), Value::Int(1), Value::Int(-1), Value::Int(0)]),
+            Value::Array(vec![
+                Value::Int(1),
+                Value::Int(1),
+                Value::Int(1),
+                Value::Int(-1),
+                Value::Int(0),
+            ]),
             Value::Array(vec![Value::Nil; 5]),
         ] {
             let error = decode(answer, 1).unwrap_err();
