@@ -139,8 +139,11 @@ fn print(text: &str) {
 }
 
 fn start_logging(level: &str, format: LogFormat) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(level)
-        .map_err(|error| Failure::Usage(format!("the log level {level:?} is not valid: {error}; write it like info or info,tollgate=debug")))?;
+    let filter = EnvFilter::try_new(level).map_err(|error| {
+        Failure::Usage(format!(
+            "--log-level {level:?} is not valid: {error}; write it like info or info,tollgate=debug"
+        ))
+    })?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
