@@ -24,18 +24,17 @@ apt_install() {
     as_root=(sudo)
   fi
   say "installing $1"
-  # Debian starts a service when it installs it. We want the program, not a Redis on our port.
-  local policy=/usr/sbin/policy-rc.d made_policy=
-  if [[ ! -e $policy ]]; then
-    printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
-    "${as_root[@]}" chmod +x "$policy"
-    made_policy=yes
-  fi
-  local failed=
-  { "${as_root[@]}" apt-get update -q \
-    && "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$1"; } >&2 || failed=yes
-  [[ -z $made_policy ]] || "${as_root[@]}" rm -f "$policy"
-  [[ -z $failed ]] || die "could not install $1: see apt's messages above"
+  (
+    # Debian starts a service when it installs it, unless this file says no. We want the program, not a Redis on our port.
+    policy=/usr/sbin/policy-rc.d
+    if [[ ! -e $policy ]]; then
+      trap '"${as_root[@]}" rm -f "$policy"' EXIT
+      printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+      "${as_root[@]}" chmod +x "$policy"
+    fi
+    "${as_root[@]}" apt-get update -q \
+      && "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$1"
+  ) >&2 || die "could not install $1: see apt's messages above"
 }
 
 # Is $1 an Envoy that knows path_override (1.38 or later)?
