@@ -1,0 +1,472 @@
+//! What `/metrics` tells. Labels hold rule names and fixed words, never anything that a caller sent: the number of series is
+//! bounded by the rule file.
+
+mod labels;
+
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use labels::{
+    ContractLabel, DecisionLabels, FallbackLabels, FaultLabel, RuleLabel, StoreErrorLabel,
+};
+
+pub use labels::{Contract, ContractFault, FallbackMode, Outcome, StoreError};
+
+/// The content type of [`Metrics::encode`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Upper bounds in seconds. A check in memory takes some 50 µs, one through Redis less than a millisecond, the default deadline
+/// is 50 ms, and nothing sensible waits longer than 250 ms.
+const BUCKETS: [f64; 12] = [
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
+];
+
+/// All metrics of the process. Fields are handles to be used directly; the rest goes through the methods.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    decisions: Family<DecisionLabels, Counter>,
+    checks: Family<ContractLabel, Counter>,
+    check_duration: Histogram,
+    store_duration: Histogram,
+    store_errors: Family<StoreErrorLabel, Counter>,
+    store_fallbacks: Family<FallbackLabels, Counter>,
+    store_up: Gauge,
+    contract_faults: Family<FaultLabel, Counter>,
+    rules_generation: Gauge,
+    rules_loaded: Gauge,
+    rules_reload_failures: Counter,
+    rules_last_reload_success: Gauge,
+    rules_last_success: Gauge<f64, AtomicU64>,
+    memory_overflows: Family<RuleLabel, Counter>,
+    /// Keys held by the embedded store.
+    pub memory_keys: Gauge,
+    /// Open connections on the check port.
+    pub connections: Gauge,
+    /// Connections closed at once because there were too many.
+    pub connections_refused: Counter,
+    /// Failures to accept a connection.
+    pub accept_errors: Counter,
+    /// Panics in request handlers: bugs.
+    pub handler_panics: Counter,
+    /// Rules that have series now, so that those of rules that are gone can be dropped.
+    rules: Mutex<Vec<String>>,
+}
+
+/// One rule's counters, resolved beforehand: the check path looks no label up.
+#[derive(Debug, Clone)]
+pub struct RuleMetrics {
+    name: String,
+    outcomes: [Counter; Outcome::ALL.len()],
+    fallbacks: Family<FallbackLabels, Counter>,
+    overflows: Counter,
+}
+
+impl RuleMetrics {
+    /// Counts one decision.
+    pub fn decided(&self, outcome: Outcome) {
+        self.outcomes[outcome as usize].inc();
+    }
+
+    /// Counts one decision that had to be made without the store. Looks labels up, as it is not on the ordinary path.
+    pub fn fell_back(&self, mode: FallbackMode, reason: StoreError) {
+        self.fallbacks
+            .get_or_create(&FallbackLabels {
+                rule: self.name.clone(),
+                mode,
+                reason,
+            })
+            .inc();
+    }
+
+    /// Counts one charge to the rule's overflow counter because the embedded store was full.
+    pub fn overflowed(&self) {
+        self.overflows.inc();
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All metrics at zero. Series with fixed labels exist from the start, so that a rate over them has no gap.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("tollgate");
+        let r = &mut registry;
+        let build = [("version", env!("CARGO_PKG_VERSION"))];
+        r.register("build", "The version that runs", Info::new(build));
+        let metrics = Self {
+            decisions: counter(r, "decisions", "Decisions by rule and outcome"),
+            checks: counter(r, "checks", "Checks by the endpoint they came to"),
+            check_duration: histogram(r, "check_duration", "From a check's arrival to its answer"),
+            store_duration: histogram(
+                r,
+                "store_duration",
+                "From a question to the store to its answer or failure",
+            ),
+            store_errors: counter(
+                r,
+                "store_errors",
+                "Questions to the store that it did not answer, by kind",
+            ),
+            store_fallbacks: counter(
+                r,
+                "store_fallbacks",
+                "Decisions made without the store, by rule, what the rule then does, and why",
+            ),
+            store_up: gauge(
+                r,
+                "store_up",
+                "1 while the store answers, 0 while it does not",
+            ),
+            contract_faults: counter(
+                r,
+                "contract_faults",
+                "Checks that cannot be understood, by kind: the proxy's configuration needs mending",
+            ),
+            rules_generation: gauge(
+                r,
+                "rules_generation",
+                "How many rule sets have been in force since the start",
+            ),
+            rules_loaded: gauge(r, "rules_loaded", "Rules in force"),
+            rules_reload_failures: counter(
+                r,
+                "rules_reload_failures",
+                "Rule files that were refused",
+            ),
+            rules_last_reload_success: gauge(
+                r,
+                "rules_last_reload_success",
+                "1 if the last rule file is in force, 0 if it was refused",
+            ),
+            rules_last_success: {
+                let gauge = Gauge::default();
+                r.register_with_unit(
+                    "rules_last_success_timestamp",
+                    "When the rules in force were loaded, as a Unix time",
+                    Unit::Seconds,
+                    gauge.clone(),
+                );
+                gauge
+            },
+            memory_keys: gauge(r, "memory_keys", "Keys in the embedded store"),
+            memory_overflows: counter(
+                r,
+                "memory_overflows",
+                "Charges to a rule's overflow counter because the embedded store was full",
+            ),
+            connections: gauge(r, "connections", "Open connections on the check port"),
+            connections_refused: counter(
+                r,
+                "connections_refused",
+                "Connections closed at once because there were too many",
+            ),
+            accept_errors: counter(r, "accept_errors", "Failures to accept a connection"),
+            handler_panics: counter(
+                r,
+                "handler_panics",
+                "Requests that ended in a panic: bugs in tollgate",
+            ),
+            rules: Mutex::default(),
+            registry,
+        };
+        for &contract in Contract::ALL {
+            metrics
+                .checks
+                .get_or_create_owned(&ContractLabel { contract });
+        }
+        for &kind in StoreError::ALL {
+            metrics
+                .store_errors
+                .get_or_create_owned(&StoreErrorLabel { kind });
+        }
+        for &kind in ContractFault::ALL {
+            metrics
+                .contract_faults
+                .get_or_create_owned(&FaultLabel { kind });
+        }
+        metrics
+    }
+
+    /// All metrics as `OpenMetrics` text; serve it as [`CONTENT_TYPE`].
+    #[expect(clippy::missing_panics_doc, reason = "the expect below cannot fail")]
+    pub fn encode(&self) -> String {
+        let mut out = String::with_capacity(8 * 1024);
+        text::encode(&mut out, &self.registry).expect("writing to a String cannot fail");
+        out
+    }
+
+    /// The counters of a rule. The same name gives the same counters, also across reloads.
+    pub fn rule(&self, name: &str) -> RuleMetrics {
+        let mut rules = self.rules();
+        if !rules.iter().any(|known| known == name) {
+            rules.push(name.to_owned());
+        }
+        RuleMetrics {
+            name: name.to_owned(),
+            outcomes: std::array::from_fn(|i| {
+                self.decisions
+                    .get_or_create_owned(&decision(name, Outcome::ALL[i]))
+            }),
+            fallbacks: self.store_fallbacks.clone(),
+            overflows: self.memory_overflows.get_or_create_owned(&rule_label(name)),
+        }
+    }
+
+    /// Drops the series of all rules but these. A handle of a dropped rule may still be used; what it counts is not seen.
+    pub fn retain_rules(&self, names: &[&str]) {
+        self.rules().retain(|rule| {
+            let keep = names.contains(&rule.as_str());
+            if !keep {
+                self.drop_rule(rule);
+            }
+            keep
+        });
+    }
+
+    fn drop_rule(&self, rule: &str) {
+        for &outcome in Outcome::ALL {
+            self.decisions.remove(&decision(rule, outcome));
+        }
+        self.memory_overflows.remove(&rule_label(rule));
+        for &mode in FallbackMode::ALL {
+            for &reason in StoreError::ALL {
+                self.store_fallbacks.remove(&FallbackLabels {
+                    rule: rule.to_owned(),
+                    mode,
+                    reason,
+                });
+            }
+        }
+    }
+
+    fn rules(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+        self.rules
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The counter of checks that come to an endpoint, to be held by it.
+    pub fn checks(&self, contract: Contract) -> Counter {
+        self.checks.get_or_create_owned(&ContractLabel { contract })
+    }
+
+    /// Records how long a check took.
+    pub fn check_took(&self, took: Duration) {
+        self.check_duration.observe(took.as_secs_f64());
+    }
+
+    /// Records how long the store took to answer or to fail.
+    pub fn store_took(&self, took: Duration) {
+        self.store_duration.observe(took.as_secs_f64());
+    }
+
+    /// Counts a question that the store did not answer.
+    pub fn store_failed(&self, kind: StoreError) {
+        self.store_errors
+            .get_or_create(&StoreErrorLabel { kind })
+            .inc();
+    }
+
+    /// Says whether the store answers.
+    pub fn set_store_up(&self, up: bool) {
+        self.store_up.set(i64::from(up));
+    }
+
+    /// Counts a check that cannot be understood.
+    pub fn contract_fault(&self, kind: ContractFault) {
+        self.contract_faults
+            .get_or_create(&FaultLabel { kind })
+            .inc();
+    }
+
+    /// A rule set of `rules` rules has come into force; `now_us` in microseconds since the Unix epoch.
+    pub fn rules_in_force(&self, rules: usize, now_us: u64) {
+        self.rules_generation.inc();
+        self.rules_loaded
+            .set(i64::try_from(rules).unwrap_or(i64::MAX));
+        self.rules_last_reload_success.set(1);
+        self.rules_last_success
+            .set(Duration::from_micros(now_us).as_secs_f64());
+    }
+
+    /// A rule file was refused; the rules before it stay in force.
+    pub fn rules_refused(&self) {
+        self.rules_reload_failures.inc();
+        self.rules_last_reload_success.set(0);
+    }
+}
+
+fn decision(rule: &str, outcome: Outcome) -> DecisionLabels {
+    DecisionLabels {
+        rule: rule.to_owned(),
+        outcome,
+    }
+}
+
+fn rule_label(rule: &str) -> RuleLabel {
+    RuleLabel {
+        rule: rule.to_owned(),
+    }
+}
+
+/// Registers a counter or a family of counters. `_total` is added to its name.
+fn counter<M>(registry: &mut Registry, name: &str, help: &str) -> M
+where
+    M: prometheus_client::registry::Metric + Default + Clone,
+{
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
+    let gauge = Gauge::default();
+    registry.register(name, help, gauge.clone());
+    gauge
+}
+
+/// Registers a histogram of seconds. `_seconds` is added to its name.
+fn histogram(registry: &mut Registry, name: &str, help: &str) -> Histogram {
+    let histogram = Histogram::new(BUCKETS);
+    registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
+    histogram
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_metrics_at_the_start() {
+        let text = Metrics::new().encode();
+        let version = env!("CARGO_PKG_VERSION");
+        insta::assert_snapshot!(in_order(&text).replace(version, "<version>"));
+    }
+
+    /// Series of one metric come in the order of a hash map, which differs from run to run: sorts them.
+    fn in_order(text: &str) -> String {
+        let mut lines: Vec<_> = text.lines().collect();
+        for run in lines.chunk_by_mut(|a, b| {
+            let family = |line: &str| line.split_once('{').map(|(name, _)| name.to_owned());
+            family(a).is_some() && family(a) == family(b) && !a.contains("_bucket")
+        }) {
+            run.sort_unstable();
+        }
+        lines.join("\n")
+    }
+
+    #[test]
+    fn a_rule_has_the_same_counters_after_a_reload() {
+        let metrics = Metrics::new();
+        metrics.rule("data").decided(Outcome::Denied);
+        metrics.rule("data").decided(Outcome::Denied);
+        metrics.rule("data").decided(Outcome::ShadowDenied);
+        let text = metrics.encode();
+        assert!(
+            text.contains(r#"tollgate_decisions_total{rule="data",outcome="denied"} 2"#),
+            "{text}"
+        );
+        assert!(
+            text.contains(r#"tollgate_decisions_total{rule="data",outcome="shadow_denied"} 1"#),
+            "{text}"
+        );
+        assert!(
+            text.contains(r#"tollgate_decisions_total{rule="data",outcome="allowed"} 0"#),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn series_of_rules_that_are_gone_are_dropped() {
+        let metrics = Metrics::new();
+        for name in ["old", "kept"] {
+            let rule = metrics.rule(name);
+            rule.decided(Outcome::Allowed);
+            rule.overflowed();
+            for &mode in FallbackMode::ALL {
+                for &reason in StoreError::ALL {
+                    rule.fell_back(mode, reason);
+                }
+            }
+        }
+        assert!(metrics.encode().contains(r#"rule="old""#));
+        metrics.retain_rules(&["kept", "not yet seen"]);
+        let text = metrics.encode();
+        assert!(!text.contains(r#"rule="old""#), "{text}");
+        assert!(text.contains(
+            r#"tollgate_store_fallbacks_total{rule="kept",mode="local",reason="breaker_open"} 1"#
+        ), "{text}");
+    }
+
+    #[test]
+    fn a_refused_rule_file_shows_and_a_good_one_clears_it() {
+        let metrics = Metrics::new();
+        metrics.rules_in_force(3, 1_700_000_000_250_000);
+        metrics.rules_refused();
+        let text = metrics.encode();
+        assert!(text.contains("tollgate_rules_generation 1\n"), "{text}");
+        assert!(text.contains("tollgate_rules_loaded 3\n"), "{text}");
+        assert!(
+            text.contains("tollgate_rules_reload_failures_total 1\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("tollgate_rules_last_reload_success 0\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("tollgate_rules_last_success_timestamp_seconds 1700000000.25\n"),
+            "{text}"
+        );
+        metrics.rules_in_force(4, 1_700_000_001_000_000);
+        assert!(
+            metrics
+                .encode()
+                .contains("tollgate_rules_last_reload_success 1\n")
+        );
+    }
+
+    #[test]
+    fn durations_are_in_seconds() {
+        let metrics = Metrics::new();
+        metrics.check_took(Duration::from_micros(300));
+        let text = metrics.encode();
+        assert!(
+            text.contains("tollgate_check_duration_seconds_bucket{le=\"0.00025\"} 0\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("tollgate_check_duration_seconds_bucket{le=\"0.0005\"} 1\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("tollgate_check_duration_seconds_sum 0.0003\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn names_in_labels_are_escaped() {
+        let metrics = Metrics::new();
+        metrics.rule("a\"b\\c\nd");
+        assert!(
+            metrics.encode().contains(r#"rule="a\"b\\c\nd""#),
+            "{}",
+            metrics.encode()
+        );
+    }
+}
