@@ -9,9 +9,11 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher, event::AccessKind};
+use notify::event::{AccessKind, AccessMode};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
@@ -134,73 +136,84 @@ async fn settled(events: &Notify, quiet: Duration) {
 /// The file and the directories watched for its sake.
 struct Files {
     path: PathBuf,
+    events: Arc<Notify>,
+    /// Directories to watch, as they were when `watcher` was made.
+    watched: Directories,
+    /// Set when something happened to one of them, and not just in it.
+    stale: Arc<AtomicBool>,
     /// `None` if the system gives us no watcher; polling goes on.
     watcher: Option<RecommendedWatcher>,
-    /// Watched directories with the device and inode that each had: a directory that was removed and made again has its old
-    /// name and needs a new watch.
-    watched: BTreeMap<PathBuf, (u64, u64)>,
 }
 
+/// Directories by device and inode: one that was removed and made again has its old name and needs a new watch.
+type Directories = BTreeMap<PathBuf, (u64, u64)>;
+
 impl Files {
+    /// How often the watches are looked at again because the directories changed in that very moment.
+    const ATTEMPTS: usize = 5;
+
     fn new(path: PathBuf, events: Arc<Notify>) -> Self {
-        let on_event = move |event: notify::Result<notify::Event>| {
-            // Reading is an event too: to react to it would be to react to ourselves. An error may mean lost events: look.
-            let only_read = event.is_ok_and(|event| {
-                matches!(event.kind, EventKind::Access(kind) if !matches!(kind, AccessKind::Close(notify::event::AccessMode::Write)))
-            });
-            if !only_read {
-                events.notify_one();
-            }
-        };
-        let watcher = notify::recommended_watcher(on_event)
-            .inspect_err(|error| tracing::warn!(%error, "cannot watch the rule file, it is only polled; if it says too many open files, raise fs.inotify.max_user_instances"))
-            .ok();
         Self {
             path,
-            watcher,
-            watched: BTreeMap::new(),
+            events,
+            watched: Directories::new(),
+            stale: Arc::default(),
+            watcher: None,
         }
     }
 
     /// Sees to the watches, then reads the file: in this order, so that a change after the reading is an event.
     fn look(&mut self) -> io::Result<Vec<u8>> {
-        self.rewatch();
+        for _ in 0..Self::ATTEMPTS {
+            let wanted = directories(&self.path);
+            if !self.stale.swap(false, Ordering::AcqRel) && wanted == self.watched {
+                break;
+            }
+            self.watch(wanted);
+        }
         read(&self.path)
     }
 
-    fn rewatch(&mut self) {
-        let Some(watcher) = &mut self.watcher else {
-            return;
+    /// Watches these directories and no others, with a new watcher. The one there was knows directories by name, and what it has
+    /// still to tell about the removal of an old one would take the watch off the new one (inodes are used again, too).
+    fn watch(&mut self, wanted: Directories) {
+        let (events, stale) = (self.events.clone(), self.stale.clone());
+        let dirs: Vec<_> = wanted.keys().cloned().collect();
+        self.watched = wanted;
+        let on_event = move |event: notify::Result<notify::Event>| {
+            match event {
+                // Reading is an event too: to react to it would be to react to ourselves.
+                Ok(event) if is_reading(event.kind) => return,
+                Ok(event) => {
+                    if event.paths.iter().any(|path| dirs.contains(path)) {
+                        stale.store(true, Ordering::Release);
+                    }
+                }
+                // Events may have been lost.
+                Err(_) => stale.store(true, Ordering::Release),
+            }
+            events.notify_one();
         };
-        let wanted = directories(&self.path);
-        self.watched.retain(|dir, identity| {
-            let keep = wanted.get(dir) == Some(identity);
-            if !keep {
-                // Often gone already, with the directory.
-                let _ = watcher.unwatch(dir);
-            }
-            keep
+        self.watcher = None;
+        let result = notify::recommended_watcher(on_event).and_then(|watcher| {
+            let watcher = self.watcher.insert(watcher);
+            self.watched
+                .keys()
+                .try_for_each(|dir| watcher.watch(dir, RecursiveMode::NonRecursive))
         });
-        for (dir, identity) in wanted {
-            if self.watched.contains_key(&dir) {
-                continue;
-            }
-            match watcher.watch(&dir, RecursiveMode::NonRecursive) {
-                Ok(()) => {
-                    self.watched.insert(dir, identity);
-                }
-                // It is tried again at each poll, which finds changes without it.
-                Err(error) => {
-                    tracing::debug!(dir = %dir.display(), %error, "cannot watch this directory");
-                }
-            }
+        if let Err(error) = result {
+            tracing::warn!(path = %self.path.display(), %error, "cannot watch for changes of the rule file, it is only read now and then; if there are too many watches or open files, raise fs.inotify.max_user_watches or max_user_instances");
         }
     }
 }
 
+fn is_reading(kind: EventKind) -> bool {
+    matches!(kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write))
+}
+
 /// The directories whose events concern `path`: the one it is in and the one its target is in, or the nearest above them that
 /// exists, where the missing ones will appear.
-fn directories(path: &Path) -> BTreeMap<PathBuf, (u64, u64)> {
+fn directories(path: &Path) -> Directories {
     let named = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let target = std::fs::canonicalize(path).unwrap_or_else(|_| named.clone());
     [named, target]

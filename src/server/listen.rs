@@ -3,26 +3,18 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
 
 use super::stream::Stream;
+use super::unix::{self, SocketFile};
 
 /// Connections the kernel may hold for us until they are accepted (the kernel caps it at `net.core.somaxconn`).
 ///
 /// A proxy opens one HTTP/1 connection per concurrent check, so after a restart thousands can come in the same millisecond.
 const BACKLOG: u32 = 4096;
-
-/// Who may connect to a Unix socket. Proxies run as other users than tollgate, and connecting needs write permission; to
-/// restrict access, put the socket in a directory that only the proxy's group may enter.
-const UNIX_SOCKET_MODE: u32 = 0o666;
-
-/// How long a listener already on a Unix socket gets to answer before it is taken to be alive but busy.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// An address to listen on: `127.0.0.1:8081`, `[::1]:8081`, `localhost:8081` or `unix:/path`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,7 +139,7 @@ fn permission_hint(addr: &ListenAddr) -> &'static str {
 }
 
 impl BindError {
-    fn new(addr: &ListenAddr, source: io::Error) -> Self {
+    pub(super) fn new(addr: &ListenAddr, source: io::Error) -> Self {
         let addr = addr.clone();
         match source.kind() {
             io::ErrorKind::AddrInUse => Self::InUse { addr },
@@ -184,9 +176,9 @@ impl Listener {
                 .map(|listener| Self(Inner::Tcp(listener)))
                 .map_err(|error| BindError::new(addr, error)),
             ListenAddr::Unix(path) => {
-                clear_stale_socket(addr, path).await?;
+                unix::clear_stale(addr, path).await?;
                 let (listener, file) =
-                    bind_unix(path).map_err(|error| BindError::new(addr, error))?;
+                    unix::bind(path, BACKLOG).map_err(|error| BindError::new(addr, error))?;
                 Ok(Self(Inner::Unix(file, listener)))
             }
         }
@@ -196,7 +188,7 @@ impl Listener {
     pub fn local_addr(&self) -> io::Result<ListenAddr> {
         match &self.0 {
             Inner::Tcp(listener) => listener.local_addr().map(ListenAddr::Tcp),
-            Inner::Unix(file, _) => Ok(ListenAddr::Unix(file.path.clone())),
+            Inner::Unix(file, _) => Ok(ListenAddr::Unix(file.path().to_owned())),
         }
     }
 
@@ -273,66 +265,6 @@ fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
-    let socket = UnixSocket::new_stream()?;
-    socket.bind(path)?;
-    let file = SocketFile::new(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(UNIX_SOCKET_MODE))?;
-    Ok((socket.listen(BACKLOG)?, file))
-}
-
-/// Removes a socket file that nobody answers on.
-async fn clear_stale_socket(addr: &ListenAddr, path: &Path) -> Result<(), BindError> {
-    let in_use = || BindError::InUse { addr: addr.clone() };
-    match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(BindError::new(addr, error)),
-        Ok(meta) if !meta.file_type().is_socket() => {
-            return Err(BindError::NotASocket { addr: addr.clone() });
-        }
-        Ok(_) => {}
-    }
-    match tokio::time::timeout(PROBE_TIMEOUT, UnixStream::connect(path)).await {
-        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).map_err(|error| BindError::new(addr, error))
-        }
-        // Gone in the meantime.
-        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => Err(in_use()),
-        Ok(Err(error)) => Err(BindError::new(addr, error)),
-        Ok(Ok(_)) | Err(_) => Err(in_use()),
-    }
-}
-
-/// The file of our Unix socket; removed on drop if it is still ours and not a successor's.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    identity: (u64, u64),
-}
-
-impl SocketFile {
-    fn new(path: &Path) -> io::Result<Self> {
-        Ok(Self {
-            path: path.to_owned(),
-            identity: identity(path)?,
-        })
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
-            // Nobody to tell: a file that stays behind is cleared by the next bind.
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    std::fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -393,60 +325,6 @@ mod tests {
             .await
             .unwrap_err();
         assert!(error.to_string().contains("no such address"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn a_stale_socket_is_replaced_a_live_one_is_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("t.sock");
-        let addr = ListenAddr::Unix(path.clone());
-        // A std listener leaves its file behind, as a killed process does.
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        assert!(path.exists());
-
-        let listener = Listener::bind(&addr).await.unwrap();
-        assert_eq!(listener.local_addr().unwrap(), addr);
-        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, UNIX_SOCKET_MODE);
-
-        let error = Listener::bind(&addr).await.unwrap_err();
-        assert!(matches!(error, BindError::InUse { .. }), "{error}");
-        assert!(path.exists(), "the live socket was removed");
-
-        drop(listener);
-        assert!(!path.exists(), "the socket file stayed behind");
-    }
-
-    #[tokio::test]
-    async fn a_file_that_is_no_socket_is_never_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("precious");
-        std::fs::write(&path, "data").unwrap();
-        let error = Listener::bind(&ListenAddr::Unix(path.clone()))
-            .await
-            .unwrap_err();
-        assert!(error.to_string().contains("not a socket"), "{error}");
-        assert_eq!(std::fs::read(&path).unwrap(), b"data");
-
-        let missing = ListenAddr::Unix(dir.path().join("no/such/t.sock"));
-        let error = Listener::bind(&missing).await.unwrap_err().to_string();
-        assert!(error.contains("directory does not exist"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn the_socket_of_a_successor_is_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("t.sock");
-        let old = Listener::bind(&ListenAddr::Unix(path.clone()))
-            .await
-            .unwrap();
-        // The successor binds beside it and renames into place, so that there is no moment without a socket.
-        let beside = dir.path().join("t.sock.new");
-        let new = std::os::unix::net::UnixListener::bind(&beside).unwrap();
-        std::fs::rename(&beside, &path).unwrap();
-        drop(old);
-        assert!(path.exists(), "the successor's socket was removed");
-        drop(new);
     }
 
     #[tokio::test]

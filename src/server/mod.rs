@@ -14,6 +14,7 @@ mod conn;
 mod listen;
 mod stream;
 mod timed_io;
+mod unix;
 
 use std::sync::Arc;
 use std::time::Duration;
