@@ -1,0 +1,130 @@
+//! What a decision costs without network and Redis: matching, making keys, and charging memory.
+//!
+//! `cargo bench`. Figures and how they were measured: docs/benchmarks.md.
+
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "a benchmark fails by panicking"
+)]
+
+use std::{fmt::Write as _, hint::black_box, net::IpAddr, sync::Arc, time::Duration};
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use http::HeaderMap;
+use tollgate::{
+    clock::SystemClock,
+    engine::{Engine, Options},
+    limit::{Algorithm, Limit},
+    metrics::Metrics,
+    request::{Attributes, normal_host, normal_path},
+    rules::{self, RuleSet},
+    store::{Batch, ENFORCED, guard::Guarded, memory::MemoryStore},
+};
+
+/// `n` rules for as many paths; requests of this benchmark match the last.
+fn rule_set(n: usize) -> RuleSet {
+    let mut yaml = String::from("version: 1\nrules:\n");
+    for i in 0..n {
+        let _ = writeln!(
+            yaml,
+            "  - {{ name: r{i}, match: {{ path: \"/v1/service{i}/{{id}}\", methods: [GET] }}, key: [client_ip, {{ path: id }}], limit: 1000000/s }}"
+        );
+    }
+    rules::load("bench", &yaml).unwrap()
+}
+
+fn request<'a>(target: &'a str, headers: &'a HeaderMap) -> Attributes<'a> {
+    Attributes {
+        method: "GET",
+        host: normal_host("api.example.com"),
+        path: normal_path(target),
+        client_ip: Some(IpAddr::from([203, 0, 113, 7])),
+        headers,
+    }
+}
+
+fn matching(c: &mut Criterion) {
+    let headers = HeaderMap::new();
+    let mut group = c.benchmark_group("match");
+    for n in [1, 10, 100] {
+        let set = rule_set(n);
+        let target = format!("/v1/service{}/42?q=1", n - 1);
+        group.bench_with_input(BenchmarkId::new("rules", n), &set, |b, set| {
+            b.iter(|| {
+                let request = request(black_box(&target), &headers);
+                set.rules
+                    .iter()
+                    .filter(|rule| rule.matcher.matches(&request).is_some())
+                    .count()
+            });
+        });
+    }
+    group.finish();
+}
+
+fn normalising(c: &mut Criterion) {
+    let mut group = c.benchmark_group("path");
+    for (name, target) in [
+        ("normal", "/v1/acme/search/items?q=shoes&page=2"),
+        ("dotted", "/v1//acme/%7Ejoe/../search/items?q=shoes"),
+    ] {
+        group.bench_function(name, |b| b.iter(|| normal_path(black_box(target)).len()));
+    }
+    group.finish();
+}
+
+fn memory() -> Arc<MemoryStore> {
+    Arc::new(MemoryStore::new(
+        1_000_000,
+        Arc::new(SystemClock::new()),
+        Box::new(|_| {}),
+    ))
+}
+
+fn charging(c: &mut Criterion) {
+    let mut group = c.benchmark_group("memory");
+    for algorithm in Algorithm::ALL {
+        let store = memory();
+        let limit = Limit::new(algorithm, 1_000_000, 1_000_000, None).unwrap();
+        let mut batch = Batch::default();
+        batch.push(limit, 1, ENFORCED, |key| {
+            key.push_str("tollgate:{data:client_ip=203.0.113.7}:bench");
+        });
+        group.bench_function(algorithm.name(), |b| {
+            b.iter(|| store.charge_now(black_box(&batch)).admitted);
+        });
+    }
+    group.finish();
+}
+
+fn deciding(c: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let headers = HeaderMap::new();
+    let metrics = Arc::new(Metrics::new());
+    let engine = Engine::new(
+        rule_set(10),
+        Guarded::new(memory(), Arc::clone(&metrics)),
+        memory(),
+        metrics,
+        Options {
+            deadline: Duration::from_millis(50),
+            replicas: 1,
+        },
+    );
+    c.bench_function("decide/memory", |b| {
+        b.iter(|| {
+            runtime.block_on(async {
+                let live = engine.live();
+                let request = request(black_box("/v1/service9/42?q=1"), &headers);
+                engine.decide(&live, &request, None).await.quotas.len()
+            })
+        });
+    });
+}
+
+criterion_group!(benches, matching, normalising, charging, deciding);
+criterion_main!(benches);
