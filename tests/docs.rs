@@ -1,0 +1,161 @@
+//! The documents say what is so.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use clap::CommandFactory as _;
+use tollgate::{
+    cli::Cli,
+    metrics::{FallbackMode, Metrics, StoreFailure},
+    rules,
+};
+
+const DOCUMENTS: &[&str] = &[
+    "README.md",
+    "CHANGELOG.md",
+    "docs/architecture.md",
+    "docs/benchmarks.md",
+    "docs/operations.md",
+    "docs/proxies.md",
+    "docs/redis.md",
+    "docs/rules.md",
+];
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The fenced blocks of a language.
+fn blocks(text: &str, language: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut current: Option<Vec<&str>> = None;
+    for line in text.lines() {
+        match &mut current {
+            Some(lines) if line == "```" => {
+                found.push(lines.join("\n"));
+                current = None;
+            }
+            Some(lines) => lines.push(line),
+            None if line.strip_prefix("```") == Some(language) => current = Some(Vec::new()),
+            None => {}
+        }
+    }
+    found
+}
+
+#[test]
+fn every_rule_file_in_the_documents_is_valid() {
+    let mut count = 0;
+    for document in DOCUMENTS {
+        for block in blocks(&read(document), "yaml") {
+            if block.starts_with("version:") {
+                if let Err(report) = rules::load(document, &block) {
+                    panic!("{report}\n\nin:\n{block}");
+                }
+                count += 1;
+            }
+        }
+    }
+    assert!(count >= 5, "only {count} rule files found");
+}
+
+#[test]
+fn the_shipped_rules_are_valid_with_their_examples() {
+    let text = read("config/rules.yaml");
+    assert!(rules::load("config/rules.yaml", &text).is_ok());
+    let uncommented: Vec<&str> = text
+        .lines()
+        .map(|line| line.strip_prefix("  # ").map_or(line, |rest| rest))
+        .collect();
+    let at = uncommented
+        .iter()
+        .position(|line| line.starts_with("More examples"))
+        .unwrap();
+    let examples = uncommented[at + 1..]
+        .iter()
+        .map(|line| format!("  {}", line.trim_start_matches("  #")))
+        .collect::<Vec<_>>()
+        .join("\n");
+    let with_examples = format!("version: 1\nrules:\n{examples}\n");
+    let set = rules::load("examples", &with_examples).unwrap_or_else(|report| panic!("{report}"));
+    assert!(set.rules.len() >= 3);
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut count = 0;
+    for document in DOCUMENTS {
+        let folder = Path::new(document).parent().unwrap();
+        for part in read(document).split("](").skip(1) {
+            let target = part.split(')').next().unwrap();
+            if !target.contains("://") {
+                assert!(folder.join(target).exists(), "{document}: {target}");
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 5);
+}
+
+#[test]
+fn the_readme_lists_every_option_with_its_variable_and_default() {
+    let readme = read("README.md");
+    let rows: BTreeSet<(String, String, Option<String>)> = readme
+        .lines()
+        .filter(|line| line.starts_with("| `--"))
+        .map(|line| {
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            let code = |cell: &str| cell.trim_matches('`').to_owned();
+            let plain_default = cells[3].starts_with('`') && cells[3].matches('`').count() == 2;
+            (
+                code(cells[1]),
+                code(cells[2]),
+                plain_default.then(|| code(cells[3])),
+            )
+        })
+        .collect();
+    let cli = Cli::command();
+    let serve = cli.find_subcommand("serve").unwrap();
+    let flags: BTreeSet<(String, String, Option<String>)> = serve
+        .get_arguments()
+        .filter_map(|flag| {
+            let default = flag
+                .get_default_values()
+                .first()
+                .map(|value| value.to_str().unwrap().to_owned());
+            Some((
+                format!("--{}", flag.get_long()?),
+                flag.get_env()?.to_str().unwrap().to_owned(),
+                default,
+            ))
+        })
+        .collect();
+    assert!(flags.len() > 10);
+    assert_eq!(rows, flags);
+}
+
+#[test]
+fn metrics_in_the_documents_exist() {
+    let metrics = Metrics::new();
+    metrics
+        .rule("data")
+        .fell_back(FallbackMode::Local, StoreFailure::Deadline);
+    let text = metrics.encode();
+    let mut count = 0;
+    for document in DOCUMENTS {
+        for part in read(document).split("tollgate_").skip(1) {
+            let name: String = part
+                .chars()
+                .take_while(|c| c.is_ascii_lowercase() || *c == '_')
+                .collect();
+            let family = name.trim_end_matches("_total").trim_end_matches("_bucket");
+            assert!(
+                text.contains(&format!("# HELP tollgate_{family}")),
+                "{document}: tollgate_{name}"
+            );
+            count += 1;
+        }
+    }
+    assert!(count > 5);
+}
