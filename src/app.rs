@@ -76,6 +76,9 @@ const ADMIN: server::Options = server::Options {
 /// Serves until SIGTERM or SIGINT, then drains.
 pub async fn serve(settings: Settings, rules: RuleSet) -> anyhow::Result<()> {
     let terminated = signalled()?;
+    // First of all, so that a taken port is told before anything is begun.
+    let listener = Listener::bind(&settings.listen).await?;
+    let admin_listener = Listener::bind(&settings.admin).await?;
     let metrics = Arc::new(Metrics::new());
     let health = Health::new();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
@@ -96,8 +99,6 @@ pub async fn serve(settings: Settings, rules: RuleSet) -> anyhow::Result<()> {
     ));
     metrics.rules_in_force(rule_count, clock.now_us());
 
-    let listener = Listener::bind(&settings.listen).await?;
-    let admin_listener = Listener::bind(&settings.admin).await?;
     info!(
         listen = %listener.local_addr()?,
         admin = %admin_listener.local_addr()?,

@@ -170,14 +170,20 @@ impl Lane {
         if jobs.is_empty() {
             return Ok(());
         }
-        let answers = self.send(connection, &pipeline(jobs), jobs.len()).await?;
+        let mut sent = Pipeline::with_capacity(jobs.len());
+        for job in &mut *jobs {
+            sent.add_command(std::mem::take(&mut job.cmd));
+        }
+        let answers = self.send(connection, &sent, jobs.len()).await?;
+        let mut again = Pipeline::new();
         let mut missing = Vec::new();
-        for (job, answer) in jobs.drain(..).zip(answers) {
+        for ((job, answer), cmd) in jobs.drain(..).zip(answers).zip(sent.cmd_iter()) {
             if script::is_missing_script(&answer) {
+                again.add_command(cmd.clone());
                 missing.push(job);
             } else {
-                let verdict = script::decode(answer, job.charges).map(|(verdict, _)| verdict);
-                job.answer(verdict);
+                let charges = job.charges;
+                job.answer(decode(answer, charges));
             }
         }
         if missing.is_empty() {
@@ -190,10 +196,10 @@ impl Lane {
             Ok(Err(error)) => return Err(script::refused(&error)),
             Err(_) => return Err(StoreError::Deadline),
         }
-        let answers = self.send(connection, &pipeline(jobs), jobs.len()).await?;
+        let answers = self.send(connection, &again, jobs.len()).await?;
         for (job, answer) in jobs.drain(..).zip(answers) {
-            let verdict = script::decode(answer, job.charges).map(|(verdict, _)| verdict);
-            job.answer(verdict);
+            let charges = job.charges;
+            job.answer(decode(answer, charges));
         }
         Ok(())
     }
@@ -218,12 +224,8 @@ impl Lane {
     }
 }
 
-fn pipeline(jobs: &[Job]) -> Pipeline {
-    let mut pipeline = Pipeline::with_capacity(jobs.len());
-    for job in jobs {
-        pipeline.add_command(job.cmd.clone());
-    }
-    pipeline
+fn decode(answer: Value, charges: usize) -> Result<Verdict, StoreError> {
+    script::decode(answer, charges).map(|(verdict, _)| verdict)
 }
 
 async fn load_script(connection: &mut Connection) -> Result<(), redis::RedisError> {
