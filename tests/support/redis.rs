@@ -1,12 +1,13 @@
 //! A real Redis for one test.
 
 use std::{
-    net::TcpListener,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
+
+use super::free_port;
 
 /// A `redis-server` of its own, gone when it is dropped.
 pub struct Redis {
@@ -18,14 +19,22 @@ pub struct Redis {
 impl Redis {
     /// Starts one on a free port and waits until it answers.
     pub fn start() -> Self {
-        let mut redis = Self { child: None, port: free_port(), dir: tempfile::tempdir().unwrap() };
+        let mut redis = Self {
+            child: None,
+            port: free_port(),
+            dir: tempfile::tempdir().unwrap(),
+        };
         redis.resume_process();
         redis
     }
 
     /// A free port on which no Redis answers yet.
     pub fn stopped() -> Self {
-        Self { child: None, port: free_port(), dir: tempfile::tempdir().unwrap() }
+        Self {
+            child: None,
+            port: free_port(),
+            dir: tempfile::tempdir().unwrap(),
+        }
     }
 
     /// Starts the process (again) on the same port.
@@ -44,7 +53,11 @@ impl Redis {
         self.child = Some(child);
         let deadline = Instant::now() + Duration::from_secs(20);
         while self.try_cli(&["PING"]).as_deref() != Some("PONG") {
-            assert!(Instant::now() < deadline, "redis-server on port {} does not answer", self.port);
+            assert!(
+                Instant::now() < deadline,
+                "redis-server on port {} does not answer",
+                self.port
+            );
             std::thread::yield_now();
         }
     }
@@ -73,7 +86,10 @@ impl Redis {
 
     fn signal(&self, name: &str) {
         let pid = self.child.as_ref().expect("redis runs").id();
-        let status = Command::new("kill").args([format!("-{name}"), pid.to_string()]).status().unwrap();
+        let status = Command::new("kill")
+            .args([format!("-{name}"), pid.to_string()])
+            .status()
+            .unwrap();
         assert!(status.success());
     }
 
@@ -85,8 +101,14 @@ impl Redis {
     }
 
     fn try_cli(&self, args: &[&str]) -> Option<String> {
-        let output = Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(args).output().ok()?;
-        let text = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
+        let output = Command::new("redis-cli")
+            .args(["-p", &self.port.to_string()])
+            .args(args)
+            .output()
+            .ok()?;
+        let text = String::from_utf8_lossy(&output.stdout)
+            .trim_end()
+            .to_owned();
         output.status.success().then_some(text)
     }
 }
@@ -98,9 +120,4 @@ impl Drop for Redis {
             self.kill();
         }
     }
-}
-
-/// A port that was free a moment ago.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
