@@ -7,6 +7,7 @@ mod decode;
 pub mod diagnostic;
 mod file;
 pub mod key;
+mod locate;
 pub mod matcher;
 pub mod quota;
 mod yaml;

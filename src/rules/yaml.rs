@@ -1,17 +1,17 @@
 //! A rule file as a tree, and where in the text each node stands.
 //!
 //! The YAML library gives values without positions, but every error that it reports has one. So when there is something
-//! to report about a node, the text is read once more by a [`Probe`] that follows the path to that node and fails there: the
-//! error's place is the node's. A good file is read once; a bad one is small enough to be read some more times.
+//! to report about a node, the text is read once more by a visitor that follows the path to that node and fails there
+//! ([`locate`]): the error's place is the node's. A good file is read once; a bad one is small enough to be read some more times.
 
-use std::{cell::RefCell, collections::HashSet, fmt};
+use std::fmt;
 
-use serde::de::{
-    DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
-};
 use serde_yaml::Value;
 
-use super::diagnostic::{Diagnostic, Report};
+use super::{
+    diagnostic::{Diagnostic, Report},
+    locate,
+};
 
 /// One step from a node to a child.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,7 +117,7 @@ impl<'a> Document<'a> {
         let mut steps = &problem.path.0[..];
         let mut at_key = problem.at_key;
         let (line, column) = loop {
-            match self.locate(steps, at_key) {
+            match locate::node(self.text, steps, at_key) {
                 Some(place) => break place,
                 None if steps.is_empty() => break (1, 1),
                 None => {
@@ -153,19 +153,14 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// The first key that its mapping has already. (The library's own error has the place of the mapping.)
+    /// A key that is written twice. (The library's own error has the place of the mapping, not of the key.)
     fn twice_written(&self) -> Option<Diagnostic> {
-        let key = RefCell::new(None);
-        let error = Twice(&key)
-            .deserialize(serde_yaml::Deserializer::from_str(self.text))
-            .err()?;
-        let place = error.location()?;
-        let key = key.into_inner()?;
-        let source = self.line(place.line());
+        let (key, line, column) = locate::repeated_key(self.text)?;
+        let source = self.line(line);
         Some(Diagnostic {
-            line: place.line(),
-            column: place.column(),
-            width: token_width(source, place.column(), true),
+            line,
+            column,
+            width: token_width(source, column, true),
             field: String::new(),
             message: format!("the field {key:?} is written twice"),
             hint: Some("keep the one you mean".to_owned()),
@@ -192,21 +187,6 @@ impl<'a> Document<'a> {
             return None;
         };
         Some(text.to_owned())
-    }
-
-    /// Line and column of a node, or of the key that leads to it.
-    fn locate(&self, steps: &[Step], at_key: bool) -> Option<(usize, usize)> {
-        let found = RefCell::new(false);
-        let probe = Probe {
-            steps,
-            at_key,
-            found: &found,
-        };
-        let error = probe
-            .deserialize(serde_yaml::Deserializer::from_str(self.text))
-            .err()?;
-        let place = error.location()?;
-        found.into_inner().then(|| (place.line(), place.column()))
     }
 }
 
@@ -245,213 +225,4 @@ fn token_width(line: &str, column: usize, is_key: bool) -> usize {
         }
     };
     rest[..end].trim_end().chars().count().max(1)
-}
-
-/// Follows `steps` and fails at their end.
-#[derive(Clone, Copy)]
-struct Probe<'a> {
-    steps: &'a [Step],
-    at_key: bool,
-    found: &'a RefCell<bool>,
-}
-
-impl Probe<'_> {
-    fn found<E: serde::de::Error>(&self) -> E {
-        self.found.replace(true);
-        E::custom("here")
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Probe<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Probe<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A scalar where the path goes on, or where it ends: both stop here.
-        if self.steps.is_empty() {
-            self.found.replace(true);
-        }
-        f.write_str("a node")
-    }
-
-    fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
-        Err(self.scalar())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        let Some((Step::Index(wanted), rest)) = self.steps.split_first() else {
-            return Err(self.scalar());
-        };
-        for _ in 0..*wanted {
-            seq.next_element::<IgnoredAny>()?;
-        }
-        seq.next_element_seed(Probe {
-            steps: rest,
-            ..self
-        })?;
-        Err(A::Error::custom("no such element"))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let Some((Step::Key(wanted), rest)) = self.steps.split_first() else {
-            return Err(self.scalar());
-        };
-        let key = KeyProbe {
-            wanted,
-            stop: self.at_key && rest.is_empty(),
-            probe: self,
-        };
-        while let Some(is_wanted) = map.next_key_seed(key)? {
-            if is_wanted {
-                map.next_value_seed(Probe {
-                    steps: rest,
-                    ..self
-                })?;
-                break;
-            }
-            map.next_value::<IgnoredAny>()?;
-        }
-        Err(A::Error::custom("no such key"))
-    }
-}
-
-impl Probe<'_> {
-    fn scalar<E: serde::de::Error>(&self) -> E {
-        if self.steps.is_empty() {
-            self.found()
-        } else {
-            E::custom("the path goes on")
-        }
-    }
-}
-
-/// Compares a key, and fails at it if it is itself what is looked for.
-#[derive(Clone, Copy)]
-struct KeyProbe<'a> {
-    wanted: &'a str,
-    stop: bool,
-    probe: Probe<'a>,
-}
-
-impl<'de> DeserializeSeed<'de> for KeyProbe<'_> {
-    type Value = bool;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for KeyProbe<'_> {
-    type Value = bool;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<bool, E> {
-        match key == self.wanted {
-            true if self.stop => Err(self.probe.found()),
-            is_wanted => Ok(is_wanted),
-        }
-    }
-}
-
-/// Reads everything and fails at the first key that stands in one mapping for the second time, leaving it in the cell.
-#[derive(Clone, Copy)]
-struct Twice<'a>(&'a RefCell<Option<String>>);
-
-impl<'de> DeserializeSeed<'de> for Twice<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Twice<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a node")
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element_seed(self)?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let seen = RefCell::new(HashSet::new());
-        while map
-            .next_key_seed(NewKey {
-                seen: &seen,
-                twice: self.0,
-            })?
-            .is_some()
-        {
-            map.next_value_seed(self)?;
-        }
-        Ok(())
-    }
-}
-
-/// Fails at a key that has been seen.
-struct NewKey<'a> {
-    seen: &'a RefCell<HashSet<String>>,
-    twice: &'a RefCell<Option<String>>,
-}
-
-impl<'de> DeserializeSeed<'de> for NewKey<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for NewKey<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<(), E> {
-        if self.seen.borrow_mut().insert(key.to_owned()) {
-            return Ok(());
-        }
-        self.twice.replace(Some(key.to_owned()));
-        Err(E::custom("twice"))
-    }
 }

@@ -1,0 +1,83 @@
+//! What a decision says, before it is put into any proxy's words.
+
+use std::sync::Arc;
+
+use crate::{
+    limit::Outcome,
+    rules::{NamedLimit, Rule},
+};
+
+/// What to tell the proxy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// The answer.
+    pub verdict: Verdict,
+    /// The rule that decided; of an admitted request, the one with the limit that is nearest to being reached.
+    pub rule: Option<Arc<str>>,
+    /// The limits to report. Of a denied request, only the one that denied.
+    pub quotas: Vec<Quota>,
+}
+
+/// The answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Let it pass.
+    Allowed,
+    /// Over a limit.
+    Limited {
+        /// Microseconds until the same request fits, when nobody else comes; 0 if not known.
+        retry_after_us: u64,
+    },
+    /// Turned away by a rule; waiting does not help.
+    Forbidden,
+    /// Not known: the store is away, and a rule leaves the decision to the proxy.
+    Unavailable,
+}
+
+/// One limit as an answer reports it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quota {
+    /// `data` or `search/1s`.
+    pub name: Arc<str>,
+    /// `"data";q=5;w=60`.
+    pub policy: Arc<str>,
+    /// Requests per window.
+    pub amount: u64,
+    /// The window, in microseconds.
+    pub window_us: u64,
+    /// What is left.
+    pub remaining: u64,
+    /// Microseconds until more is left.
+    pub wait_us: u64,
+}
+
+impl Decision {
+    pub(super) fn allowed() -> Self {
+        Self {
+            verdict: Verdict::Allowed,
+            rule: None,
+            quotas: Vec::new(),
+        }
+    }
+
+    pub(super) fn of(verdict: Verdict, rule: &Rule) -> Self {
+        Self {
+            verdict,
+            rule: Some(Arc::clone(&rule.name)),
+            quotas: Vec::new(),
+        }
+    }
+}
+
+impl Quota {
+    pub(super) fn new(limit: &NamedLimit, outcome: &Outcome) -> Self {
+        Self {
+            name: Arc::clone(&limit.name),
+            policy: Arc::clone(&limit.policy),
+            amount: limit.limit.amount(),
+            window_us: limit.limit.window_us(),
+            remaining: outcome.remaining,
+            wait_us: outcome.wait_us,
+        }
+    }
+}
