@@ -11,7 +11,7 @@ use std::{
 };
 
 use clap::CommandFactory as _;
-use support::redis::free_port;
+use support::free_port;
 use tollgate::cli::Cli;
 
 fn tollgate(args: &[&str]) -> Output {

@@ -1,12 +1,13 @@
 //! A real Redis for one test.
 
 use std::{
-    net::TcpListener,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
+
+use super::free_port;
 
 /// A `redis-server` of its own, gone when it is dropped.
 pub struct Redis {
@@ -119,13 +120,4 @@ impl Drop for Redis {
             self.kill();
         }
     }
-}
-
-/// A port that was free a moment ago.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
 }

@@ -1,0 +1,213 @@
+//! A real Envoy with the configuration that this project ships.
+
+use std::{
+    env, fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use tempfile::TempDir;
+use tollgate::server::ListenAddr;
+
+use super::{client, free_port, process::Process, upstream::Upstream};
+
+/// `envoy/envoy.yaml`, and what a test varies in it.
+#[derive(Clone)]
+pub struct Config(String);
+
+impl Config {
+    /// As it is shipped.
+    pub fn shipped() -> Self {
+        Self(include_str!("../../envoy/envoy.yaml").to_owned())
+    }
+
+    /// Puts `new` in the place of `old`, which must be there exactly once: a variation that changes nothing tests nothing.
+    pub fn with(mut self, old: &str, new: &str) -> Self {
+        assert_eq!(
+            self.0.matches(old).count(),
+            1,
+            "times that envoy.yaml says {old:?}"
+        );
+        self.0 = self.0.replace(old, new);
+        self
+    }
+
+    /// The contract for any Envoy, in place of the one for 1.38 and later.
+    pub fn path_prefix(self) -> Self {
+        self.with("path_override: /v1/check\n", "path_prefix: /v1/envoy\n")
+    }
+
+    /// Asks over HTTP/2.
+    pub fn http2(self) -> Self {
+        self.with(
+            "  http_protocol_options: {} ",
+            "  http2_protocol_options: {} ",
+        )
+    }
+
+    /// Hands paths on as clients write them.
+    pub fn raw_paths(self) -> Self {
+        self.with("normalize_path: true", "normalize_path: false")
+            .with("merge_slashes: true", "merge_slashes: false")
+    }
+
+    /// A check that fails becomes a 503 for the client.
+    pub fn fail_closed(self) -> Self {
+        self.with("failure_mode_allow: true\n", "failure_mode_allow: false\n")
+    }
+
+    /// Waits so long that no time-out of Envoy's decides on a slow machine.
+    pub fn patient(self) -> Self {
+        self.with("timeout: 0.25s ", "timeout: 20s ")
+            .with("connect_timeout: 0.1s", "connect_timeout: 20s")
+            .with("connect_timeout: 1s", "connect_timeout: 20s")
+    }
+
+    fn addresses(
+        self,
+        port: u16,
+        admin: u16,
+        tollgates: &[&ListenAddr],
+        upstream: SocketAddr,
+    ) -> Self {
+        let config = self
+            .with(
+                "{ address: 0.0.0.0, port_value: 8080 }",
+                &format!("{{ address: 127.0.0.1, port_value: {port} }}"),
+            )
+            .with("port_value: 9901 }", &format!("port_value: {admin} }}"))
+            .with(
+                "{ address: upstream, port_value: 8083 }",
+                &socket_address(upstream),
+            );
+        let endpoint = "        - endpoint:\n            address:\n              ";
+        let asked =
+            format!("{endpoint}socket_address: {{ address: tollgate, port_value: 8081 }}\n");
+        let endpoints: String = tollgates
+            .iter()
+            .map(|addr| match addr {
+                ListenAddr::Tcp(addr) => {
+                    format!("{endpoint}socket_address: {}\n", socket_address(*addr))
+                }
+                ListenAddr::Unix(path) => {
+                    format!("{endpoint}pipe: {{ path: {} }}\n", path.display())
+                }
+            })
+            .collect();
+        let config = config.with(&asked, &endpoints);
+        if tollgates
+            .iter()
+            .any(|addr| matches!(addr, ListenAddr::Unix(_)))
+        {
+            return config.with(
+                "type: STRICT_DNS                       # every",
+                "type: STATIC # every",
+            );
+        }
+        config
+    }
+}
+
+fn socket_address(addr: SocketAddr) -> String {
+    format!("{{ address: {}, port_value: {} }}", addr.ip(), addr.port())
+}
+
+/// An Envoy of its own, gone when it is dropped.
+pub struct Envoy {
+    process: Process,
+    /// Where clients ask.
+    pub addr: SocketAddr,
+    admin: SocketAddr,
+    _dir: TempDir,
+}
+
+impl Envoy {
+    /// Starts one in front of `upstream` that asks `tollgates`; waits until it serves, and fails if it warned.
+    pub async fn start(config: Config, tollgates: &[&ListenAddr], upstream: &Upstream) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (port, admin_port) = (free_port(), free_port());
+        let file = dir.path().join("envoy.yaml");
+        fs::write(
+            &file,
+            config
+                .addresses(port, admin_port, tollgates, upstream.addr)
+                .0,
+        )
+        .unwrap();
+        let mut command = Command::new(program());
+        // Hot restart would let one Envoy only run on the machine; the access log would else be written every 10 s only.
+        command.arg("-c").arg(&file).args([
+            "--disable-hot-restart",
+            "--file-flush-interval-msec",
+            "50",
+        ]);
+        command.args(["--concurrency", "2"]);
+        let process = Process::spawn("envoy", &mut command, dir.path(), INSTALL);
+        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let mut envoy = Self {
+            process,
+            addr: local(port),
+            admin: local(admin_port),
+            _dir: dir,
+        };
+        let (addr, admin) = (envoy.addr, envoy.admin);
+        let is_live = async || {
+            let Ok(mut connection) = client::Connection::open(admin).await else {
+                return false;
+            };
+            let live = connection.ask(&client::head("GET", "/ready", &[])).await;
+            live.is_ok_and(|answer| answer.status == 200)
+                && client::Connection::open(addr).await.is_ok()
+        };
+        envoy.process.until_ready(is_live).await;
+        let log = envoy.process.log();
+        let complaint = log.lines().find(|line| {
+            ["warning", "error", "critical"]
+                .iter()
+                .any(|l| line.contains(&format!("[{l}]")))
+        });
+        assert_eq!(complaint, None, "Envoy complains about its configuration");
+        envoy
+    }
+
+    /// A counter of Envoy's; 0 if it has never counted.
+    pub async fn stat(&self, name: &str) -> u64 {
+        let answer = client::get(self.admin, &format!("/stats?filter=^{name}$")).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let value = answer.body.trim().rsplit(": ").next().unwrap_or_default();
+        if value.is_empty() {
+            0
+        } else {
+            value.parse().unwrap_or_else(|_| panic!("{name}: {value}"))
+        }
+    }
+
+    /// How many checks went wrong: no answer, too late an answer, or "cannot decide".
+    pub async fn check_errors(&self) -> u64 {
+        self.stat("http.ingress.ext_authz.tollgate.error").await
+    }
+
+    /// The lines of its access log so far.
+    pub fn access_log(&self) -> String {
+        self.process.output()
+    }
+}
+
+const INSTALL: &str = "install it with: scripts/install-test-deps.sh";
+
+fn program() -> PathBuf {
+    if let Some(given) = env::var_os("TOLLGATE_TEST_ENVOY").filter(|given| !given.is_empty()) {
+        return given.into();
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let cache = match env::var_os("XDG_CACHE_HOME").filter(|given| !given.is_empty()) {
+        Some(cache) => PathBuf::from(cache),
+        None => Path::new(&env::var_os("HOME").unwrap_or_default()).join(".cache"),
+    };
+    env::split_paths(&path)
+        .map(|dir| dir.join("envoy"))
+        .chain([cache.join("tollgate/envoy")])
+        .find(|candidate| candidate.is_file())
+        .unwrap_or_else(|| panic!("there is no Envoy; {INSTALL}"))
+}

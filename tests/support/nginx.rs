@@ -1,0 +1,122 @@
+//! A real nginx with the configuration that this project ships.
+
+use std::{
+    env, fs,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::{client, free_port, process::Process};
+
+/// `nginx/nginx.conf`, and what a test varies in it.
+#[derive(Clone)]
+pub struct Config(String);
+
+impl Config {
+    /// As it is shipped.
+    pub fn shipped() -> Self {
+        Self(include_str!("../../nginx/nginx.conf").to_owned())
+    }
+
+    /// Puts `new` in the place of `old`, which must be there exactly once: a variation that changes nothing tests nothing.
+    pub fn with(mut self, old: &str, new: &str) -> Self {
+        assert_eq!(
+            self.0.matches(old).count(),
+            1,
+            "times that nginx.conf says {old:?}"
+        );
+        self.0 = self.0.replace(old, new);
+        self
+    }
+
+    fn addresses(
+        self,
+        dir: &Path,
+        listen: SocketAddr,
+        tollgate: SocketAddr,
+        upstream: SocketAddr,
+    ) -> String {
+        let config = self
+            .with("listen 0.0.0.0:8080;", &format!("listen {listen};"))
+            .with("server tollgate:8081;", &format!("server {tollgate};"))
+            .with("server upstream:8083;", &format!("server {upstream};"));
+        let files = format!("{}/nginx", dir.display());
+        let moved = config.0.replace(" /tmp/nginx", &format!(" {files}"));
+        assert_eq!(
+            moved.matches(&files).count(),
+            6,
+            "the pid file and five directories"
+        );
+        moved
+    }
+}
+
+/// An nginx of its own, gone when it is dropped.
+pub struct Nginx {
+    process: Process,
+    /// Where clients ask.
+    pub addr: SocketAddr,
+    _dir: TempDir,
+}
+
+impl Nginx {
+    /// Starts one in front of `upstream` that asks `tollgate`; waits until it serves.
+    pub async fn start(config: Config, tollgate: SocketAddr, upstream: SocketAddr) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        // Started by root, its workers are another user, who must get at the files in there.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let file = dir.path().join("nginx.conf");
+        fs::write(
+            &file,
+            config.addresses(dir.path(), addr, tollgate, upstream),
+        )
+        .unwrap();
+        let mut command = Command::new(program());
+        command
+            .args(["-e", "stderr", "-g", "daemon off;", "-c"])
+            .arg(&file)
+            .arg("-p")
+            .arg(dir.path());
+        let process =
+            Process::spawn("nginx", &mut command, dir.path(), INSTALL).ended_by(Signal::TERM);
+        let mut nginx = Self {
+            process,
+            addr,
+            _dir: dir,
+        };
+        nginx
+            .process
+            .until_ready(async || client::Connection::open(addr).await.is_ok())
+            .await;
+        assert_eq!(nginx.log(), "", "nginx complains");
+        nginx
+    }
+
+    /// What it has complained about.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// The lines of its access log so far.
+    pub fn access_log(&self) -> String {
+        self.process.output()
+    }
+}
+
+const INSTALL: &str = "install it with: apt-get install nginx-light";
+
+fn program() -> PathBuf {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        // Where Debian keeps it, and users' PATH does not lead.
+        .chain([PathBuf::from("/usr/sbin")])
+        .map(|dir| dir.join("nginx"))
+        .find(|candidate| candidate.is_file())
+        .unwrap_or_else(|| panic!("there is no nginx; {INSTALL}"))
+}

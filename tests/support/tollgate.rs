@@ -1,0 +1,163 @@
+//! The built `tollgate` binary.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus},
+};
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+use tollgate::server::ListenAddr;
+
+use super::{
+    client::{self, Response},
+    eventually, free_port,
+    process::Process,
+    redis::Redis,
+};
+
+/// How to start one.
+#[derive(Default)]
+pub struct Settings<'a> {
+    /// The text of the rule file.
+    pub rules: &'a str,
+    /// The Redis that it counts in; without one, in memory.
+    pub redis: Option<&'a Redis>,
+    /// Ask it on a Unix socket.
+    pub unix: bool,
+    /// Further arguments.
+    pub args: &'a [&'a str],
+}
+
+/// A `tollgate serve` of its own, gone when it is dropped.
+pub struct Tollgate {
+    process: Process,
+    pub listen: ListenAddr,
+    pub admin: SocketAddr,
+    command: Vec<String>,
+    dir: TempDir,
+}
+
+impl Tollgate {
+    /// Starts one and waits until all its components are well.
+    pub async fn start(settings: Settings<'_>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let rules = dir.path().join("rules.yaml");
+        fs::write(&rules, settings.rules).unwrap();
+        let listen = if settings.unix {
+            ListenAddr::Unix(dir.path().join("check.sock"))
+        } else {
+            ListenAddr::Tcp(loopback(free_port()))
+        };
+        let admin = loopback(free_port());
+        let mut command = vec!["serve".to_owned()];
+        command.push(format!("--rules={}", rules.display()));
+        command.push(format!("--listen={listen}"));
+        command.push(format!("--admin={admin}"));
+        if let Some(redis) = settings.redis {
+            command.push(format!("--redis-url={}", redis.url()));
+        }
+        command.extend(settings.args.iter().map(|&arg| arg.to_owned()));
+        let mut tollgate = Self {
+            process: spawn(&command, dir.path()),
+            listen,
+            admin,
+            command,
+            dir,
+        };
+        tollgate.until_ok().await;
+        tollgate
+    }
+
+    /// Starts it again with the same settings, after it has ended.
+    pub async fn start_again(&mut self) {
+        self.process = spawn(&self.command, self.dir.path());
+        self.until_ok().await;
+    }
+
+    async fn until_ok(&mut self) {
+        let admin = self.admin;
+        self.process
+            .until_ready(async || {
+                let Ok(mut connection) = client::Connection::open(admin).await else {
+                    return false;
+                };
+                let answer = connection.ask(&client::head("GET", "/readyz", &[])).await;
+                answer.is_ok_and(|answer| answer.json()["status"] == "ok")
+            })
+            .await;
+    }
+
+    /// Where checks go, over TCP.
+    pub fn addr(&self) -> SocketAddr {
+        match &self.listen {
+            ListenAddr::Tcp(addr) => *addr,
+            ListenAddr::Unix(path) => panic!("it listens on {}", path.display()),
+        }
+    }
+
+    /// An answer of the admin port.
+    pub async fn ask_admin(&self, path: &str) -> Response {
+        client::get(self.admin, path).await
+    }
+
+    /// Waits until `/readyz` says `status`.
+    pub async fn until_status(&self, status: &str) {
+        eventually(&format!("/readyz says {status}"), async || {
+            self.ask_admin("/readyz").await.json()["status"] == status
+        })
+        .await;
+    }
+
+    /// The sum of the metrics whose lines begin with `prefix`; there must be one.
+    pub async fn metric(&self, prefix: &str) -> f64 {
+        let text = self.ask_admin("/metrics").await.body;
+        let lines = text.lines().filter(|line| line.starts_with(prefix));
+        let values: Vec<f64> = lines
+            .map(|line| line.rsplit(' ').next().unwrap().parse().unwrap())
+            .collect();
+        assert!(!values.is_empty(), "no metric {prefix}");
+        values.iter().sum()
+    }
+
+    /// The rule file.
+    pub fn rules(&self) -> PathBuf {
+        self.dir.path().join("rules.yaml")
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        self.process.ended().await
+    }
+}
+
+fn spawn(args: &[String], dir: &Path) -> Process {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    // Whatever whoever runs the tests has set for a tollgate of their own.
+    for (name, _) in std::env::vars_os() {
+        if name == "REDIS_URL" || name.to_string_lossy().starts_with("TOLLGATE_") {
+            command.env_remove(name);
+        }
+    }
+    Process::spawn(
+        "tollgate",
+        command.args(args),
+        dir,
+        "build it with: cargo build",
+    )
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
