@@ -1,0 +1,191 @@
+//! What a client gets, over each way in which Envoy can ask.
+
+use super::{
+    Stack,
+    support::{
+        client::{all_at_once, ask, get, head, statuses},
+        envoy::Config,
+        eventually,
+        redis::Redis,
+        tollgate::Settings,
+    },
+};
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shipped_configuration_turns_200_into_429_after_five() {
+    let redis = Redis::start();
+    let rules = include_str!("../../config/rules.yaml");
+    let settings = Settings {
+        rules,
+        redis: Some(&redis),
+        ..Settings::default()
+    };
+    let stack = Stack::start(Config::shipped(), settings).await;
+
+    for left in (0..5).rev() {
+        let answer = get(stack.envoy.addr, "/data").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(answer.header("ratelimit-policy"), Some("\"data\";q=5;w=60"));
+        assert_eq!(answer.remaining().0, left);
+        assert_eq!(answer.header("retry-after"), None);
+        assert_eq!(
+            answer.header("x-tollgate-rule"),
+            None,
+            "is for the access log"
+        );
+        assert_eq!(answer.json()["path"], "/data", "the application's answer");
+    }
+    for _ in 0..2 {
+        let answer = get(stack.envoy.addr, "/data").await;
+        assert_eq!(answer.status, 429, "{answer:?}");
+        assert_eq!(answer.header("ratelimit-policy"), Some("\"data\";q=5;w=60"));
+        let (left, wait) = answer.remaining();
+        assert_eq!(left, 0);
+        assert!((1..=60).contains(&wait), "{wait}");
+        assert_eq!(
+            answer.header("retry-after"),
+            Some(wait.to_string().as_str())
+        );
+        assert_eq!(
+            answer.header("content-type"),
+            Some("application/problem+json")
+        );
+        assert_eq!(answer.header("cache-control"), Some("no-store"));
+        assert_eq!(
+            answer.header("x-tollgate-rule"),
+            None,
+            "is for the access log"
+        );
+        let problem = answer.json();
+        assert_eq!(
+            problem["type"],
+            "https://iana.org/assignments/http-problem-types#quota-exceeded"
+        );
+        assert_eq!(
+            (&problem["status"], &problem["rule"]),
+            (&429.into(), &"data".into())
+        );
+        assert_eq!(problem["retry-after"], wait);
+    }
+    assert_eq!(
+        stack.upstream.count(),
+        5,
+        "what is denied does not reach the application"
+    );
+    assert_eq!(get(stack.envoy.addr, "/healthz").await.status, 200);
+    assert_eq!(stack.envoy.check_errors().await, 0);
+
+    eventually("the access log names the rule", async || {
+        let log = stack.envoy.access_log();
+        let denied = log.lines().find(|line| line.contains("\"status\":429"));
+        denied.is_some_and(|line| {
+            line.contains("\"rule\":\"data\"") && line.contains("ext_authz_denied")
+        })
+    })
+    .await;
+}
+
+/// Names method, host and path, so that an attribute that does not arrive shows.
+const RULES: &str = "
+version: 1
+rules:
+  - name: data
+    match: { path: '/{tenant}/data', methods: [POST], host: api.example.com }
+    key: [client_ip, method, host, { path: tenant }, { header: x-api-key }]
+    limit: 3/day
+";
+
+/// Three get through and the fourth does not; another tenant, key, method or host has nothing to do with it.
+async fn limits(name: &str, config: Config, unix: bool, contract: &str) {
+    let settings = Settings {
+        rules: RULES,
+        unix,
+        ..Settings::default()
+    };
+    let stack = Stack::start(config, settings).await;
+    let post = |target: &str, host: &str, key: &str| {
+        head("POST", target, &[host, key, "content-length: 0"])
+    };
+    let (host, key) = ("host: api.example.com", "x-api-key: k");
+    let ours = post("/a/data?x=/b/data", host, key);
+    let answers = all_at_once(Ipv4Addr::LOCALHOST, stack.envoy.addr, &ours, 8).await;
+    assert_eq!(
+        statuses(&answers),
+        BTreeMap::from([(200, 3), (429, 5)]),
+        "{name}"
+    );
+    for other in [
+        post("/b/data", host, key),
+        post("/a/data", "host: www.example.com", key),
+        post("/a/data", host, "x-api-key: l"),
+        head("GET", "/a/data", &[host, key]),
+    ] {
+        let answer = ask(stack.envoy.addr, &other).await;
+        assert_eq!(
+            answer.status,
+            200,
+            "{name}: {}",
+            String::from_utf8_lossy(&other)
+        );
+    }
+    assert_eq!(ask(stack.envoy.addr, &ours).await.status, 429, "{name}");
+    assert_eq!(stack.envoy.check_errors().await, 0, "{name}");
+    let checks = format!("tollgate_checks_total{{contract=\"{contract}\"}}");
+    assert_eq!(
+        stack.tollgate.metric(&checks).await,
+        13.0,
+        "{name}: every request is checked, and so"
+    );
+}
+
+/// The transports; patient, because nothing here is about what happens when Envoy gives up.
+fn transports() -> [(&'static str, Config, bool); 4] {
+    let http1 = Config::shipped().fail_closed().patient();
+    [
+        ("HTTP/1.1 over TCP", http1.clone(), false),
+        ("HTTP/2 over TCP", http1.clone().http2(), false),
+        ("HTTP/1.1 over a Unix socket", http1.clone(), true),
+        ("HTTP/2 over a Unix socket", http1.http2(), true),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_fixed_path_limits_over_each_transport() {
+    for (name, config, unix) in transports() {
+        limits(name, config, unix, "check").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_path_prefix_limits_over_each_transport() {
+    for (name, config, unix) in transports() {
+        limits(name, config.path_prefix(), unix, "envoy").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_that_denies_is_a_403_with_no_limit() {
+    let rules = "
+version: 1
+rules:
+  - { name: internal, match: { path: '/internal/**' }, action: deny }
+";
+    let stack = Stack::with_rules(Config::shipped(), rules).await;
+    let answer = get(stack.envoy.addr, "/internal/x").await;
+    assert_eq!(answer.status, 403);
+    assert_eq!(
+        answer.header("content-type"),
+        Some("application/problem+json")
+    );
+    assert_eq!(
+        (answer.header("ratelimit"), answer.header("retry-after")),
+        (None, None)
+    );
+    assert_eq!(stack.upstream.count(), 0);
+    assert_eq!(
+        get(stack.envoy.addr, "/status/403").await.json()["status"],
+        403,
+        "the application's own passes"
+    );
+}
