@@ -189,3 +189,27 @@ rules:
         "the application's own passes"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tollgate_closes_no_connection_that_envoy_has_to_spare() {
+    let rules = "{ version: 1, rules: [{ name: all, limit: 1000000/day }] }";
+    // Envoy opens a connection for each check that waits, and then gives the check to whichever is free first. Those that
+    // came too late stay unused until the next burst, which must not find them closed.
+    let args = &["--header-timeout=100ms"];
+    let settings = Settings {
+        rules,
+        args,
+        ..Settings::default()
+    };
+    let stack = Stack::start(Config::shipped().fail_closed().patient(), settings).await;
+    for _ in 0..10 {
+        let request = head("GET", "/x", &[]);
+        let answers = all_at_once(Ipv4Addr::LOCALHOST, stack.envoy.addr, &request, 200).await;
+        assert_eq!(statuses(&answers), BTreeMap::from([(200, 200)]));
+    }
+    let closed = stack
+        .envoy
+        .stat("cluster.tollgate.upstream_cx_destroy_remote")
+        .await;
+    assert_eq!(closed, 0, "connections that tollgate has closed");
+}
