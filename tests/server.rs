@@ -150,12 +150,7 @@ async fn a_head_that_does_not_come_in_time_ends_the_connection() {
         ..Options::default()
     };
     let server = Server::start(TCP, options, echo_path).await;
-    for part in [
-        "",
-        "G",
-        "GET / HTTP/1.1\r\nhost: x\r\n",
-        "PRI * HTTP/2.0\r\n",
-    ] {
+    for part in ["G", "GET / HTTP/1.1\r\nhost: x\r\n", "PRI * HTTP/2.0\r\n"] {
         let mut client = server.connect().await;
         client.send(part).await.unwrap();
         client.closed().await;

@@ -1,8 +1,8 @@
 //! The HTTP server under both ports: it accepts, limits, times out and drains connections, and knows nothing of rules.
 //!
 //! - HTTP/1.1 and HTTP/2 with prior knowledge (h2c) on the same port, over TCP or a Unix socket.
-//! - A connection that does not send a head in time is closed; one that is idle between requests is kept for long, because
-//!   a proxy that picks a connection which we are just closing has a failed check.
+//! - A connection that does not finish a head in time is closed; one that is idle, before its first request too, is kept for
+//!   long, because a proxy that picks a connection which we are just closing has a failed check.
 //! - A request body is never waited for, nor read.
 //! - Over the cap, connections are closed at once: the proxy learns it now and not by its timeout.
 //! - A drain loses no request that was written to an accepted connection.
@@ -37,10 +37,10 @@ pub use stream::Stream;
 pub struct Options {
     /// Connections at a time; more are closed as soon as they are accepted. At least 1.
     pub max_connections: usize,
-    /// From accept to the end of the first request head, and from the first byte of each later head to its end.
+    /// From the first byte of a request head to its end.
     pub header_timeout: Duration,
-    /// How long an HTTP/1 connection may stay unused between requests. Longer than any proxy keeps it (Envoy: 1 h), so that it
-    /// is the proxy that closes.
+    /// How long an HTTP/1 connection may stay unused, before its first request or between requests. Longer than any proxy
+    /// keeps it (Envoy: 1 h), so that it is the proxy that closes.
     pub idle_timeout: Duration,
     /// How long a drain may take before the rest is cut off.
     pub drain_timeout: Duration,

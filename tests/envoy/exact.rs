@@ -60,7 +60,7 @@ async fn exactly_100_of_1000_pass(replicas: usize) {
     assert_eq!(upstream.count(), 300);
     for tollgate in &tollgates {
         let checks = tollgate.metric("tollgate_checks_total").await;
-        assert!(checks > 0.0, "each replica is asked");
+        assert!(checks > 0, "each replica is asked");
     }
     assert_eq!(envoy.check_errors().await, 0);
 }

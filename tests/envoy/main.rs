@@ -1,4 +1,5 @@
 //! tollgate behind a real Envoy that runs the configuration we ship: what clients see.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "../support/mod.rs"]
 mod support;

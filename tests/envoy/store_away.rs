@@ -30,9 +30,9 @@ rules:
   - { name: background, match: { path: /background }, limit: 1000000/day, on_store_error: allow }
 ";
 
-/// Ten times the default, so that a slow machine does not bring it about while Redis is there. Far less than what Envoy waits
+/// Twenty times the default, so that a slow machine does not bring it about while Redis is there. Far less than what Envoy waits
 /// in these tests: that every rule has its say shows that the deadline decided, and not Envoy's time-out.
-const DEADLINE: &str = "--deadline=500ms";
+const DEADLINE: &str = "--deadline=1s";
 
 /// Asks for `/background` all the time.
 struct Background {
@@ -203,10 +203,7 @@ async fn each_rule_does_as_it_says_and_exact_counting_resumes() {
         .tollgate
         .metric("tollgate_store_errors_total{kind=\"deadline\"}")
         .await;
-    assert!(
-        late > 0.0,
-        "it was the deadline that ended the first checks"
-    );
+    assert!(late > 0, "it was the deadline that ended the first checks");
     redis.unpause();
     stack.tollgate.until_status("ok").await;
     client(13).is_counted_exactly().await;
@@ -256,7 +253,7 @@ async fn a_rule_that_leaves_it_to_the_proxy_is_let_through_by_an_envoy_that_fail
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_tollgate_the_shipped_envoy_fails_open() {
-    let mut stack = Stack::with_rules(Config::shipped(), RULES).await;
+    let mut stack = Stack::with_rules(Config::shipped().patient(), RULES).await;
     stack.tollgate.signal(rustix::process::Signal::KILL);
     stack.tollgate.ended().await;
     for _ in 0..5 {

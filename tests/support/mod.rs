@@ -15,7 +15,7 @@ pub mod tollgate;
 pub mod upstream;
 
 use std::{
-    net::TcpListener,
+    net::TcpStream,
     sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
@@ -41,7 +41,9 @@ pub fn free_port() -> u16 {
     loop {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);
         let port = FIRST + start.wrapping_add(step) % COUNT;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        // Listening there to see whether one can would be inherited, for a moment, by a program that another test starts
+        // just then: and the port be taken for the one that it is meant for.
+        if TcpStream::connect(("127.0.0.1", port)).is_err() {
             return port;
         }
     }

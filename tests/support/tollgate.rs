@@ -112,10 +112,10 @@ impl Tollgate {
     }
 
     /// The sum of the metrics whose lines begin with `prefix`; there must be one.
-    pub async fn metric(&self, prefix: &str) -> f64 {
+    pub async fn metric(&self, prefix: &str) -> u64 {
         let text = self.ask_admin("/metrics").await.body;
         let lines = text.lines().filter(|line| line.starts_with(prefix));
-        let values: Vec<f64> = lines
+        let values: Vec<u64> = lines
             .map(|line| line.rsplit(' ').next().unwrap().parse().unwrap())
             .collect();
         assert!(!values.is_empty(), "no metric {prefix}");
