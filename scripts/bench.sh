@@ -93,6 +93,11 @@ for ((round = 1; round <= ROUNDS; round++)); do
   } >>"$dir/results"
 done
 
+# Redis hangs: how long do checks take? (The rule is `on_store_error: local`; the deadline is 50 ms.)
+kill -STOP "$redis_pid"
+wrk -t1 "-c$CONNECTIONS" "-d${SECONDS_EACH}s" --latency -s "$dir/callers.lua" "http://$REDIS/v1/check" >"$dir/hang" || true
+kill -CONT "$redis_pid"
+
 python3 - "$dir/results" "$(getconf CLK_TCK)" <<'X'
 import statistics, sys
 runs, server = {}, []
@@ -109,3 +114,5 @@ for name, rows in runs.items():
     print(f"{name:8} {rps:10.0f} {p50:8.0f} {p99:8.0f} {cpu:8.2f} {ratio:7.2f}" + (f"   {errors:.0f} answers were not 200" if errors else ""))
 print(f"Redis itself used {statistics.median(server):.2f} us of CPU a check.")
 X
+awk '/^ *Latency +[0-9]/ { max = $4 } $1 == "50%" { p50 = $2 } $1 == "99%" { p99 = $2 } /Requests\/sec/ { rps = $2 } /Non-2xx/ { errors = $NF }
+  END { printf "While Redis hangs: %s requests/s, p50 %s, p99 %s, longest %s; %d answers were not 200.\n", rps, p50, p99, max, errors }' "$dir/hang"

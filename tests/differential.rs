@@ -20,18 +20,17 @@ const START: u64 = 1_700_000_000_000_000;
 /// The script with two lines replaced: its clock reads the last argument, and the time to live of a key is stored beside
 /// it instead of being set (Redis' own clock runs on meanwhile).
 fn script_with_injected_clock() -> String {
-    let clock = "local time = redis.call('TIME')\n  return time[1] * 1000000 + time[2]";
-    let write =
-        "redis.call('SET', write[2], write[3], 'PX', max(ceil((write[4] - now) / 1000), 1))";
+    let clock = "local time = redis.call('TIME')\nlocal now = time[1] * 1000000 + time[2]";
+    let write = "redis.call('SET', KEYS[i], values[i], 'PX', ";
     assert!(
         script::SOURCE.contains(clock) && script::SOURCE.contains(write),
         "the script has changed: adapt this test"
     );
     script::SOURCE
-        .replace(clock, "return tonumber(ARGV[#ARGV])")
+        .replace(clock, "local now = tonumber(ARGV[#ARGV])")
         .replace(
             write,
-            "redis.call('SET', write[2], write[3]) redis.call('SET', write[2] .. ':ttl', string.format('%.0f', max(ceil((write[4] - now) / 1000), 1)))",
+            "redis.call('MSET', KEYS[i], values[i], KEYS[i] .. ':ttl', ",
         )
 }
 

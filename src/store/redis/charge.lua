@@ -7,20 +7,18 @@
 --
 -- Group 0 is enforced: if one of its limits does not fit, nothing is written at all. Every other group is one shadow rule:
 -- if one of its limits does not fit, only that group is not written. The arithmetic is that of src/limit/*.rs, line by
--- line, and explained there; a property test compares the two. Numbers here are doubles, exact up to 2^53.
+-- line, and explained there; a property test compares the two. Numbers here are doubles, exact up to 2^53. Costs are at
+-- least 1. (`%d` prints them through a C long: Redis has to be a 64-bit build.)
+--
+-- Redis runs this text from top to bottom for every check, and while it does it does nothing else. A function costs more to
+-- make than most of them would cost to run, so the algorithms stand in line, and only what is rarely needed is a function.
 
-local floor, ceil, min, max = math.floor, math.ceil, math.min, math.max
-local MAX_EXACT, MAX_WAIT = 9007199254740992, 70368744177664
-
-local function clock()
-  local time = redis.call('TIME')
-  return time[1] * 1000000 + time[2]
-end
+local match, format, floor = string.match, string.format, math.floor
 
 -- floor(a * b / c) and its remainder, exact for a <= c < 2^45 and b < 2^49: long division by digits of 7 bits.
 local function mul_div(a, b, c)
   local product = a * b
-  if product < MAX_EXACT then
+  if product < 9007199254740992 then -- 2^53
     return floor(product / c), product % c
   end
   local quotient, rest = 0, 0
@@ -33,158 +31,159 @@ local function mul_div(a, b, c)
   return quotient, rest
 end
 
-local function mul_div_ceil(a, b, c)
-  local quotient, rest = mul_div(a, b, c)
-  return rest > 0 and quotient + 1 or quotient
-end
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
 
--- A counter that tollgate did not write is an error, not a zero: its caller would be without a limit.
-local function numbers(key, pattern)
-  local value = redis.call('GET', key)
-  if not value then
-    return nil
-  end
-  local a, b, c, d, e, f = string.match(value, pattern)
-  if not a then
-    error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
-  end
-  return tonumber(a), tonumber(b), tonumber(c), tonumber(d), tonumber(e), tonumber(f)
-end
+local answer = { 1, now }
+local values, expiries, denied = {}, {}, nil
 
--- Each returns: fits, remaining, wait, value to store, expiry. See src/limit/fixed_window.rs.
-local function fixed_window(key, now, cost, amount, window)
-  local count, start = numbers(key, '^(%d+) (%d+)$')
-  if count and now < start + window then
-    start = min(start, now)
-  else
-    count, start = 0, now
-  end
-  local fits = count + cost <= amount
-  if fits then
-    count = count + cost
-  end
-  local wait = start + window - now
-  if cost > amount then
-    wait = window
-  elseif fits and count == 0 then
-    wait = 0
-  end
-  return fits, max(amount - count, 0), wait, string.format('%.0f %.0f', count, start), start + window
-end
+for i = 1, #KEYS do
+  local key, at = KEYS[i], 7 * i - 6
+  local algorithm, cost, amount, window = ARGV[at], ARGV[at + 2] + 0, ARGV[at + 3] + 0, ARGV[at + 4] + 0
+  local stored = redis.call('GET', key)
+  local fits, left, wait, value, expires
 
--- When at most `target` of the `count` requests between first and last still count. See src/limit/sliding_window.rs.
-local function fades_to(target, count, first, last, window)
-  local whole = floor((last - first) / count) * target
-  local part = mul_div(target, (last - first) % count, count)
-  return last + window - whole - part
-end
-
-local function sliding_window(key, now, cost, amount, window)
-  local count, first, last, old, old_first, old_last = numbers(key, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$')
-  if not count then
-    count, first, last, old, old_first, old_last = 0, 0, 0, 0, 0, 0
-  end
-  first, last = min(first, now), min(last, now)
-  old_first, old_last = min(old_first, now), min(old_last, now)
-  if now >= first + window then
-    old, old_first, old_last = count, first, last
-    count, first, last = 0, 0, 0
-  end
-  if now >= old_last + window then
-    old, old_first, old_last = 0, 0, 0
-  end
-
-  local fading, left, length = 0, old_last + window - now, old_last - old_first
-  if left > 0 then
-    fading = left >= length and old or mul_div_ceil(left, old, length)
-  end
-  local fits = count + fading + cost <= amount
-  if fits and cost > 0 then
-    if count == 0 then
-      first = now
-    end
-    count, last = count + cost, now
-  end
-  local used, wait = count + fading, 0
-  local target = fits and used - 1 or amount - cost
-  if target >= count then
-    wait = fades_to(target - count, old, old_first, old_last, window) - now
-  elseif target >= 0 then
-    wait = fades_to(target, count, first, last, window) - now
-  elseif not fits then
-    wait = window
-  end
-  local value = string.format('%.0f %.0f %.0f %.0f %.0f %.0f', count, first, last, old, old_first, old_last)
-  return fits, max(amount - used, 0), wait, value, max(last, old_last) + window
-end
-
--- How long it takes until `count` tokens have flowed back. See src/limit/token_bucket.rs.
-local function time_for(count, tokens, period)
-  local periods = floor(count / tokens)
-  if periods * period >= MAX_WAIT then
-    return MAX_WAIT
-  end
-  return periods * period + mul_div_ceil(count % tokens, period, tokens)
-end
-
-local function token_bucket(key, now, cost, burst, window, tokens, period)
-  local used, since = numbers(key, '^(%d+) (%d+)$')
-  local refilled = 0
-  if used then
-    since = min(since, now)
-    local periods = floor((now - since) / period)
-    if periods * tokens >= used then
-      used, since = 0, now
-    else
-      used, since = used - periods * tokens, since + periods * period
-      refilled = mul_div(now - since, tokens, period)
-      if refilled >= used then
-        used, since, refilled = 0, now, 0
+  if algorithm == '2' then
+    -- sliding_window: the current window, and the one before it. See src/limit/sliding_window.rs.
+    local count, first, last, old, old_first, old_last = 0, 0, 0, 0, 0, 0
+    if stored then
+      count, first, last, old, old_first, old_last = match(stored, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$')
+      if not count then
+        error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
+      end
+      count, first, last, old, old_first, old_last = count + 0, first + 0, last + 0, old + 0, old_first + 0, old_last + 0
+      -- After the clock went back, nothing lies in the future.
+      if last > now then
+        if first > now then first = now end
+        if old_first > now then old_first = now end
+        if old_last > now then old_last = now end
+        last = now
       end
     end
+    if now >= first + window then
+      old, old_first, old_last = count, first, last
+      count, first, last = 0, 0, 0
+    end
+    local fading = 0
+    if now >= old_last + window then
+      old, old_first, old_last = 0, 0, 0
+    elseif old > 0 then
+      local remains, length = old_last + window - now, old_last - old_first
+      if remains >= length then
+        fading = old
+      else
+        local quotient, rest = mul_div(remains, old, length)
+        fading = rest > 0 and quotient + 1 or quotient
+      end
+    end
+    fits = count + fading + cost <= amount
+    if fits then
+      if count == 0 then first = now end
+      count, last = count + cost, now
+    end
+    -- When at most `target` requests count: then more is left, or this one fits.
+    local target = fits and count + fading - 1 or amount - cost
+    local span, from, to, keep = count, first, last, target
+    if target >= count then
+      span, from, to, keep = old, old_first, old_last, target - count
+    end
+    if keep < 0 then
+      wait = window
+    else
+      local length = to - from
+      wait = to + window - floor(length / span) * keep - mul_div(keep, length % span, span) - now
+    end
+    left = amount - count - fading
+    value = format('%d %d %d %d %d %d', count, first, last, old, old_first, old_last)
+    expires = (last > old_last and last or old_last) + window
+
+  elseif algorithm == '1' then
+    -- fixed_window. See src/limit/fixed_window.rs.
+    local count, start = 0, now
+    if stored then
+      count, start = match(stored, '^(%d+) (%d+)$')
+      if not count then
+        error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
+      end
+      count, start = count + 0, start + 0
+      if now >= start + window then
+        count, start = 0, now
+      elseif start > now then
+        start = now
+      end
+    end
+    fits = count + cost <= amount
+    if fits then
+      count = count + cost
+    end
+    left = amount - count
+    expires = start + window
+    wait = cost > amount and window or expires - now
+    value = format('%d %d', count, start)
+
   else
-    used, since = 0, now
+    -- token_bucket. See src/limit/token_bucket.rs.
+    local tokens, period = ARGV[at + 5] + 0, ARGV[at + 6] + 0
+    local used, since, refilled = 0, now, 0
+    if stored then
+      used, since = match(stored, '^(%d+) (%d+)$')
+      if not used then
+        error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
+      end
+      used, since = used + 0, since + 0
+      if since > now then since = now end
+      local periods = floor((now - since) / period)
+      if periods * tokens >= used then
+        used, since = 0, now
+      else
+        used, since = used - periods * tokens, since + periods * period
+        refilled = mul_div(now - since, tokens, period)
+        if refilled >= used then
+          used, since, refilled = 0, now, 0
+        end
+      end
+    end
+    -- How long it takes until `count` tokens have flowed back.
+    local function time_for(count)
+      local periods = floor(count / tokens)
+      if periods * period >= 70368744177664 then -- 2^46, as MAX_WAIT_US
+        return 70368744177664
+      end
+      local quotient, rest = mul_div(count % tokens, period, tokens)
+      return periods * period + (rest > 0 and quotient + 1 or quotient)
+    end
+    fits = used - refilled + cost <= amount
+    if fits then
+      used = used + cost
+      wait = since + time_for(refilled + 1) - now
+    elseif cost > amount then
+      wait = window
+    else
+      wait = since + time_for(used + cost - amount) - now
+    end
+    left = amount - (used - refilled)
+    value = format('%d %d', used, since)
+    expires = since + time_for(used)
   end
-  local owed = used - refilled
-  local fits = owed + cost <= burst
+
   if fits then
-    used = used + cost
-  end
-  local wait
-  if fits then
-    wait = used > refilled and since + time_for(refilled + 1, tokens, period) - now or 0
-  elseif cost > burst then
-    wait = window
+    answer[3 * i] = 1
   else
-    wait = since + time_for(refilled + owed + cost - burst, tokens, period) - now
+    answer[3 * i] = 0
+    denied = denied or {}
+    denied[ARGV[at + 1]] = true
   end
-  return fits, max(burst - (used - refilled), 0), wait, string.format('%.0f %.0f', used, since),
-    since + time_for(used, tokens, period)
+  answer[3 * i + 1], answer[3 * i + 2] = left > 0 and left or 0, wait
+  values[i], expiries[i] = value, expires
 end
 
-local ALGORITHMS = { fixed_window, sliding_window, token_bucket }
-
-local now = clock()
-local answer, writes, denied = { 1, now }, {}, {}
-for i, key in ipairs(KEYS) do
-  local at = 7 * (i - 1)
-  local group, cost = ARGV[at + 2], tonumber(ARGV[at + 3])
-  local fits, remaining, wait, value, expires = ALGORITHMS[tonumber(ARGV[at + 1])](
-    key, now, cost, tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6]), tonumber(ARGV[at + 7]))
-  if not fits then
-    denied[group] = true
-  elseif cost > 0 then
-    writes[#writes + 1] = { group, key, value, expires }
-  end
-  answer[3 * i], answer[3 * i + 1], answer[3 * i + 2] = fits and 1 or 0, remaining, wait
-end
-if denied['0'] then
+if denied and denied['0'] then
   answer[1] = 0
   return answer
 end
-for _, write in ipairs(writes) do
-  if not denied[write[1]] then
-    redis.call('SET', write[2], write[3], 'PX', max(ceil((write[4] - now) / 1000), 1))
+for i = 1, #KEYS do
+  if not (denied and denied[ARGV[7 * i - 5]]) then
+    redis.call('SET', KEYS[i], values[i], 'PX', format('%d', math.ceil((expiries[i] - now) / 1000)))
   end
 end
 return answer
