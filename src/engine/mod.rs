@@ -217,18 +217,21 @@ impl Engine {
             });
             return Decision::of(verdict, applied.rule);
         }
-        for applied in &matched.applied {
-            if applied.action.on_store_error == OnStoreError::Allow {
-                live.metrics[applied.index].decided(metrics::Outcome::FallbackAllowed);
-            }
-        }
         let answer = self.fallback.charge_now(&local);
-        let matched = Matched {
+        let counted = Matched {
             applied: local_rules,
             batch: local,
             ended_by: None,
         };
-        live.combine(&matched, answer.admitted, &answer.outcomes, Words::FALLBACK)
+        let decision = live.combine(&counted, answer.admitted, &answer.outcomes, Words::FALLBACK);
+        if decision.verdict == Verdict::Allowed {
+            for applied in &matched.applied {
+                if applied.action.on_store_error == OnStoreError::Allow {
+                    live.metrics[applied.index].decided(metrics::Outcome::FallbackAllowed);
+                }
+            }
+        }
+        decision
     }
 }
 
