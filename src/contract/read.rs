@@ -1,8 +1,8 @@
 //! A check as it arrives.
 
-use std::time::Duration;
+use std::{borrow::Cow, fmt::Write as _, time::Duration};
 
-use http::{HeaderMap, HeaderName, header::HOST, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, header::HOST, request::Parts};
 
 use super::{
     Endpoint, Fault, X_ENVOY_BUDGET, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_METHOD,
@@ -35,26 +35,29 @@ pub fn read<'a>(parts: &'a Parts, policy: &ClientIpPolicy) -> Result<Check<'a>, 
             };
             let host = match once(headers, &X_FORWARDED_HOST)? {
                 None => authority(parts)?,
-                some => some,
+                Some(value) => any_text(value),
             };
-            (
-                endpoint,
-                needed(headers, &X_FORWARDED_METHOD)?,
-                needed(headers, &X_FORWARDED_URI)?,
-                host,
-            )
+            let method = text(needed(headers, &X_FORWARDED_METHOD)?, &X_FORWARDED_METHOD)?;
+            let target = any_text(needed(headers, &X_FORWARDED_URI)?);
+            (endpoint, method, target, host)
         }
         _ => match path.strip_prefix("/v1/envoy") {
-            Some(original) if original.is_empty() || original.starts_with('/') => (
-                Endpoint::Envoy,
-                parts.method.as_str(),
-                original,
-                authority(parts)?,
-            ),
+            Some(original) if original.is_empty() || original.starts_with('/') => {
+                let method = parts.method.as_str();
+                (
+                    Endpoint::Envoy,
+                    method,
+                    Cow::Borrowed(original),
+                    authority(parts)?,
+                )
+            }
             _ => return Err(Fault::UnknownPath),
         },
     };
-    let real_ip = once(headers, &X_REAL_IP)?;
+    let real_ip = match once(headers, &X_REAL_IP)? {
+        Some(value) => Some(text(value, &X_REAL_IP)?),
+        None => None,
+    };
     let forwarded_for: Vec<&str> = match real_ip {
         // The common case costs nothing: whom the proxy saw is the client.
         Some(_) if policy.trusted_proxies.is_empty() => Vec::new(),
@@ -68,8 +71,8 @@ pub fn read<'a>(parts: &'a Parts, policy: &ClientIpPolicy) -> Result<Check<'a>, 
         endpoint,
         request: Attributes {
             method,
-            host: normal_host(host.unwrap_or_default()),
-            path: normal_path(target),
+            host: normal(host, normal_host),
+            path: normal(target, normal_path),
             client_ip: policy.client_ip(real_ip, &forwarded_for),
             headers,
         },
@@ -80,15 +83,16 @@ pub fn read<'a>(parts: &'a Parts, policy: &ClientIpPolicy) -> Result<Check<'a>, 
     })
 }
 
-/// The host that the check itself was sent to: `:authority` over HTTP/2, `Host` over HTTP/1.
-fn authority(parts: &Parts) -> Result<Option<&str>, Fault> {
-    match parts.uri.authority() {
-        Some(authority) => Ok(Some(authority.as_str())),
-        None => once(&parts.headers, &HOST),
+/// The host that the check itself was sent to: `:authority` over HTTP/2, `Host` over HTTP/1; empty if there is none.
+fn authority(parts: &Parts) -> Result<Cow<'_, str>, Fault> {
+    if let Some(authority) = parts.uri.authority() {
+        return Ok(Cow::Borrowed(authority.as_str()));
     }
+    Ok(once(&parts.headers, &HOST)?.map_or(Cow::Borrowed(""), any_text))
 }
 
-fn needed<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<&'a str, Fault> {
+/// The value of a header that a check cannot do without.
+fn needed<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<&'a HeaderValue, Fault> {
     match once(headers, name)? {
         Some(value) if !value.is_empty() => Ok(value),
         _ => Err(Fault::MissingHeader(name.clone())),
@@ -96,18 +100,47 @@ fn needed<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<&'a str, Faul
 }
 
 /// The value of a header that must not come twice.
-fn once<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Fault> {
+fn once<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a HeaderValue>, Fault> {
     let mut values = headers.get_all(name).iter();
-    let Some(value) = values.next() else {
-        return Ok(None);
-    };
+    let value = values.next();
     if values.next().is_some() {
         return Err(Fault::RepeatedHeader(name.clone()));
     }
-    // Targets may hold raw UTF-8; other bytes cannot have come through a proxy that parses what it forwards.
-    std::str::from_utf8(value.as_bytes())
-        .map(Some)
-        .map_err(|_| Fault::UnreadableHeader(name.clone()))
+    Ok(value)
+}
+
+/// What the proxy itself wrote; if that is not text, it is at fault.
+fn text<'a>(value: &'a HeaderValue, name: &HeaderName) -> Result<&'a str, Fault> {
+    std::str::from_utf8(value.as_bytes()).map_err(|_| Fault::UnreadableHeader(name.clone()))
+}
+
+/// What the client wrote and the proxy passed on. nginx passes raw bytes on, and if they made this a fault, a proxy that fails
+/// open would let the request through: what is not text is percent-encoded, as in a path's normal form.
+fn any_text(value: &HeaderValue) -> Cow<'_, str> {
+    match std::str::from_utf8(value.as_bytes()) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => Cow::Owned(
+            value
+                .as_bytes()
+                .iter()
+                .fold(String::new(), |mut out, byte| {
+                    if byte.is_ascii() {
+                        out.push(char::from(*byte));
+                    } else {
+                        // Writing to a String cannot fail.
+                        let _ = write!(out, "%{byte:02X}");
+                    }
+                    out
+                }),
+        ),
+    }
+}
+
+fn normal<'a>(value: Cow<'a, str>, form: fn(&str) -> Cow<'_, str>) -> Cow<'a, str> {
+    match value {
+        Cow::Borrowed(text) => form(text),
+        Cow::Owned(text) => Cow::Owned(form(&text).into_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -161,6 +194,24 @@ mod tests {
             seen(&parts("GET", "/v1/check", &envoy)).unwrap(),
             "check POST api.example.com /data -"
         );
+    }
+
+    #[test]
+    fn bytes_that_are_not_text_are_no_way_out() {
+        let mut check = parts("GET", "/v1/check", &[METHOD]);
+        let raw = |bytes: &[u8]| HeaderValue::from_bytes(bytes).unwrap();
+        check
+            .headers
+            .insert(X_FORWARDED_URI, raw(b"/d\xffta?x=\xfe"));
+        check
+            .headers
+            .insert(X_FORWARDED_HOST, raw(b"Api\xff.example.com:80"));
+        assert_eq!(
+            seen(&check).unwrap(),
+            "check POST api%ff.example.com /d%FFta -"
+        );
+        check.headers.insert(X_REAL_IP, raw(b"\xff"));
+        assert_eq!(seen(&check), Err(Fault::UnreadableHeader(X_REAL_IP)));
     }
 
     #[test]

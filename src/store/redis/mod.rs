@@ -1,4 +1,4 @@
-//! Counters in Redis: one script call per check, sent over a few long-lived [lanes](lane).
+//! Counters in Redis: one script call per check, sent over a few long-lived lanes.
 
 mod lane;
 pub mod script;
