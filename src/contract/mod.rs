@@ -1,4 +1,5 @@
-//! The external-authorization contracts: from a proxy's check to [`Attributes`](crate::request::Attributes), and from a [`Decision`](crate::engine::Decision) to an answer.
+//! The external-authorization contracts: from a proxy's check to [`Attributes`](crate::request::Attributes), and from a
+//! [`Decision`](crate::engine::Decision) to an answer.
 //!
 //! What the proxies send and accept was recorded from real ones; docs/proxies.md has the configurations.
 //!
