@@ -136,7 +136,7 @@ fn any_text(value: &HeaderValue) -> Cow<'_, str> {
     }
 }
 
-fn normal<'a>(value: Cow<'a, str>, form: fn(&str) -> Cow<'_, str>) -> Cow<'a, str> {
+fn normal(value: Cow<'_, str>, form: fn(&str) -> Cow<'_, str>) -> Cow<'_, str> {
     match value {
         Cow::Borrowed(text) => form(text),
         Cow::Owned(text) => Cow::Owned(form(&text).into_owned()),
