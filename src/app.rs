@@ -187,7 +187,7 @@ fn memory_store(settings: &Settings, clock: Arc<dyn Clock>, metrics: &Arc<Metric
         Box::new(move |key| {
             // `tollgate:{rule}:overflow…`
             let rule = key.split(['{', '}']).nth(1).unwrap_or(key);
-            metrics.rule(rule).overflowed();
+            metrics.overflowed(rule);
         }),
     )
 }
@@ -225,12 +225,12 @@ fn store_watcher(component: Component, metrics: Arc<Metrics>) -> redis::OnChange
         Ok(()) => {
             component.ok();
             metrics.set_store_up(true);
-            info!("redis is reached: counters are shared");
+            info!("redis serves: counters are shared");
         }
         Err(error) => {
             component.degraded(error.to_string());
             metrics.set_store_up(false);
-            warn!(%error, "redis is away: rules do as their on_store_error says; reconnecting");
+            warn!(%error, "redis does not serve: rules do as their on_store_error says until it does");
         }
     })
 }
@@ -267,7 +267,10 @@ fn reloaded(
             }
         };
         match rules::load(&name, &text) {
-            Ok(set) if set == engine.live().set => component.ok(),
+            Ok(set) if set == engine.live().set => {
+                metrics.rules_unchanged();
+                component.ok();
+            }
             Ok(set) => {
                 let count = set.rules.len();
                 let generation = engine.replace(set);

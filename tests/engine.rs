@@ -358,6 +358,20 @@ rules:
 }
 
 #[tokio::test]
+async fn a_shadow_rule_tells_what_it_would_deny_for_want_of_a_key() {
+    let world = World::new(
+        "
+version: 1
+rules:
+  - { name: dark, key: [{ header: x-key }], on_missing: deny, limit: 5/m, mode: shadow }
+",
+    );
+    assert!(world.admits(GET).await);
+    assert_eq!(world.decisions("dark", "shadow_denied"), 1);
+    assert_eq!(world.decisions("dark", "allowed"), 0);
+}
+
+#[tokio::test]
 async fn head_does_not_evade_a_limit_on_get() {
     let world =
         World::new("{ version: 1, rules: [{ name: a, match: { methods: [GET] }, limit: 1/m }] }");

@@ -299,6 +299,11 @@ async fn what_a_client_sends_changes_neither_its_limit_nor_anothers() {
         let answer = ask(stack.nginx.addr, &head("GET", target, &[])).await;
         assert_eq!(answer.status, 429, "{target}");
     }
+    // An encoded slash means two things: nginx would route it to /data, and tollgate would match /free/**.
+    for target in ["/free/..%2fdata", "/free/%2E%2E%2Fdata", "/%2Fdata"] {
+        let answer = ask(stack.nginx.addr, &head("GET", target, &[])).await;
+        assert_eq!(answer.status, 400, "{target}");
+    }
     // nginx passes bytes on as they are, whatever they are; tollgate must not answer "cannot decide" to them.
     for target in [&b"/data?x=\xff"[..], b"/free/\xff/../../data"] {
         let request = [b"GET ", target, b" HTTP/1.1\r\nhost: app.test\r\n\r\n"].concat();

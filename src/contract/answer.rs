@@ -52,7 +52,14 @@ pub fn answer(
 ) -> Response<Full<Bytes>> {
     let mut response = match decision.verdict {
         Verdict::Allowed => Response::new(Full::default()),
-        Verdict::Limited { retry_after_us } => limited(decision, seconds(retry_after_us)),
+        Verdict::Limited { retry_after_us } => {
+            let status = match endpoint {
+                Endpoint::Check | Endpoint::Envoy => StatusCode::TOO_MANY_REQUESTS,
+                // nginx's auth_request passes on 401 and 403 only; anything else of ours would become its 500.
+                Endpoint::AuthRequest => StatusCode::FORBIDDEN,
+            };
+            limited(decision, seconds(retry_after_us), status)
+        }
         Verdict::Forbidden => problem(
             StatusCode::FORBIDDEN,
             &Problem {
@@ -78,10 +85,6 @@ pub fn answer(
             },
         ),
     };
-    if endpoint == Endpoint::AuthRequest && matches!(decision.verdict, Verdict::Limited { .. }) {
-        // nginx's auth_request passes on 401 and 403 only; anything else of ours would become its 500.
-        *response.status_mut() = StatusCode::FORBIDDEN;
-    }
     let headers = response.headers_mut();
     if let Some(rule) = &decision.rule {
         insert(headers, X_TOLLGATE_RULE, rule.to_string());
@@ -129,7 +132,7 @@ pub fn fault_answer(fault: &Fault) -> Response<Full<Bytes>> {
     )
 }
 
-fn limited(decision: &Decision, retry_after: u64) -> Response<Full<Bytes>> {
+fn limited(decision: &Decision, retry_after: u64, status: StatusCode) -> Response<Full<Bytes>> {
     // A caller that comes back too early is only denied again: round up, and never say 0.
     let retry_after = retry_after.max(1);
     let violated: Vec<&str> = decision.quotas.iter().map(|quota| &*quota.name).collect();
@@ -143,11 +146,11 @@ fn limited(decision: &Decision, retry_after: u64) -> Response<Full<Bytes>> {
         None => format!("requests cannot be counted now; try again in {retry_after} s"),
     };
     let mut response = problem(
-        StatusCode::TOO_MANY_REQUESTS,
+        status,
         &Problem {
             kind: QUOTA_EXCEEDED,
             title: "Too Many Requests",
-            status: 429,
+            status: status.as_u16(),
             detail,
             rule: decision.rule.as_deref(),
             violated_policies: &violated,

@@ -12,7 +12,8 @@ use crate::{
 pub struct Decision {
     /// The answer.
     pub verdict: Verdict,
-    /// The rule that decided; of an admitted request, the one with the limit that is nearest to being reached.
+    /// The rule that decided. Of an admitted request: the `allow` rule that ended the walk, else the rule with the limit that
+    /// is nearest to being reached.
     pub rule: Option<Arc<str>>,
     /// The limits to report. Of a denied request, only the one that denied.
     pub quotas: Vec<Quota>,

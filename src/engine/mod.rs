@@ -299,6 +299,10 @@ impl Live {
         match action.descriptor.on_missing {
             OnMissing::Skip if missing => return false,
             OnMissing::Deny if missing && action.mode == Mode::Enforce => return true,
+            OnMissing::Deny if missing => {
+                self.metrics[index].decided(metrics::Outcome::ShadowDenied);
+                return false;
+            }
             _ => {}
         }
         let group = match action.mode {
@@ -344,9 +348,9 @@ impl Live {
                 .zip(&outcomes[applied.charges.clone()]);
             let fits = answers.clone().all(|(_, outcome)| outcome.allowed);
             if applied.action.mode == Mode::Shadow {
-                if fits {
+                if fits && admitted {
                     metrics.decided(words.allowed);
-                } else {
+                } else if !fits {
                     metrics.decided(metrics::Outcome::ShadowDenied);
                     debug!(rule = %applied.rule.name, "shadow: would be denied");
                 }

@@ -13,6 +13,8 @@ pub mod token_bucket;
 
 use std::fmt;
 
+use self::token_bucket::Rate;
+
 /// The largest number of requests that a limit or a burst may name.
 pub const MAX_AMOUNT: u64 = 1_000_000_000;
 /// The longest window, 366 days in microseconds: below 2^45, as the exact division in `charge.lua` needs.
@@ -60,6 +62,7 @@ pub struct Limit {
     amount: u64,
     window_us: u64,
     burst: u64,
+    rate: Rate,
 }
 
 /// Why a limit cannot be built. Each says the bound that was crossed.
@@ -101,6 +104,7 @@ impl Limit {
             amount,
             window_us,
             burst,
+            rate: Rate::new(amount, window_us),
         })
     }
 
@@ -119,6 +123,11 @@ impl Limit {
         self.window_us
     }
 
+    /// Its rate in lowest terms, as the token bucket and its script use it.
+    pub const fn rate(&self) -> Rate {
+        self.rate
+    }
+
     /// The most that can be admitted at one instant.
     pub const fn burst(&self) -> u64 {
         match self.algorithm {
@@ -131,9 +140,11 @@ impl Limit {
     /// `replicas - 1` more than the limit, and each admits at least one.
     #[must_use]
     pub fn divided(&self, replicas: u64) -> Self {
+        let amount = self.amount.div_ceil(replicas.max(1));
         Self {
-            amount: self.amount.div_ceil(replicas.max(1)),
+            amount,
             burst: self.burst.div_ceil(replicas.max(1)),
+            rate: Rate::new(amount, self.window_us),
             ..*self
         }
     }

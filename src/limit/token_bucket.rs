@@ -17,7 +17,7 @@ pub struct State {
 }
 
 /// The rate in lowest terms: `tokens` flow back in every `period_us` microseconds, and no smaller period has a whole number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rate {
     /// Tokens per period.
     pub tokens: u64,
@@ -25,18 +25,15 @@ pub struct Rate {
     pub period_us: u64,
 }
 
-impl Limit {
-    /// This limit's rate in lowest terms, as the token bucket and its script use it.
-    pub fn rate(&self) -> Rate {
-        let divisor = gcd(self.amount, self.window_us);
-        Rate {
-            tokens: self.amount / divisor,
-            period_us: self.window_us / divisor,
+impl Rate {
+    pub(super) fn new(amount: u64, window_us: u64) -> Self {
+        let divisor = gcd(amount, window_us);
+        Self {
+            tokens: amount / divisor,
+            period_us: window_us / divisor,
         }
     }
-}
 
-impl Rate {
     /// How long it takes until `tokens` have flowed back, at most [`MAX_WAIT_US`].
     fn time_for(self, tokens: u64) -> u64 {
         let periods = tokens / self.tokens;

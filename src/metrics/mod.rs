@@ -68,7 +68,6 @@ pub struct RuleMetrics {
     name: String,
     outcomes: [Counter; Outcome::ALL.len()],
     fallbacks: Family<FallbackLabels, Counter>,
-    overflows: Counter,
 }
 
 impl RuleMetrics {
@@ -86,11 +85,6 @@ impl RuleMetrics {
                 reason,
             })
             .inc();
-    }
-
-    /// Counts one charge to the rule's overflow counter because the embedded store was full.
-    pub fn overflowed(&self) {
-        self.overflows.inc();
     }
 }
 
@@ -222,7 +216,6 @@ impl Metrics {
                     .get_or_create_owned(&decision(name, Outcome::ALL[i]))
             }),
             fallbacks: self.store_fallbacks.clone(),
-            overflows: self.memory_overflows.get_or_create_owned(&rule_label(name)),
         }
     }
 
@@ -264,6 +257,11 @@ impl Metrics {
         self.checks.get_or_create_owned(&ContractLabel { contract })
     }
 
+    /// Counts one charge to a rule's overflow counter.
+    pub fn overflowed(&self, rule: &str) {
+        self.memory_overflows.get_or_create(&rule_label(rule)).inc();
+    }
+
     /// Records how long a check took.
     pub fn check_took(&self, took: Duration) {
         self.check_duration.observe(took.as_secs_f64());
@@ -301,6 +299,11 @@ impl Metrics {
         self.rules_last_reload_success.set(1);
         self.rules_last_success
             .set(Duration::from_micros(now_us).as_secs_f64());
+    }
+
+    /// The rule file holds the rules in force again, after it had been refused.
+    pub fn rules_unchanged(&self) {
+        self.rules_last_reload_success.set(1);
     }
 
     /// A rule file was refused; the rules before it stay in force.
@@ -396,7 +399,7 @@ mod tests {
         for name in ["old", "kept"] {
             let rule = metrics.rule(name);
             rule.decided(Outcome::Allowed);
-            rule.overflowed();
+            metrics.overflowed(name);
             for &mode in FallbackMode::ALL {
                 for &reason in StoreFailure::ALL {
                     rule.fell_back(mode, reason);

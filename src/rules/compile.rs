@@ -336,8 +336,8 @@ impl Compiler<'_, '_> {
                     if let Some((_, twin)) = twin {
                         self.document.problem(
                             &path,
-                            format!("{} and {twin} count the same window in the same way, and only the smaller can ever deny", text.text),
-                            "keep the one you mean",
+                            format!("{} and {twin} count the same window in the same way, and would share a counter", text.text),
+                            "keep one; for a token bucket beside another, write one of them with another period, like 600/m for 10/s",
                         );
                     }
                     limits.push((limit, text.text.clone()));
@@ -453,10 +453,15 @@ fn named(rule: &str, limits: Vec<(Limit, String)>) -> Vec<NamedLimit> {
                 Some(1) => format!("{rule}/{label}"),
                 _ => format!("{rule}/{label}/{algorithm}"),
             };
-            let seconds = limit.window_us().div_ceil(1_000_000);
+            // `w` counts whole seconds; of a window that is none, it would misstate the rate.
+            let window = if limit.window_us().is_multiple_of(1_000_000) {
+                format!(";w={}", limit.window_us() / 1_000_000)
+            } else {
+                String::new()
+            };
             NamedLimit {
                 limit,
-                policy: format!("\"{name}\";q={};w={seconds}", limit.amount()).into(),
+                policy: format!("\"{name}\";q={}{window}", limit.amount()).into(),
                 name: name.into(),
                 key_suffix: format!(":{algorithm}:{label}").into(),
                 text: text.into(),

@@ -157,6 +157,11 @@ impl PathPattern {
             ));
         }
         let normal = normal_path(segment);
+        if normal == "/" {
+            return Err(format!(
+                "the path {text:?} can match nothing: {segment:?} is resolved before paths are compared\nhint: leave it out"
+            ));
+        }
         Ok(Segment::Literal(normal[1..].to_owned()))
     }
 
@@ -328,6 +333,7 @@ mod tests {
             ("/data?x=1", "without query"),
             ("/a//b", "after normalisation"),
             ("/a/../b", "after normalisation"),
+            ("/%2e%2E/x", "is resolved before"),
             ("/a/b**", "not a whole segment"),
             ("/a/*/b", "is not supported"),
             ("/a/**/b", "is not supported"),

@@ -6,7 +6,7 @@
 //!
 //! The number of keys is bounded. A caller who is new when the store is full shares one *overflow* counter per rule and
 //! limit with all others in that position: limited together rather than not at all, and nobody who is already
-//! counted is forgotten. Overflow counters stand outside the bound; there are only as many as there are limits.
+//! counted is forgotten. Overflow counters may exceed the bound; there are only as many as there are limits.
 
 use std::{
     collections::HashMap,
@@ -32,7 +32,16 @@ struct Entry {
     expires_us: u64,
 }
 
-type Shard = HashMap<Box<str>, Entry, RandomState>;
+/// A part of the counters.
+#[derive(Default)]
+struct Shard {
+    counters: HashMap<Box<str>, Entry, RandomState>,
+    swept_us: u64,
+}
+
+/// A full shard is not searched for something to forget more often than this (microseconds): under a flood of new callers
+/// that search would be most of the work.
+const SWEEP_PAUSE_US: u64 = 50_000;
 
 /// Told when a caller had to share an overflow counter, with the key of that counter.
 pub type OnOverflow = Box<dyn Fn(&str) + Send + Sync>;
@@ -74,12 +83,15 @@ impl MemoryStore {
     }
 
     fn sweep_shard(&self, shard: &mut Shard, now_us: u64) {
-        let before = shard.len();
-        shard.retain(|_, entry| entry.expires_us > now_us);
-        if shard.len() < shard.capacity() / 4 {
-            shard.shrink_to_fit();
+        shard.swept_us = now_us;
+        let counters = &mut shard.counters;
+        let before = counters.len();
+        counters.retain(|_, entry| entry.expires_us > now_us);
+        if counters.len() < counters.capacity() / 4 {
+            counters.shrink_to_fit();
         }
-        self.keys.fetch_sub(before - shard.len(), Ordering::Relaxed);
+        self.keys
+            .fetch_sub(before - counters.len(), Ordering::Relaxed);
     }
 
     fn shard_of(&self, key: &str) -> usize {
@@ -196,21 +208,25 @@ impl<'a> Held<'a> {
         }
         if store.keys() + self.new_keys >= store.max_keys {
             // Before anybody shares a counter: is there something to forget?
-            if let Some(shard) = self.shard(index) {
+            if let Some(shard) = self.shard(index)
+                && now_us.abs_diff(shard.swept_us) >= SWEEP_PAUSE_US
+            {
                 store.sweep_shard(shard, now_us);
             }
         }
-        let overflow = overflow_key(key);
-        let overflow_index = store.shard_of(&overflow);
-        // If the store filled up only after the shards were chosen, the overflow counter's shard may not be held: this one
-        // batch may then exceed the bound.
-        if store.keys() + self.new_keys >= store.max_keys && self.shard(overflow_index).is_some() {
-            let state = self.find(overflow_index, &overflow, now_us).flatten();
-            return Place {
-                shard: overflow_index,
-                state,
-                overflow: Some(overflow.into()),
-            };
+        if store.keys() + self.new_keys >= store.max_keys {
+            let overflow = overflow_key(key);
+            let overflow_index = store.shard_of(&overflow);
+            // If the store filled up only after the shards were chosen, the overflow counter's shard may not be held: this
+            // one batch may then exceed the bound.
+            if self.shard(overflow_index).is_some() {
+                let state = self.find(overflow_index, &overflow, now_us).flatten();
+                return Place {
+                    shard: overflow_index,
+                    state,
+                    overflow: Some(overflow.into()),
+                };
+            }
         }
         self.new_keys += 1;
         Place {
@@ -223,7 +239,7 @@ impl<'a> Held<'a> {
     /// `None` if there is no such counter; `Some(None)` if it has expired, and its place can be used again.
     #[expect(clippy::option_option, reason = "absent and expired are two things")]
     fn find(&mut self, shard: usize, key: &str, now_us: u64) -> Option<Option<State>> {
-        let entry = self.shard(shard)?.get(key)?;
+        let entry = self.shard(shard)?.counters.get(key)?;
         Some((entry.expires_us > now_us).then_some(entry.state))
     }
 
@@ -237,10 +253,10 @@ impl<'a> Held<'a> {
             state: step.state,
             expires_us: step.expires_us,
         };
-        if let Some(old) = shard.get_mut(key) {
+        if let Some(old) = shard.counters.get_mut(key) {
             *old = entry;
         } else {
-            shard.insert(key.into(), entry);
+            shard.counters.insert(key.into(), entry);
             store.keys.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use deadpool_redis::{Connection, Pool};
+use deadpool_redis::{Connection, Pool, PoolError};
 use redis::{Cmd, Pipeline, Value, aio::ConnectionLike as _};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -98,19 +98,22 @@ impl Lane {
         let (mut pause, longest) = self.patience.reconnect;
         loop {
             let attempt = async {
-                let mut connection = self.pool.get().await.map_err(|error| error.to_string())?;
+                let mut connection = self.pool.get().await.map_err(|error| match error {
+                    PoolError::Backend(error) => script::refused(&error),
+                    other => StoreError::Broken(other.to_string()),
+                })?;
                 match load_script(&mut connection).await {
                     Ok(()) => Ok(connection),
                     Err(error) => {
                         let _ = Connection::take(connection);
-                        Err(error.to_string())
+                        Err(script::refused(&error))
                     }
                 }
             };
             let attempt = timeout(self.patience.answer, attempt);
             match refusing(queue, reason, attempt).await? {
                 Ok(Ok(connection)) => return Some(connection),
-                Ok(Err(error)) => *reason = StoreError::Unavailable(error),
+                Ok(Err(error)) => *reason = error.into_unavailable(),
                 Err(_) => {
                     *reason = StoreError::Unavailable(format!(
                         "redis took longer than {:?} to accept a connection",
@@ -175,31 +178,39 @@ impl Lane {
             sent.add_command(std::mem::take(&mut job.cmd));
         }
         let answers = self.send(connection, &sent, jobs.len()).await?;
-        let mut again = Pipeline::new();
         let mut missing = Vec::new();
         for ((job, answer), cmd) in jobs.drain(..).zip(answers).zip(sent.cmd_iter()) {
             if script::is_missing_script(&answer) {
-                again.add_command(cmd.clone());
-                missing.push(job);
+                missing.push((job, cmd.clone()));
             } else {
-                let charges = job.charges;
-                job.answer(decode(answer, charges));
+                let verdict = decode(answer, job.charges);
+                job.answer(verdict);
             }
         }
         if missing.is_empty() {
             return Ok(());
         }
-        // Redis forgot the script and has not run these: load it, and ask once more.
-        *jobs = missing;
+        // Redis forgot the script and has not run these: load it, and ask once more for those who still wait.
         match timeout(self.patience.answer, load_script(connection)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(script::refused(&error)),
             Err(_) => return Err(StoreError::Deadline),
         }
+        let now = Instant::now();
+        let mut again = Pipeline::new();
+        for (job, cmd) in missing {
+            if !job.is_stale(now) {
+                again.add_command(cmd);
+                jobs.push(job);
+            }
+        }
+        if jobs.is_empty() {
+            return Ok(());
+        }
         let answers = self.send(connection, &again, jobs.len()).await?;
         for (job, answer) in jobs.drain(..).zip(answers) {
-            let charges = job.charges;
-            job.answer(decode(answer, charges));
+            let verdict = decode(answer, job.charges);
+            job.answer(verdict);
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ pub mod script;
 use std::{
     hash::BuildHasher as _,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -159,9 +159,13 @@ impl Store for RedisStore {
             lane.queue
                 .try_send(job)
                 .map_err(|_| StoreError::Overloaded)?;
-            answer
-                .await
-                .unwrap_or_else(|_| Err(StoreError::Broken("the lane has ended".to_owned())))
+            let verdict = answer.await.unwrap_or_else(|_| {
+                Err(StoreError::Broken(
+                    "the check went with its connection".to_owned(),
+                ))
+            });
+            self.health.answered(verdict.as_ref().err());
+            verdict
         })
     }
 
@@ -170,53 +174,106 @@ impl Store for RedisStore {
     }
 }
 
-/// Which lanes are connected: the store is up while one is. Reports changes of the whole, not of each lane.
+/// Whether Redis serves: a lane is connected, and its answers are verdicts. Reports what becomes of the whole, not of each lane
+/// and each check.
 struct Health {
     state: Mutex<HealthState>,
+    /// Whether there was a refusal lately; spares [`Health::served`] the lock.
+    refusing: AtomicBool,
     on_change: OnChange,
     reached: Notify,
 }
 
 struct HealthState {
     up: Vec<bool>,
-    /// Whether the last report said up; `None` before the first.
-    reported: Option<bool>,
     reason: StoreError,
+    refused: Option<(Instant, StoreError)>,
+    reported: Option<(Instant, Option<String>)>,
 }
+
+/// For so long after an answer that was no verdict, Redis counts as not serving: some keys may be fine while others are not.
+const REFUSAL_LASTS: Duration = Duration::from_secs(10);
+/// While Redis does not serve, another reason for it is reported at most this often.
+const REPORT_PAUSE: Duration = Duration::from_secs(5);
 
 impl Health {
     fn new(lanes: usize, on_change: OnChange) -> Self {
         Self {
             state: Mutex::new(HealthState {
                 up: vec![false; lanes],
-                reported: None,
                 reason: StoreError::Unavailable("no connection yet".to_owned()),
+                refused: None,
+                reported: None,
             }),
+            refusing: AtomicBool::new(false),
             on_change,
             reached: Notify::new(),
         }
     }
 
+    /// A lane was connected, or lost its connection.
     fn changed(&self, lane: usize, change: Result<(), &StoreError>) {
-        let is_news = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.up[lane] = change.is_ok();
-            if let Err(error) = change {
-                state.reason = error.clone().into_unavailable();
-            }
-            let up = state.up.contains(&true);
-            state.reported.replace(up) != Some(up)
-        };
-        if is_news {
-            (self.on_change)(change);
+        let mut state = self.lock();
+        state.up[lane] = change.is_ok();
+        if let Err(error) = change {
+            state.reason = error.clone().into_unavailable();
         }
+        self.report(&mut state);
+        drop(state);
         if change.is_ok() {
             self.reached.notify_waiters();
         }
     }
 
+    /// A check was answered: by a verdict, or by something else.
+    fn answered(&self, error: Option<&StoreError>) {
+        match error {
+            Some(error @ (StoreError::Refused(_) | StoreError::Malformed(_))) => {
+                let mut state = self.lock();
+                state.refused = Some((Instant::now(), error.clone()));
+                self.refusing.store(true, Ordering::Relaxed);
+                self.report(&mut state);
+            }
+            None if self.refusing.load(Ordering::Relaxed) => {
+                let mut state = self.lock();
+                if state
+                    .refused
+                    .as_ref()
+                    .is_none_or(|(at, _)| at.elapsed() >= REFUSAL_LASTS)
+                {
+                    state.refused = None;
+                    self.refusing.store(false, Ordering::Relaxed);
+                    self.report(&mut state);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Under the lock, so that reports come in the order of what they report.
+    fn report(&self, state: &mut HealthState) {
+        let now = match &state.refused {
+            _ if !state.up.contains(&true) => Err(&state.reason),
+            Some((_, error)) => Err(error),
+            None => Ok(()),
+        };
+        let text = now.err().map(ToString::to_string);
+        let is_news = match &state.reported {
+            Some((_, reported)) if *reported == text => false,
+            Some((at, Some(_))) if text.is_some() => at.elapsed() >= REPORT_PAUSE,
+            _ => true,
+        };
+        if is_news {
+            (self.on_change)(now);
+            state.reported = Some((Instant::now(), text));
+        }
+    }
+
     fn reason(&self) -> StoreError {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.reason.clone()
+        self.lock().reason.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HealthState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -88,14 +88,14 @@ pub fn refused(error: &RedisError) -> StoreError {
         ErrorKind::AuthenticationFailed => " (check user and password in --redis-url)",
         _ => match error.code() {
             Some("NOPERM") => {
-                " (the Redis user needs +evalsha +eval +script|load +time +get +set on ~tollgate:*)"
+                " (the Redis user needs +evalsha +script|load +time +get +set +ping (and +select for a database) on ~tollgate:*)"
             }
             Some("OOM") => " (Redis is out of memory: raise maxmemory)",
             Some("WRONGTYPE") => " (a key under tollgate: was not written by tollgate: remove it)",
             _ => "",
         },
     };
-    StoreError::Refused(format!("redis refused: {error}{hint}"))
+    StoreError::Refused(format!("redis: {error}{hint}"))
 }
 
 fn malformed(value: &Value) -> StoreError {
