@@ -209,6 +209,8 @@ impl Metrics {
         if !rules.iter().any(|known| known == name) {
             rules.push(name.to_owned());
         }
+        // Exists from the start, as the others do.
+        self.memory_overflows.get_or_create_owned(&rule_label(name));
         RuleMetrics {
             name: name.to_owned(),
             outcomes: std::array::from_fn(|i| {

@@ -192,6 +192,15 @@ async fn another_spelling_meets_the_same_limit_when_envoy_does_not_normalise() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_path_that_means_two_things_is_refused() {
+    let stack = Stack::with_rules(Config::shipped().fail_closed().patient(), RULES).await;
+    for target in ["/data%2F", "/free/..%2fdata", "/%2Fdata"] {
+        assert_eq!(get(stack.envoy.addr, target).await.status, 400, "{target}");
+    }
+    assert_eq!(stack.upstream.count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn head_counts_as_get() {
     none_escapes(&[head("HEAD", "/data", &[]), head("HEAD", "//data/?x", &[])]).await;
 }
