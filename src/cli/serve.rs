@@ -67,7 +67,7 @@ pub struct ServeArgs {
     #[arg(long, env = "TOLLGATE_REPLICAS", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     replicas: u64,
 
-    /// The most counters kept in memory (about 200 bytes each); further callers share one per rule
+    /// The most counters kept in memory (about 250 bytes each); further callers share one per rule
     #[arg(long, env = "TOLLGATE_MAX_KEYS", value_name = "N", default_value_t = 250_000, value_parser = clap::value_parser!(u64).range(1..))]
     max_keys: u64,
 

@@ -58,7 +58,7 @@ pub struct MemoryStore {
 }
 
 impl MemoryStore {
-    /// A store for at most `max_keys` counters (about 200 bytes each).
+    /// A store for at most `max_keys` counters (about 250 bytes each).
     pub fn new(max_keys: usize, clock: Arc<dyn Clock>, on_overflow: OnOverflow) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
