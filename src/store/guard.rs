@@ -1,4 +1,4 @@
-//! The deadline of a check, and what is known of the store's health.
+//! The deadline of a check, and how long the store took.
 
 use std::{sync::Arc, time::Duration};
 
