@@ -178,7 +178,7 @@ impl Store for RedisStore {
 /// and each check.
 struct Health {
     state: Mutex<HealthState>,
-    /// Whether there was a refusal lately; spares [`Health::served`] the lock.
+    /// Whether there was a refusal lately; spares [`Health::answered`] the lock.
     refusing: AtomicBool,
     on_change: OnChange,
     reached: Notify,
