@@ -59,9 +59,24 @@ fn limit() -> impl Strategy<Value = Limit> {
         )
 }
 
-/// How the clock moves before a request, as a share of the longest window, in millionths; it may go back.
-fn movement() -> impl Strategy<Value = i64> {
-    prop_oneof![3 => Just(0_i64), 6 => 0_i64..100_000, 2 => 0_i64..2_500_000, 1 => -500_000_i64..0]
+/// How the clock moves before a request.
+#[derive(Debug, Clone, Copy)]
+enum Movement {
+    /// By a share of the longest window, in millionths; it may go back.
+    Share(i64),
+    /// To the instant that the last answer of a limit promised, or one microsecond beside it: where the comparisons turn.
+    Promised { limit: usize, beside: i64 },
+}
+
+fn movement() -> impl Strategy<Value = Movement> {
+    let promised = (0_usize..3, -1_i64..=1);
+    prop_oneof![
+        3 => Just(Movement::Share(0)),
+        6 => (0_i64..100_000).prop_map(Movement::Share),
+        2 => (0_i64..2_500_000).prop_map(Movement::Share),
+        1 => (-500_000_i64..0).prop_map(Movement::Share),
+        5 => promised.prop_map(|(limit, beside)| Movement::Promised { limit, beside }),
+    ]
 }
 
 #[derive(Debug, Clone)]
@@ -69,7 +84,7 @@ struct Scenario {
     /// Each limit and its group.
     limits: Vec<(Limit, u32)>,
     /// Movements of the clock and costs (a share of the burst, in thousandths; 0 is a cost of one).
-    requests: Vec<(i64, u64)>,
+    requests: Vec<(Movement, u64)>,
 }
 
 fn scenario() -> impl Strategy<Value = Scenario> {
@@ -132,10 +147,15 @@ async fn compare(
         .max()
         .unwrap_or(1);
     let mut now = START;
+    let mut waits = vec![longest; scenario.limits.len()];
     for (movement, share) in &scenario.requests {
-        now = now.saturating_add_signed(
-            i64::try_from(i128::from(*movement) * i128::from(longest) / 1_000_000).unwrap(),
-        );
+        let by = match *movement {
+            Movement::Share(share) => i128::from(share) * i128::from(longest) / 1_000_000,
+            Movement::Promised { limit, beside } => {
+                i128::from(waits[limit % waits.len()]) + i128::from(beside)
+            }
+        };
+        now = now.saturating_add_signed(i64::try_from(by).unwrap());
         let costs: Vec<u64> = scenario
             .limits
             .iter()
@@ -152,7 +172,12 @@ async fn compare(
         let (admitted, outcomes) = model.charge(now, &costs);
         prop_assert_eq!(told, now);
         prop_assert_eq!(verdict.admitted, admitted);
-        prop_assert_eq!(verdict.outcomes, outcomes, "at {} cost {:?}", now, costs);
+        prop_assert_eq!(&verdict.outcomes, &outcomes, "at {} cost {:?}", now, costs);
+        waits = verdict
+            .outcomes
+            .iter()
+            .map(|outcome| outcome.wait_us)
+            .collect();
         for (i, state) in model.states.iter().enumerate() {
             let mut get = redis::cmd("MGET");
             get.arg(key(i)).arg(format!("{}:ttl", key(i)));
