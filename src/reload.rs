@@ -71,6 +71,7 @@ pub async fn watch(
     let mut files = Files::new(path, events.clone());
     let mut last = options.loaded;
     let mut readable = true;
+    let mut emptied = false;
     let mut poll = interval_at(Instant::now() + options.poll, options.poll);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut shutdown = std::pin::pin!(shutdown);
@@ -93,7 +94,10 @@ pub async fn watch(
             else => return,
         };
         match content {
+            // A save in place begins by emptying the file. If it is still empty at the next look, that is meant.
+            Ok(bytes) if bytes.is_empty() && !forced && !std::mem::replace(&mut emptied, true) => {}
             Ok(bytes) => {
+                emptied = bytes.is_empty();
                 if !readable {
                     tracing::info!(path = %files.path.display(), "the rule file can be read again");
                 }

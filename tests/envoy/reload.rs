@@ -117,12 +117,16 @@ async fn an_edited_limit_acts_at_once_on_what_is_counted_and_a_broken_edit_chang
     // Saved in place, with a mistake.
     let broken = edited.replace("    limit: 10/m\n", "    limit: 10/fortnight\n");
     fs::write(tollgate.rules(), &broken).unwrap();
-    tollgate.until_status("degraded").await;
     let line = 1 + broken
         .lines()
         .position(|line| line == "    limit: 10/fortnight")
         .unwrap();
     let place = format!("{}:{line}:12: ", tollgate.rules().display());
+    // Half a file may be seen before the whole.
+    eventually("the mistake is told", async || {
+        tollgate.ask_admin("/readyz").await.body.contains(&place)
+    })
+    .await;
     assert!(
         tollgate.log().contains(&place),
         "no {place} in:\n{}",
