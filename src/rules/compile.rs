@@ -345,6 +345,7 @@ impl Compiler<'_, '_> {
                 Err(error) => {
                     let hint = match error {
                         InvalidLimit::Refill => "for example 20/s burst 40",
+                        InvalidLimit::Log => "write `algorithm: sliding_window`",
                         InvalidLimit::Amount | InvalidLimit::Window => "for example 5/m",
                     };
                     self.document.problem(&path, error.to_string(), hint);

@@ -74,6 +74,7 @@ pub(super) enum ActionName {
 pub(super) enum AlgorithmName {
     FixedWindow,
     SlidingWindow,
+    SlidingLog,
     TokenBucket,
 }
 
@@ -82,6 +83,7 @@ impl From<AlgorithmName> for Algorithm {
         match name {
             AlgorithmName::FixedWindow => Self::FixedWindow,
             AlgorithmName::SlidingWindow => Self::SlidingWindow,
+            AlgorithmName::SlidingLog => Self::SlidingLog,
             AlgorithmName::TokenBucket => Self::TokenBucket,
         }
     }

@@ -112,21 +112,23 @@ impl MemoryStore {
         let mut held = Held::lock(self, batch);
         let now_us = self.clock.now_us();
         let mut denied = Vec::new();
-        let mut steps: Vec<(Place, Step)> = Vec::with_capacity(batch.charges().len());
+        let mut steps: Vec<(Place, Option<Step>)> = Vec::with_capacity(batch.charges().len());
         let mut outcomes: Vec<Outcome> = Vec::with_capacity(batch.charges().len());
         for charge in batch.charges() {
-            let place = held.place(batch, charge, now_us);
-            let step = charge.limit.step(place.state, now_us, charge.cost);
+            let mut place = held.place(batch, charge, now_us);
+            let step = charge.limit.step(place.state.take(), now_us, charge.cost);
             if !step.outcome.allowed {
                 denied.push(charge.group);
             }
             outcomes.push(step.outcome);
-            steps.push((place, step));
+            steps.push((place, Some(step)));
         }
         let admitted = !denied.contains(&ENFORCED);
         if admitted {
-            for (charge, (place, step)) in batch.charges().iter().zip(&steps) {
-                if !denied.contains(&charge.group) {
+            for (charge, (place, step)) in batch.charges().iter().zip(&mut steps) {
+                if !denied.contains(&charge.group)
+                    && let Some(step) = step.take()
+                {
                     held.keep(batch.key(charge), place, step);
                 }
             }
@@ -240,10 +242,10 @@ impl<'a> Held<'a> {
     #[expect(clippy::option_option, reason = "absent and expired are two things")]
     fn find(&mut self, shard: usize, key: &str, now_us: u64) -> Option<Option<State>> {
         let entry = self.shard(shard)?.counters.get(key)?;
-        Some((entry.expires_us > now_us).then_some(entry.state))
+        Some((entry.expires_us > now_us).then(|| entry.state.clone()))
     }
 
-    fn keep(&mut self, key: &str, place: &Place, step: &Step) {
+    fn keep(&mut self, key: &str, place: &Place, step: Step) {
         let store = self.store;
         let Some(shard) = self.shard(place.shard) else {
             return;

@@ -33,6 +33,7 @@ pub fn command(verb: &str, script: &str, batch: &Batch) -> Cmd {
             Algorithm::FixedWindow => 1,
             Algorithm::SlidingWindow => 2,
             Algorithm::TokenBucket => 3,
+            Algorithm::SlidingLog => 4,
         };
         cmd.arg(algorithm)
             .arg(charge.group)
