@@ -177,7 +177,8 @@ async fn compare(
         let mut command = script::command("EVAL", source, &batch);
         command.arg(now);
         let answer: Value = command.query_async(connection).await.unwrap();
-        let (verdict, told) = script::decode(answer, batch.charges().len()).unwrap();
+        let answer = script::decode(answer, batch.charges().len()).unwrap();
+        let (verdict, told) = (answer.verdict.unwrap(), answer.now_us);
         let (admitted, outcomes) = model.charge(now, &costs);
         prop_assert_eq!(told, now);
         prop_assert_eq!(verdict.admitted, admitted);

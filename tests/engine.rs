@@ -137,6 +137,10 @@ impl Store for Broken {
         }
     }
 
+    fn now_us(&self) -> u64 {
+        0
+    }
+
     fn name(&self) -> &'static str {
         "broken"
     }

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use proptest::prelude::*;
-use tollgate::limit::{Algorithm, Limit, MAX_WAIT_US, State, Step, sliding_log::MAX_LOG};
+use tollgate::limit::{
+    Algorithm, Limit, MAX_WAIT_US, State, Step, calendar::Edges, sliding_log::MAX_LOG,
+};
 
 const START: u64 = 1_700_000_000_000_000;
 
@@ -145,6 +147,35 @@ proptest! {
                 }
                 admitted = before + cost;
             }
+        }
+    }
+
+    /// Between two edges, never more than N, and the answers turn exactly at the edge.
+    #[test]
+    fn a_window_with_edges_admits_no_more_than_it_says(
+        (limit, arrivals) in limit(Just(Algorithm::FixedWindow)).prop_flat_map(|l| (Just(l), arrivals(l.window_us()))),
+        lengths in [1_u64..100_000, 1_u64..100_000, 1_u64..100_000],
+    ) {
+        let [a, b, c] = lengths;
+        let edges = [START, START + a, START + a + b, START + a + b + c];
+        let mut caller = Caller::new(limit.aligned(Edges::new(edges).unwrap()));
+        let mut admitted = [0; 3];
+        for (pause, cost) in arrivals {
+            caller.now += pause;
+            let Some(window) = (0..3).find(|i| edges[*i] <= caller.now && caller.now < edges[i + 1]) else {
+                prop_assert!(!caller.limit.covers(caller.now));
+                break;
+            };
+            prop_assert!(caller.limit.covers(caller.now));
+            let step = caller.ask(cost);
+            prop_assert_eq!(step.expires_us, edges[window + 1]);
+            prop_assert_eq!(step.outcome.allowed, admitted[window] + cost <= limit.amount());
+            if step.outcome.allowed {
+                admitted[window] += cost;
+            } else if cost <= limit.amount() {
+                prop_assert_eq!(caller.now + step.outcome.wait_us, edges[window + 1]);
+            }
+            prop_assert_eq!(step.outcome.remaining, limit.amount() - admitted[window]);
         }
     }
 

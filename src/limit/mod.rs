@@ -7,6 +7,7 @@
 //! All times are microseconds since the Unix epoch; all numbers stay within 2^53, where the doubles of Redis' Lua are
 //! exact. The bounds below see to that, and a differential property test holds the two implementations together.
 
+pub mod calendar;
 pub mod fixed_window;
 pub mod sliding_log;
 pub mod sliding_window;
@@ -16,7 +17,7 @@ pub mod token_bucket;
 use std::fmt;
 
 pub use self::state::State;
-use self::{sliding_log::MAX_LOG, token_bucket::Rate};
+use self::{calendar::Edges, sliding_log::MAX_LOG, token_bucket::Rate};
 
 /// The largest number of requests that a limit or a burst may name.
 pub const MAX_AMOUNT: u64 = 1_000_000_000;
@@ -74,6 +75,7 @@ pub struct Limit {
     window_us: u64,
     burst: u64,
     rate: Rate,
+    edges: Option<Edges>,
 }
 
 /// Why a limit cannot be built. Each says the bound that was crossed.
@@ -124,7 +126,32 @@ impl Limit {
             window_us,
             burst,
             rate: Rate::new(amount, window_us),
+            edges: None,
         })
+    }
+
+    /// The same limit with windows of the calendar, of which these are the ones around now. Only `fixed_window` heeds them;
+    /// its `window_us` is then no more than what callers are told.
+    #[must_use]
+    pub const fn aligned(self, edges: Edges) -> Self {
+        Self {
+            edges: Some(edges),
+            ..self
+        }
+    }
+
+    /// The edges of its windows, if they are those of a calendar.
+    pub const fn edges(&self) -> Option<Edges> {
+        match self.algorithm {
+            Algorithm::FixedWindow => self.edges,
+            _ => None,
+        }
+    }
+
+    /// Whether it can count at `now_us`: unless it has edges and `now_us` lies outside of them.
+    pub fn covers(&self, now_us: u64) -> bool {
+        self.edges()
+            .is_none_or(|edges| edges.window_at(now_us).is_some())
     }
 
     /// How it counts.

@@ -107,6 +107,13 @@ pub enum StoreError {
     /// Too many checks wait for the store already; nothing was charged.
     #[error("too many checks wait for the store")]
     Overloaded,
+    /// The store's time lies outside the edges of a window of the calendar; nothing was charged. The store knows its time better
+    /// now: with the edges around [`Store::now_us`] it will decide.
+    #[error(
+        "the store's clock shows a time outside of the calendar windows that it was given, and nothing was charged: \
+         it was set, or differs from ours"
+    )]
+    Clock,
 }
 
 impl StoreError {
@@ -119,6 +126,7 @@ impl StoreError {
             Self::Refused(_) => StoreFailure::Refused,
             Self::Malformed(_) => StoreFailure::Malformed,
             Self::Overloaded => StoreFailure::Overloaded,
+            Self::Clock => StoreFailure::Clock,
         }
     }
 
@@ -140,6 +148,9 @@ pub trait Store: Send + Sync {
     /// Decides about the batch and charges it. Past `deadline` nobody waits for the answer: a store that has not begun
     /// by then must not charge.
     fn charge<'a>(&'a self, batch: &'a Batch, deadline: Instant) -> Charging<'a>;
+
+    /// The store's clock as well as it is known here, in microseconds since the epoch.
+    fn now_us(&self) -> u64;
 
     /// "memory" or "redis".
     fn name(&self) -> &'static str;
