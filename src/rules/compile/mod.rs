@@ -1,22 +1,21 @@
 //! From the model to a [`RuleSet`]: what the values mean together, and everything that cannot be meant.
 
-use std::{collections::HashMap, sync::Arc};
+mod key;
+mod limits;
+mod matching;
 
-use http::HeaderName;
+use std::sync::Arc;
 
+use self::{limits::named, matching::matcher};
 use super::{
-    Action, LimitAction, Mode, NamedLimit, OnStoreError, Rule, RuleSet,
+    Action, LimitAction, Mode, OnStoreError, Rule, RuleSet,
     decode::{Field, Findings},
-    file::{self, ActionName, KeyPart, LimitText, RuleFile},
-    key::{Descriptor, OnMissing, Part, is_secret},
-    matcher::{Matcher, PathPattern},
-    quota::window_label,
+    file::{self, ActionName, RuleFile},
+    key::{Descriptor, OnMissing},
+    matcher::Matcher,
     yaml::{Document, Path},
 };
-use crate::{
-    limit::{Algorithm, InvalidLimit, Limit},
-    request::ClientIpPolicy,
-};
+use crate::{limit::Algorithm, request::ClientIpPolicy};
 
 /// The longest name of a rule, in bytes.
 const MAX_NAME: usize = 64;
@@ -148,7 +147,7 @@ impl Compiler<'_, '_> {
 
     fn rule(&mut self, rule: &file::Rule, path: &Path, defaults: Defaults) -> Option<Rule> {
         let name = self.name(rule, path);
-        let matcher = Self::matcher(rule);
+        let matcher = matcher(given(rule.matches.as_ref()));
         let action = match given(rule.action.as_ref()) {
             None | Some(ActionName::Limit) => {
                 Action::Limit(self.limit_action(rule, path, &matcher, defaults, name.as_deref())?)
@@ -192,27 +191,6 @@ impl Compiler<'_, '_> {
             return None;
         }
         Some(name.into())
-    }
-
-    fn matcher(rule: &file::Rule) -> Matcher {
-        fn values<T: Clone>(field: Option<&Field<file::OneOrMany<T>>>) -> Vec<T> {
-            given(field)
-                .into_iter()
-                .flat_map(|many| &many.0)
-                .filter_map(|field| field.value.clone())
-                .collect()
-        }
-        let Some(conditions) = given(rule.matches.as_ref()) else {
-            return Matcher::default();
-        };
-        Matcher {
-            paths: values(conditions.path.as_ref()),
-            methods: values(conditions.methods.as_ref())
-                .into_iter()
-                .map(|method| method.0)
-                .collect(),
-            hosts: values(conditions.host.as_ref()),
-        }
     }
 
     /// `allow` and `deny` count nothing.
@@ -302,111 +280,6 @@ impl Compiler<'_, '_> {
         })
     }
 
-    fn limits(
-        &mut self,
-        fields: &[Field<LimitText>],
-        algorithm: Option<Algorithm>,
-        explicit: bool,
-    ) -> Vec<(Limit, String)> {
-        let mut limits: Vec<(Limit, String)> = Vec::new();
-        for field in fields {
-            let Some(text) = &field.value else { continue };
-            let path = self.findings.path(field);
-            let own = text.algorithm.or(algorithm.filter(|_| explicit));
-            let chosen = match (text.quota.burst, own) {
-                // Only a bucket has a burst: writing one is asking for it, unless something else was asked for.
-                (Some(_), None) => Algorithm::TokenBucket,
-                (Some(_), Some(other)) if other != Algorithm::TokenBucket => {
-                    self.document.problem(
-                        &path,
-                        format!("{other} has no burst"),
-                        "remove the burst, or write `algorithm: token_bucket`",
-                    );
-                    continue;
-                }
-                _ => own.or(algorithm).unwrap_or(Algorithm::SlidingWindow),
-            };
-            let quota = text.quota;
-            match Limit::new(chosen, quota.amount, quota.window_us, quota.burst) {
-                Ok(limit) => {
-                    let twin = limits.iter().find(|(other, _)| {
-                        (other.algorithm(), other.window_us())
-                            == (limit.algorithm(), limit.window_us())
-                    });
-                    if let Some((_, twin)) = twin {
-                        self.document.problem(
-                            &path,
-                            format!("{} and {twin} count the same window in the same way, and would share a counter", text.text),
-                            "keep one; for a token bucket beside another, write one of them with another period, like 600/m for 10/s",
-                        );
-                    }
-                    limits.push((limit, text.text.clone()));
-                }
-                Err(error) => {
-                    let hint = match error {
-                        InvalidLimit::Refill => "for example 20/s burst 40",
-                        InvalidLimit::Amount | InvalidLimit::Window => "for example 5/m",
-                    };
-                    self.document.problem(&path, error.to_string(), hint);
-                }
-            }
-        }
-        limits
-    }
-
-    fn part(&mut self, field: &Field<KeyPart>, matcher: &Matcher) -> Option<Part> {
-        let path = self.findings.path(field);
-        match field.value.as_ref()? {
-            KeyPart::ClientIp => Some(Part::ClientIp),
-            KeyPart::Method => Some(Part::Method),
-            KeyPart::Host => Some(Part::Host),
-            KeyPart::Header { name, .. } if name.eq_ignore_ascii_case("host") => {
-                self.document.problem(
-                    &path,
-                    "the host header differs from proxy to proxy",
-                    "write the key part `host`",
-                );
-                None
-            }
-            KeyPart::Header { name, secret } => {
-                if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
-                    let secret = *secret || is_secret(&name);
-                    return Some(Part::Header { name, secret });
-                }
-                self.document.problem(
-                    &path,
-                    format!("{name:?} is not the name of a header"),
-                    "write it like x-api-key",
-                );
-                None
-            }
-            KeyPart::Path { name } => {
-                let mut places = matcher.paths.iter().map(|pattern| place(pattern, name));
-                let first = places.next().flatten();
-                let Some(index) = first else {
-                    self.document.problem(
-                        &path,
-                        format!("no path of this rule has the parameter {{{name}}} in every case"),
-                        &format!("write it into match.path, like \"/users/{{{name}}}\""),
-                    );
-                    return None;
-                };
-                if places.any(|place| place != first) {
-                    self.document.problem(
-                        &path,
-                        format!("the paths of this rule have {{{name}}} in different places, or not at all"),
-                        "split the rule, so that each path has the parameter in the same place",
-                    );
-                    return None;
-                }
-                Some(Part::Path {
-                    name: name.clone(),
-                    place: index,
-                })
-            }
-        }
-    }
-
     fn check_against_earlier(&mut self, rule: &Rule, path: &Path, earlier: &[Rule]) {
         if earlier.iter().any(|other| other.name == rule.name) {
             let at = path.child(super::yaml::Step::Key("name".to_owned()));
@@ -428,63 +301,5 @@ impl Compiler<'_, '_> {
                 "move it above that rule, or narrow that rule's match",
             );
         }
-    }
-}
-
-/// The place of a parameter among those of a path.
-fn place(pattern: &PathPattern, name: &str) -> Option<usize> {
-    pattern.params().position(|param| param == name)
-}
-
-/// Names, policies and key endings of a rule's limits.
-fn named(rule: &str, limits: Vec<(Limit, String)>) -> Vec<NamedLimit> {
-    let mut labels: HashMap<String, usize> = HashMap::new();
-    for (limit, _) in &limits {
-        *labels.entry(window_label(limit.window_us())).or_default() += 1;
-    }
-    let single = limits.len() == 1;
-    limits
-        .into_iter()
-        .map(|(limit, text)| {
-            let label = window_label(limit.window_us());
-            let algorithm = limit.algorithm();
-            let name = match labels.get(&label) {
-                _ if single => rule.to_owned(),
-                Some(1) => format!("{rule}/{label}"),
-                _ => format!("{rule}/{label}/{algorithm}"),
-            };
-            // `w` counts whole seconds; of a window that is none, it would misstate the rate.
-            let window = if limit.window_us().is_multiple_of(1_000_000) {
-                format!(";w={}", limit.window_us() / 1_000_000)
-            } else {
-                String::new()
-            };
-            NamedLimit {
-                limit,
-                policy: format!("\"{name}\";q={}{window}", limit.amount()).into(),
-                name: name.into(),
-                key_suffix: format!(":{algorithm}:{label}").into(),
-                text: text.into(),
-            }
-        })
-        .collect()
-}
-
-impl Matcher {
-    /// Whether everything that `other` matches is matched by this one too.
-    fn covers(&self, other: &Self) -> bool {
-        fn all<T>(ours: &[T], theirs: &[T], covers: impl Fn(&T, &T) -> bool) -> bool {
-            ours.is_empty()
-                || (!theirs.is_empty() && theirs.iter().all(|b| ours.iter().any(|a| covers(a, b))))
-        }
-        all(&self.paths, &other.paths, PathPattern::covers)
-            && all(
-                &self.hosts,
-                &other.hosts,
-                super::matcher::HostPattern::covers,
-            )
-            && all(&self.methods, &other.methods, |a, b| {
-                a == b || (a == "GET" && b == "HEAD")
-            })
     }
 }
