@@ -17,7 +17,7 @@ use tollgate::{
     engine::{Engine, Options},
     limit::{Algorithm, Limit},
     metrics::Metrics,
-    request::{Attributes, normal_host, normal_path},
+    request::{Attributes, normal_host, normal_path, query_of},
     rules::{self, RuleSet},
     store::{Batch, ENFORCED, guard::Guarded, memory::MemoryStore},
 };
@@ -39,6 +39,7 @@ fn request<'a>(target: &'a str, headers: &'a HeaderMap) -> Attributes<'a> {
         method: "GET",
         host: normal_host("api.example.com"),
         path: normal_path(target),
+        query: query_of(target).into(),
         client_ip: Some(IpAddr::from([203, 0, 113, 7])),
         headers,
     }

@@ -18,10 +18,37 @@ pub struct Attributes<'a> {
     pub host: Cow<'a, str>,
     /// The path in its one [normal form](normal_path), without query.
     pub path: Cow<'a, str>,
+    /// The query as it was sent, without `?` and fragment; empty if there is none.
+    pub query: Cow<'a, str>,
     /// The client's address; `None` if the proxy told none that can be read.
     pub client_ip: Option<IpAddr>,
     /// The headers that the proxy forwarded.
     pub headers: &'a HeaderMap,
+}
+
+impl Attributes<'_> {
+    /// The value of a query parameter, decoded: what `%XX` stands for, and a space for `+` (the form encoding of the WHATWG URL
+    /// Standard, §5.1). Names are compared decoded too. Of a parameter that comes several times, the first counts; one
+    /// without `=` has an empty value.
+    pub fn query_value(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        query_pairs(&self.query)
+            .find(|(raw, _)| FormBytes(raw.as_bytes()).eq(name.bytes()))
+            .map(|(_, value)| decoded_form(value))
+    }
+}
+
+/// The parameters of a query, names and values as they were sent.
+pub(crate) fn query_pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
+    query
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+}
+
+/// The query of a request target, without `?` and fragment; empty if there is none.
+pub fn query_of(target: &str) -> &str {
+    let end = target.find('#').unwrap_or(target.len());
+    target[..end].split_once('?').map_or("", |(_, query)| query)
 }
 
 /// The path of a request target in the one form that rules are matched against, so that two targets that a server takes
@@ -128,22 +155,62 @@ fn hex(digit: u8) -> Option<u8> {
 
 /// The bytes of a path segment in normal form, decoded.
 pub fn decoded_segment(segment: &str) -> Cow<'_, [u8]> {
-    if !segment.contains('%') {
-        return Cow::Borrowed(segment.as_bytes());
+    if segment.contains('%') {
+        Cow::Owned(PercentBytes(segment.as_bytes()).collect())
+    } else {
+        Cow::Borrowed(segment.as_bytes())
     }
-    let mut out = Vec::with_capacity(segment.len());
-    let mut rest = segment.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        rest = after;
-        match (first, after) {
-            (b'%', [high, low, ..]) if hex(*high).is_some() && hex(*low).is_some() => {
-                out.push(hex(*high).unwrap_or(0) * 16 + hex(*low).unwrap_or(0));
-                rest = &after[2..];
-            }
-            _ => out.push(first),
+}
+
+/// The bytes of a name or value in a query, decoded.
+pub(crate) fn decoded_form(text: &str) -> Cow<'_, [u8]> {
+    if text.contains(['%', '+']) {
+        Cow::Owned(FormBytes(text.as_bytes()).collect())
+    } else {
+        Cow::Borrowed(text.as_bytes())
+    }
+}
+
+/// A part of a path pattern in the encoding of a path's normal form.
+pub(crate) fn normal_part(part: &str) -> String {
+    canonical_encoding(part.as_bytes())
+}
+
+/// Undoes percent-encoding; a `%` that encodes nothing stands for itself.
+struct PercentBytes<'a>(&'a [u8]);
+
+impl Iterator for PercentBytes<'_> {
+    type Item = u8;
+
+    fn next(&mut self) -> Option<u8> {
+        let (&first, after) = self.0.split_first()?;
+        self.0 = after;
+        if let (b'%', [high, low, rest @ ..]) = (first, after)
+            && let Some((high, low)) = hex(*high).zip(hex(*low))
+        {
+            self.0 = rest;
+            return Some(high * 16 + low);
         }
+        Some(first)
     }
-    Cow::Owned(out)
+}
+
+/// As [`PercentBytes`], and `+` is a space.
+struct FormBytes<'a>(&'a [u8]);
+
+impl Iterator for FormBytes<'_> {
+    type Item = u8;
+
+    fn next(&mut self) -> Option<u8> {
+        if let [b'+', rest @ ..] = self.0 {
+            self.0 = rest;
+            return Some(b' ');
+        }
+        let mut bytes = PercentBytes(self.0);
+        let byte = bytes.next();
+        self.0 = bytes.0;
+        byte
+    }
 }
 
 /// A host without port and trailing dot, lower-case.
@@ -275,6 +342,61 @@ mod tests {
             normal_path("/v1/acme/search?q=1"),
             Cow::Borrowed("/v1/acme/search")
         ));
+    }
+
+    #[test]
+    fn a_query_is_what_stands_between_question_mark_and_fragment() {
+        for (target, expected) in [
+            ("/data", ""),
+            ("/data?", ""),
+            ("/data?x=1&y", "x=1&y"),
+            ("/data?x=1#y?z", "x=1"),
+            ("/data#y?z", ""),
+            ("/data?a?b", "a?b"),
+            ("http://h/x?a=http://b", "a=http://b"),
+        ] {
+            assert_eq!(query_of(target), expected, "{target:?}");
+        }
+    }
+
+    #[test]
+    fn query_values_are_decoded_and_the_first_counts() {
+        let headers = HeaderMap::new();
+        let value = |query: &str, name: &str| {
+            let request = Attributes {
+                method: "GET",
+                host: "".into(),
+                path: "/".into(),
+                query: query.into(),
+                client_ip: None,
+                headers: &headers,
+            };
+            request.query_value(name).map(Cow::into_owned)
+        };
+        for (query, name, expected) in [
+            ("", "x", None),
+            ("", "", None),
+            ("&&", "", None),
+            ("=1", "", Some(&b"1"[..])),
+            ("x", "x", Some(b"")),
+            ("x=", "x", Some(b"")),
+            ("x=1&x=2", "x", Some(b"1")),
+            ("xx=1&x=2", "x", Some(b"2")),
+            ("x=a=b", "x", Some(b"a=b")),
+            ("%78=1", "x", Some(b"1")),
+            ("a+b=c+d%2B%20", "a b", Some(b"c d+ ")),
+            ("x=%ff%C3%A9", "x", Some(b"\xff\xc3\xa9")),
+            ("x=100%&y=%z1%4", "x", Some(b"100%")),
+            ("x=100%&y=%z1%4", "y", Some(b"%z1%4")),
+            ("X=1", "x", None),
+            ("x;y=1", "x", None),
+        ] {
+            assert_eq!(
+                value(query, name).as_deref(),
+                expected,
+                "{query:?} {name:?}"
+            );
+        }
     }
 
     #[test]

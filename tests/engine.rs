@@ -10,7 +10,7 @@ use tollgate::{
     clock::{Clock, ManualClock},
     engine::{Decision, Engine, Options, Verdict},
     metrics::Metrics,
-    request::{Attributes, normal_host, normal_path},
+    request::{Attributes, normal_host, normal_path, query_of},
     rules,
     store::{Batch, Charging, Store, StoreError, guard::Guarded, memory::MemoryStore},
 };
@@ -87,6 +87,7 @@ impl World {
             method: ask.method,
             host: normal_host(ask.host),
             path: normal_path(ask.target),
+            query: query_of(ask.target).into(),
             client_ip: ask.ip.map(|ip| ip.parse::<IpAddr>().unwrap()),
             headers: &headers,
         };
@@ -135,6 +136,10 @@ impl Store for Broken {
             Self::Refuses => Box::pin(async { Err(StoreError::Unavailable("test".to_owned())) }),
             Self::Hangs => Box::pin(std::future::pending()),
         }
+    }
+
+    fn now_us(&self) -> u64 {
+        0
     }
 
     fn name(&self) -> &'static str {

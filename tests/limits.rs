@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use proptest::prelude::*;
-use tollgate::limit::{Algorithm, Limit, MAX_WAIT_US, State, Step};
+use tollgate::limit::{
+    Algorithm, Limit, MAX_WAIT_US, State, Step, calendar::Edges, sliding_log::MAX_LOG,
+};
 
 const START: u64 = 1_700_000_000_000_000;
 
@@ -50,13 +52,13 @@ impl Caller {
     }
 
     fn peek(&self, at: u64, cost: u64) -> Step {
-        self.limit.step(self.state, at, cost)
+        self.limit.step(self.state.clone(), at, cost)
     }
 
     fn ask(&mut self, cost: u64) -> Step {
         let step = self.peek(self.now, cost);
         if step.outcome.allowed {
-            self.state = Some(step.state);
+            self.state = Some(step.state.clone());
         }
         step
     }
@@ -148,6 +150,35 @@ proptest! {
         }
     }
 
+    /// Between two edges, never more than N, and the answers turn exactly at the edge.
+    #[test]
+    fn a_window_with_edges_admits_no_more_than_it_says(
+        (limit, arrivals) in limit(Just(Algorithm::FixedWindow)).prop_flat_map(|l| (Just(l), arrivals(l.window_us()))),
+        lengths in [1_u64..100_000, 1_u64..100_000, 1_u64..100_000],
+    ) {
+        let [a, b, c] = lengths;
+        let edges = [START, START + a, START + a + b, START + a + b + c];
+        let mut caller = Caller::new(limit.aligned(Edges::new(edges).unwrap()));
+        let mut admitted = [0; 3];
+        for (pause, cost) in arrivals {
+            caller.now += pause;
+            let Some(window) = (0..3).find(|i| edges[*i] <= caller.now && caller.now < edges[i + 1]) else {
+                prop_assert!(!caller.limit.covers(caller.now));
+                break;
+            };
+            prop_assert!(caller.limit.covers(caller.now));
+            let step = caller.ask(cost);
+            prop_assert_eq!(step.expires_us, edges[window + 1]);
+            prop_assert_eq!(step.outcome.allowed, admitted[window] + cost <= limit.amount());
+            if step.outcome.allowed {
+                admitted[window] += cost;
+            } else if cost <= limit.amount() {
+                prop_assert_eq!(caller.now + step.outcome.wait_us, edges[window + 1]);
+            }
+            prop_assert_eq!(step.outcome.remaining, limit.amount() - admitted[window]);
+        }
+    }
+
     /// In no span of one window as many as twice N, and never more than N at once.
     #[test]
     fn a_sliding_window_keeps_its_bound(
@@ -162,6 +193,24 @@ proptest! {
             }
             let within: u64 = log.iter().filter(|(at, _)| at + limit.window_us() > caller.now).map(|(_, c)| c).sum();
             prop_assert!(within < 2 * limit.amount() || within <= limit.amount(), "{} of {}", within, limit.amount());
+        }
+    }
+
+    /// In no half-open span of one window more than N, wherever it begins.
+    #[test]
+    fn a_sliding_log_keeps_its_word(
+        (limit, arrivals) in limit(Just(Algorithm::SlidingLog)).prop_flat_map(|l| (Just(l), arrivals(l.window_us()))),
+    ) {
+        let mut caller = Caller::new(limit);
+        let mut log: Vec<(u64, u64)> = Vec::new();
+        for (pause, cost) in arrivals {
+            caller.now += pause;
+            let within: u64 = log.iter().filter(|(at, _)| at + limit.window_us() > caller.now).map(|(_, c)| c).sum();
+            let fits = caller.ask(cost).outcome.allowed;
+            prop_assert_eq!(fits, within + cost <= limit.amount());
+            if fits {
+                log.push((caller.now, cost));
+            }
         }
     }
 
@@ -222,7 +271,11 @@ proptest! {
 
 #[test]
 fn five_a_minute_after_a_burst_means_again_in_a_minute() {
-    for algorithm in [Algorithm::FixedWindow, Algorithm::SlidingWindow] {
+    for algorithm in [
+        Algorithm::FixedWindow,
+        Algorithm::SlidingWindow,
+        Algorithm::SlidingLog,
+    ] {
         let mut caller = Caller::new(Limit::new(algorithm, 5, 60_000_000, None).unwrap());
         for left in (0..5).rev() {
             assert_eq!(caller.ask(1).outcome.remaining, left);
@@ -267,7 +320,7 @@ fn a_share_is_rounded_up_and_never_zero() {
 
 #[test]
 fn limits_out_of_bounds_cannot_be_built() {
-    use tollgate::limit::InvalidLimit::{Amount, Refill, Window};
+    use tollgate::limit::InvalidLimit::{self, Amount, Refill, Window};
     let new = |amount, window, burst| Limit::new(Algorithm::TokenBucket, amount, window, burst);
     assert_eq!(new(0, 1_000_000, None), Err(Amount));
     assert_eq!(new(1_000_000_001, 1_000_000, None), Err(Amount));
@@ -276,4 +329,13 @@ fn limits_out_of_bounds_cannot_be_built() {
     assert_eq!(new(1, 367 * 86_400_000_000, None), Err(Window));
     assert_eq!(new(1, 86_400_000_000, Some(367)), Err(Refill));
     assert!(new(1, 86_400_000_000, Some(366)).is_ok());
+    let log = |amount| Limit::new(Algorithm::SlidingLog, amount, 1_000_000, None);
+    assert!(log(MAX_LOG).is_ok());
+    let error = log(MAX_LOG + 1).unwrap_err();
+    assert_eq!(error, InvalidLimit::Log);
+    assert!(
+        error.to_string().contains(&MAX_LOG.to_string())
+            && error.to_string().contains("sliding_window"),
+        "{error}"
+    );
 }

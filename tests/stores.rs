@@ -16,7 +16,10 @@ use support::{eventually, redis::Redis};
 use tokio::{task::JoinSet, time::Instant};
 use tollgate::{
     clock::{Clock, ManualClock, SystemClock},
-    limit::{Algorithm, Limit},
+    limit::{
+        Algorithm, Limit,
+        calendar::{Calendar, Edges, Period},
+    },
     store::{
         Batch, ENFORCED, Store, StoreError, Verdict,
         memory::MemoryStore,
@@ -262,6 +265,69 @@ async fn a_thousand_at_once_are_counted_exactly_by_three_replicas() {
         Some("60"),
         "the denied ones charged nothing"
     );
+}
+
+const DAY: u64 = 24 * HOUR;
+
+fn edges(first: u64) -> Edges {
+    Edges::new([first, first + DAY, first + 2 * DAY, first + 3 * DAY]).unwrap()
+}
+
+#[tokio::test]
+async fn a_window_of_the_calendar_ends_when_it_says() {
+    on_both(|store| async move {
+        let today = Calendar::new(Period::Day, "Pacific/Kiritimati").unwrap();
+        let edges = today.edges(store.now_us());
+        let window = limit(Algorithm::FixedWindow, 2).aligned(edges);
+        let batch = batch(&[("k", window, ENFORCED)]);
+        let first = charge(&*store, &batch).await;
+        let now = store.now_us();
+        let (_, end) = edges.window_at(now).unwrap();
+        assert!(first.admitted);
+        assert!(
+            first.outcomes[0].wait_us.abs_diff(end - now) < 60_000_000,
+            "{} of {} in {}",
+            first.outcomes[0].wait_us,
+            end - now,
+            store.name()
+        );
+        assert!(charge(&*store, &batch).await.admitted);
+        assert!(!charge(&*store, &batch).await.admitted);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn edges_that_do_not_hold_the_stores_time_charge_nothing_and_teach_it() {
+    on_both(|store| async move {
+        let ours = store.now_us();
+        for first in [0, ours - 30 * DAY, ours + DAY] {
+            let window = limit(Algorithm::FixedWindow, 1);
+            let other = limit(Algorithm::FixedWindow, 2);
+            let both = [
+                ("other", other, ENFORCED),
+                ("window", window.aligned(edges(first)), ENFORCED),
+            ];
+            let answer = store.charge(&batch(&both), Instant::now() + PATIENCE).await;
+            assert_eq!(answer, Err(StoreError::Clock), "{} {first}", store.name());
+        }
+        let around = edges(store.now_us() - DAY - HOUR);
+        let both = [
+            ("other", limit(Algorithm::FixedWindow, 2), ENFORCED),
+            (
+                "window",
+                limit(Algorithm::FixedWindow, 1).aligned(around),
+                ENFORCED,
+            ),
+        ];
+        let verdict = charge(&*store, &batch(&both)).await;
+        assert!(verdict.admitted);
+        assert_eq!(
+            verdict.outcomes[0].remaining, 1,
+            "nothing had been charged before"
+        );
+    })
+    .await;
 }
 
 // === memory

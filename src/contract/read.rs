@@ -8,7 +8,7 @@ use super::{
     Endpoint, Fault, X_ENVOY_BUDGET, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_METHOD,
     X_FORWARDED_URI, X_REAL_IP,
 };
-use crate::request::{Attributes, ClientIpPolicy, normal_host, normal_path};
+use crate::request::{Attributes, ClientIpPolicy, normal_host, normal_path, query_of};
 
 /// A check, understood.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub fn read<'a>(parts: &'a Parts, policy: &ClientIpPolicy) -> Result<Check<'a>, 
     let headers = &parts.headers;
     // The path is compared as it came: normalising first would let a client's `/v1/envoy/../check` change the endpoint.
     let path = parts.uri.path();
-    let (endpoint, method, target, host) = match path {
+    let (endpoint, method, target, query, host) = match path {
         "/v1/check" | "/v1/auth-request" => {
             let endpoint = if path == "/v1/check" {
                 Endpoint::Check
@@ -39,7 +39,8 @@ pub fn read<'a>(parts: &'a Parts, policy: &ClientIpPolicy) -> Result<Check<'a>, 
             };
             let method = text(needed(headers, &X_FORWARDED_METHOD)?, &X_FORWARDED_METHOD)?;
             let target = any_text(needed(headers, &X_FORWARDED_URI)?);
-            (endpoint, method, target, host)
+            let query = normal(target.clone(), |target| Cow::Borrowed(query_of(target)));
+            (endpoint, method, target, query, host)
         }
         _ => match path.strip_prefix("/v1/envoy") {
             Some(original) if original.is_empty() || original.starts_with('/') => {
@@ -48,6 +49,7 @@ pub fn read<'a>(parts: &'a Parts, policy: &ClientIpPolicy) -> Result<Check<'a>, 
                     Endpoint::Envoy,
                     method,
                     Cow::Borrowed(original),
+                    Cow::Borrowed(parts.uri.query().unwrap_or_default()),
                     authority(parts)?,
                 )
             }
@@ -73,6 +75,7 @@ pub fn read<'a>(parts: &'a Parts, policy: &ClientIpPolicy) -> Result<Check<'a>, 
             method,
             host: normal(host, normal_host),
             path: normal(target, normal_path),
+            query,
             client_ip: policy.client_ip(real_ip, &forwarded_for),
             headers,
         },
@@ -212,6 +215,32 @@ mod tests {
         );
         check.headers.insert(X_REAL_IP, raw(b"\xff"));
         assert_eq!(seen(&check), Err(Fault::UnreadableHeader(X_REAL_IP)));
+    }
+
+    #[test]
+    fn the_query_is_the_clients() {
+        let query = |parts: &Parts| {
+            let check = read(parts, &ClientIpPolicy::default()).unwrap();
+            check.request.query.into_owned()
+        };
+        let check = |uri: &str| {
+            let headers = [METHOD, ("x-forwarded-uri", uri)];
+            query(&parts("GET", "/v1/check?not=this", &headers))
+        };
+        assert_eq!(check("/data?x=1&y=a+b#f?"), "x=1&y=a+b");
+        assert_eq!(check("/data"), "");
+        assert_eq!(check("/data#f?x=1"), "");
+        let envoy = |target: &str| query(&parts("GET", target, &[URI, METHOD]));
+        assert_eq!(envoy("/v1/envoy/data?y=2&z"), "y=2&z");
+        assert_eq!(envoy("/v1/envoy?y=2"), "y=2");
+        assert_eq!(envoy("/v1/envoy/data"), "");
+
+        let mut raw = parts("GET", "/v1/check", &[METHOD]);
+        let uri = HeaderValue::from_bytes(b"/data?x=\xfe&y=1").unwrap();
+        raw.headers.insert(X_FORWARDED_URI, uri);
+        assert_eq!(query(&raw), "x=%FE&y=1");
+        let seen = read(&raw, &ClientIpPolicy::default()).unwrap().request;
+        assert_eq!(seen.query_value("x").as_deref(), Some(&b"\xfe"[..]));
     }
 
     #[test]

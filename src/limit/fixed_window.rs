@@ -3,6 +3,8 @@
 //! A window begins with the first request after the previous one ended, so that callers do not all start afresh at the
 //! same second. Within a window the count is exact. A caller can be admitted N at the end of one window and N at the
 //! beginning of the next: where that matters, use `sliding_window`.
+//!
+//! A limit with [edges](super::calendar::Edges) counts in windows of the calendar instead, which are the same for everybody.
 
 use super::{Limit, Outcome, State as AnyState, Step};
 
@@ -16,25 +18,17 @@ pub struct State {
 }
 
 pub(super) fn step(limit: &Limit, state: Option<State>, now_us: u64, cost: u64) -> Step {
-    let window = limit.window_us;
-    let mut state = match state {
-        // A start in the future means that the clock went back: the window then begins now, so that it ends in bounded time.
-        Some(s) if now_us < s.start_us.saturating_add(window) => State {
-            start_us: s.start_us.min(now_us),
-            ..s
-        },
-        _ => State {
-            count: 0,
-            start_us: now_us,
-        },
+    let aligned = limit.edges.and_then(|edges| edges.window_at(now_us));
+    let (mut state, ends_us) = match aligned {
+        Some(window) => in_calendar(state, window),
+        None => since_first(state, now_us, limit.window_us),
     };
-    let ends_us = state.start_us + window;
     let allowed = state.count + cost <= limit.amount;
     if allowed {
         state.count += cost;
     }
     let wait_us = if cost > limit.amount {
-        window
+        limit.window_us
     } else if allowed && state.count == 0 {
         0
     } else {
@@ -49,4 +43,31 @@ pub(super) fn step(limit: &Limit, state: Option<State>, now_us: u64, cost: u64) 
             wait_us,
         },
     }
+}
+
+/// The state as seen from now, and the end of its window, where a window begins with its first request.
+fn since_first(state: Option<State>, now_us: u64, window: u64) -> (State, u64) {
+    let state = match state {
+        // A start in the future means that the clock went back: the window then begins now, so that it ends in bounded time.
+        Some(s) if now_us < s.start_us.saturating_add(window) => State {
+            start_us: s.start_us.min(now_us),
+            ..s
+        },
+        _ => State {
+            count: 0,
+            start_us: now_us,
+        },
+    };
+    (state, state.start_us + window)
+}
+
+/// The state in a window with edges. A count that began in a later window has been overtaken by a clock that went back, and is
+/// kept.
+fn in_calendar(state: Option<State>, (begin, end): (u64, u64)) -> (State, u64) {
+    let count = state.map_or(0, |s| if s.start_us < begin { 0 } else { s.count });
+    let state = State {
+        count,
+        start_us: begin,
+    };
+    (state, end)
 }

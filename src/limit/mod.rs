@@ -7,13 +7,17 @@
 //! All times are microseconds since the Unix epoch; all numbers stay within 2^53, where the doubles of Redis' Lua are
 //! exact. The bounds below see to that, and a differential property test holds the two implementations together.
 
+pub mod calendar;
 pub mod fixed_window;
+pub mod sliding_log;
 pub mod sliding_window;
+mod state;
 pub mod token_bucket;
 
 use std::fmt;
 
-use self::token_bucket::Rate;
+pub use self::state::State;
+use self::{calendar::Edges, sliding_log::MAX_LOG, token_bucket::Rate};
 
 /// The largest number of requests that a limit or a burst may name.
 pub const MAX_AMOUNT: u64 = 1_000_000_000;
@@ -31,19 +35,27 @@ pub enum Algorithm {
     FixedWindow,
     /// N per sliding window, estimated from two counters: no double burst where windows meet.
     SlidingWindow,
+    /// N in any span of one window, exactly: every request is remembered, so N is at most [`MAX_LOG`].
+    SlidingLog,
     /// N per period on average, and at most `burst` at once.
     TokenBucket,
 }
 
 impl Algorithm {
     /// All of them, in the order in which they are documented.
-    pub const ALL: [Self; 3] = [Self::FixedWindow, Self::SlidingWindow, Self::TokenBucket];
+    pub const ALL: [Self; 4] = [
+        Self::FixedWindow,
+        Self::SlidingWindow,
+        Self::SlidingLog,
+        Self::TokenBucket,
+    ];
 
     /// The name in rule files, Redis keys and `/rules`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::FixedWindow => "fixed_window",
             Self::SlidingWindow => "sliding_window",
+            Self::SlidingLog => "sliding_log",
             Self::TokenBucket => "token_bucket",
         }
     }
@@ -63,6 +75,7 @@ pub struct Limit {
     window_us: u64,
     burst: u64,
     rate: Rate,
+    edges: Option<Edges>,
 }
 
 /// Why a limit cannot be built. Each says the bound that was crossed.
@@ -77,6 +90,11 @@ pub enum InvalidLimit {
     /// A bucket that would take longer than [`MAX_WINDOW_US`] to fill.
     #[error("a burst must refill within 366 days: lower the burst or raise the rate")]
     Refill,
+    /// A log of more than [`MAX_LOG`].
+    #[error(
+        "sliding_log remembers every request and allows at most 1000 per window: use sliding_window, which counts"
+    )]
+    Log,
 }
 
 impl Limit {
@@ -95,6 +113,9 @@ impl Limit {
         if !(MIN_WINDOW_US..=MAX_WINDOW_US).contains(&window_us) {
             return Err(InvalidLimit::Window);
         }
+        if algorithm == Algorithm::SlidingLog && amount > MAX_LOG {
+            return Err(InvalidLimit::Log);
+        }
         let refill = u128::from(burst) * u128::from(window_us) / u128::from(amount);
         if algorithm == Algorithm::TokenBucket && refill > u128::from(MAX_WINDOW_US) {
             return Err(InvalidLimit::Refill);
@@ -105,7 +126,32 @@ impl Limit {
             window_us,
             burst,
             rate: Rate::new(amount, window_us),
+            edges: None,
         })
+    }
+
+    /// The same limit with windows of the calendar, of which these are the ones around now. Only `fixed_window` heeds them;
+    /// its `window_us` is then no more than what callers are told.
+    #[must_use]
+    pub const fn aligned(self, edges: Edges) -> Self {
+        Self {
+            edges: Some(edges),
+            ..self
+        }
+    }
+
+    /// The edges of its windows, if they are those of a calendar.
+    pub const fn edges(&self) -> Option<Edges> {
+        match self.algorithm {
+            Algorithm::FixedWindow => self.edges,
+            _ => None,
+        }
+    }
+
+    /// Whether it can count at `now_us`: unless it has edges and `now_us` lies outside of them.
+    pub fn covers(&self, now_us: u64) -> bool {
+        self.edges()
+            .is_none_or(|edges| edges.window_at(now_us).is_some())
     }
 
     /// How it counts.
@@ -132,7 +178,9 @@ impl Limit {
     pub const fn burst(&self) -> u64 {
         match self.algorithm {
             Algorithm::TokenBucket => self.burst,
-            Algorithm::FixedWindow | Algorithm::SlidingWindow => self.amount,
+            Algorithm::FixedWindow | Algorithm::SlidingWindow | Algorithm::SlidingLog => {
+                self.amount
+            }
         }
     }
 
@@ -166,6 +214,13 @@ impl Limit {
                 });
                 sliding_window::step(self, state, now_us, cost)
             }
+            Algorithm::SlidingLog => {
+                let state = state.and_then(|s| match s {
+                    State::SlidingLog(s) => Some(s),
+                    _ => None,
+                });
+                sliding_log::step(self, state, now_us, cost)
+            }
             Algorithm::TokenBucket => {
                 let state = state.and_then(|s| match s {
                     State::TokenBucket(s) => Some(s),
@@ -173,37 +228,6 @@ impl Limit {
                 });
                 token_bucket::step(self, state, now_us, cost)
             }
-        }
-    }
-}
-
-/// What is stored for one caller and one limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    /// See [`fixed_window::State`].
-    FixedWindow(fixed_window::State),
-    /// See [`sliding_window::State`].
-    SlidingWindow(sliding_window::State),
-    /// See [`token_bucket::State`].
-    TokenBucket(token_bucket::State),
-}
-
-/// The text that Redis stores: the numbers, separated by spaces, in the order of the fields.
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::FixedWindow(s) => write!(f, "{} {}", s.count, s.start_us),
-            Self::SlidingWindow(s) => write!(
-                f,
-                "{} {} {} {} {} {}",
-                s.current.count,
-                s.current.start_us,
-                s.current.last_us,
-                s.previous.count,
-                s.previous.start_us,
-                s.previous.last_us
-            ),
-            Self::TokenBucket(s) => write!(f, "{} {}", s.used, s.since_us),
         }
     }
 }
@@ -221,7 +245,7 @@ pub struct Outcome {
 }
 
 /// The result of a step: what to store if the request is admitted, until when, and the answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     /// The new state. Equal in meaning to the old one when the cost does not fit.
     pub state: State,

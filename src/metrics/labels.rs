@@ -58,6 +58,8 @@ pub enum StoreFailure {
     Malformed,
     /// Not asked: too many checks are waiting already.
     Overloaded,
+    /// Its clock shows another time than was thought. Such a check is tried once more.
+    Clock,
 }
 
 /// How a proxy is wrongly set up.
@@ -112,6 +114,7 @@ label_values!(StoreFailure {
     Refused => "refused",
     Malformed => "malformed",
     Overloaded => "overloaded",
+    Clock => "clock",
 });
 label_values!(ContractFault {
     UnknownPath => "unknown_path",

@@ -24,6 +24,11 @@ impl Guarded {
         self.store.name()
     }
 
+    /// As [`Store::now_us`].
+    pub fn now_us(&self) -> u64 {
+        self.store.now_us()
+    }
+
     /// As [`Store::charge`], never later than `deadline`.
     pub async fn charge(&self, batch: &Batch, deadline: Instant) -> Result<Verdict, StoreError> {
         let started = Instant::now();

@@ -19,7 +19,7 @@ use std::{
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
-use super::{Batch, Charge, Charging, ENFORCED, Store, Verdict};
+use super::{Batch, Charge, Charging, ENFORCED, Store, StoreError, Verdict};
 use crate::{
     clock::Clock,
     limit::{Outcome, State, Step},
@@ -107,26 +107,32 @@ impl MemoryStore {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Decides about the batch and charges it, at the time of the injected clock.
+    /// Decides about the batch and charges it, at the time of the injected clock. A limit with edges that this time lies outside
+    /// of counts as one without: this is for a fallback, which has to decide somehow.
     pub fn charge_now(&self, batch: &Batch) -> Verdict {
-        let mut held = Held::lock(self, batch);
-        let now_us = self.clock.now_us();
+        let held = Held::lock(self, batch);
+        self.decide(held, batch, self.clock.now_us())
+    }
+
+    fn decide(&self, mut held: Held<'_>, batch: &Batch, now_us: u64) -> Verdict {
         let mut denied = Vec::new();
-        let mut steps: Vec<(Place, Step)> = Vec::with_capacity(batch.charges().len());
+        let mut steps: Vec<(Place, Option<Step>)> = Vec::with_capacity(batch.charges().len());
         let mut outcomes: Vec<Outcome> = Vec::with_capacity(batch.charges().len());
         for charge in batch.charges() {
-            let place = held.place(batch, charge, now_us);
-            let step = charge.limit.step(place.state, now_us, charge.cost);
+            let mut place = held.place(batch, charge, now_us);
+            let step = charge.limit.step(place.state.take(), now_us, charge.cost);
             if !step.outcome.allowed {
                 denied.push(charge.group);
             }
             outcomes.push(step.outcome);
-            steps.push((place, step));
+            steps.push((place, Some(step)));
         }
         let admitted = !denied.contains(&ENFORCED);
         if admitted {
-            for (charge, (place, step)) in batch.charges().iter().zip(&steps) {
-                if !denied.contains(&charge.group) {
+            for (charge, (place, step)) in batch.charges().iter().zip(&mut steps) {
+                if !denied.contains(&charge.group)
+                    && let Some(step) = step.take()
+                {
                     held.keep(batch.key(charge), place, step);
                 }
             }
@@ -143,8 +149,18 @@ impl MemoryStore {
 
 impl Store for MemoryStore {
     fn charge<'a>(&'a self, batch: &'a Batch, _deadline: Instant) -> Charging<'a> {
-        let verdict = self.charge_now(batch);
-        Box::pin(std::future::ready(Ok(verdict)))
+        let held = Held::lock(self, batch);
+        let now_us = self.clock.now_us();
+        let verdict = if batch.charges().iter().all(|c| c.limit.covers(now_us)) {
+            Ok(self.decide(held, batch, now_us))
+        } else {
+            Err(StoreError::Clock)
+        };
+        Box::pin(std::future::ready(verdict))
+    }
+
+    fn now_us(&self) -> u64 {
+        self.clock.now_us()
     }
 
     fn name(&self) -> &'static str {
@@ -240,10 +256,10 @@ impl<'a> Held<'a> {
     #[expect(clippy::option_option, reason = "absent and expired are two things")]
     fn find(&mut self, shard: usize, key: &str, now_us: u64) -> Option<Option<State>> {
         let entry = self.shard(shard)?.counters.get(key)?;
-        Some((entry.expires_us > now_us).then_some(entry.state))
+        Some((entry.expires_us > now_us).then(|| entry.state.clone()))
     }
 
-    fn keep(&mut self, key: &str, place: &Place, step: &Step) {
+    fn keep(&mut self, key: &str, place: &Place, step: Step) {
         let store = self.store;
         let Some(shard) = self.shard(place.shard) else {
             return;

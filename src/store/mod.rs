@@ -11,7 +11,7 @@ pub mod guard;
 pub mod memory;
 pub mod redis;
 
-use std::{fmt::Write as _, future::Future, ops::Range, pin::Pin};
+use std::{future::Future, ops::Range, pin::Pin};
 
 use tokio::time::Instant;
 
@@ -107,6 +107,13 @@ pub enum StoreError {
     /// Too many checks wait for the store already; nothing was charged.
     #[error("too many checks wait for the store")]
     Overloaded,
+    /// The store's time lies outside the edges of a window of the calendar; nothing was charged. The store knows its time better
+    /// now: with the edges around [`Store::now_us`] it will decide.
+    #[error(
+        "the store's clock shows a time outside of the calendar windows that it was given, and nothing was charged: \
+         it was set, or differs from ours"
+    )]
+    Clock,
 }
 
 impl StoreError {
@@ -119,6 +126,7 @@ impl StoreError {
             Self::Refused(_) => StoreFailure::Refused,
             Self::Malformed(_) => StoreFailure::Malformed,
             Self::Overloaded => StoreFailure::Overloaded,
+            Self::Clock => StoreFailure::Clock,
         }
     }
 
@@ -141,77 +149,9 @@ pub trait Store: Send + Sync {
     /// by then must not charge.
     fn charge<'a>(&'a self, batch: &'a Batch, deadline: Instant) -> Charging<'a>;
 
+    /// The store's clock as well as it is known here, in microseconds since the epoch.
+    fn now_us(&self) -> u64;
+
     /// "memory" or "redis".
     fn name(&self) -> &'static str;
-}
-
-/// Appends `value` so that no two values look alike, whatever bytes they hold: what is not plain is percent-encoded, and
-/// what would be longer than [`MAX_VALUE`] bytes is replaced by its hash. `#` never occurs otherwise.
-///
-/// `:`, `/`, `@` and `+` stay, so that addresses and e-mail addresses can be read.
-pub fn push_value(out: &mut String, value: &[u8]) {
-    let start = out.len();
-    for &byte in value {
-        if byte.is_ascii_alphanumeric() || b"-._~:/@+".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            // Writing to a String cannot fail.
-            let _ = write!(out, "%{byte:02X}");
-        }
-        if out.len() - start > MAX_VALUE {
-            out.truncate(start);
-            push_hash(out, value);
-            return;
-        }
-    }
-}
-
-/// Appends `#` and 128 bits of the SHA-256 of `value`: for what is long or secret. A cryptographic hash, because a caller
-/// who could find two values with one hash could spend another caller's quota.
-pub fn push_hash(out: &mut String, value: &[u8]) {
-    use sha2::{Digest as _, Sha256};
-    out.push('#');
-    for byte in &Sha256::digest(value)[..16] {
-        let _ = write!(out, "{byte:02x}");
-    }
-}
-
-/// The longest value that stands in a key as it is, in bytes after encoding.
-pub const MAX_VALUE: usize = 64;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn value(bytes: &[u8]) -> String {
-        let mut out = String::from("k=");
-        push_value(&mut out, bytes);
-        out.split_off(2)
-    }
-
-    #[test]
-    fn plain_values_are_readable() {
-        assert_eq!(value(b"203.0.113.7"), "203.0.113.7");
-        assert_eq!(value(b"2001:db8::/64"), "2001:db8::/64");
-    }
-
-    #[test]
-    fn separators_globs_and_control_bytes_are_encoded() {
-        assert_eq!(value(b"{}*,=%#\n?"), "%7B%7D%2A%2C%3D%25%23%0A%3F");
-        assert_eq!(value(&[0xff, 0x00]), "%FF%00");
-    }
-
-    #[test]
-    fn long_values_become_a_short_stable_hash() {
-        let hashed = value(&[b'a'; 10_000]);
-        assert_eq!(hashed.len(), 33, "{hashed}");
-        assert_eq!(hashed, value(&[b'a'; 10_000]));
-        assert_ne!(hashed, value(&[b'a'; 10_001]));
-        assert_eq!(value(&[b'a'; 64]), "a".repeat(64));
-        assert!(value(&[b'a'; 65]).starts_with('#'));
-        assert!(
-            value(&[b'*'; 22]).starts_with('#'),
-            "the encoded length counts"
-        );
-    }
 }

@@ -1,9 +1,11 @@
 -- Decides about one request and charges it: every limit of every matching rule, in one round trip, all or nothing.
 --
 --   KEYS[i]             the counter of limit i
---   ARGV[7(i-1) + 1..7] its algorithm (1 fixed_window, 2 sliding_window, 3 token_bucket), group, cost, amount (of a bucket:
---                       its burst), window (us), tokens and period (us): a bucket's rate in lowest terms
---   answer              { admitted 0|1, now (us), then for each limit: fits 0|1, remaining, wait (us) }
+--   ARGV[7(i-1) + 1..7] its algorithm (1 fixed_window, 2 sliding_window, 3 token_bucket, 4 sliding_log, 6 fixed_window of a
+--                       calendar), group, cost, amount (of a bucket: its burst), window (us), tokens and period (us): a bucket's
+--                       rate in lowest terms. Of a calendar's window, tokens are the edges of three windows: "b0 b1 b2 b3" (us)
+--   answer              { admitted 0|1, now (us), then for each limit: fits 0|1, remaining, wait (us) }, or { 2, now } if now lies
+--                       outside of a calendar's edges: then nothing was charged
 --
 -- Group 0 is enforced: if one of its limits does not fit, nothing is written at all. Every other group is one shadow rule:
 -- if one of its limits does not fit, only that group is not written. The arithmetic is that of src/limit/*.rs, line by
@@ -120,6 +122,96 @@ for i = 1, #KEYS do
     expires = start + window
     wait = cost > amount and window or expires - now
     value = format('%d %d', count, start)
+
+  elseif algorithm == '6' then
+    -- fixed_window in windows of a calendar. See src/limit/fixed_window.rs.
+    local begin, second, third, last = match(ARGV[at + 5], '^(%d+) (%d+) (%d+) (%d+)$')
+    begin, second, third, last = begin + 0, second + 0, third + 0, last + 0
+    if now < begin or now >= last then
+      return { 2, now }
+    elseif now >= third then
+      begin, expires = third, last
+    elseif now >= second then
+      begin, expires = second, third
+    else
+      expires = second
+    end
+    local count, start = 0, begin
+    if stored then
+      count, start = match(stored, '^(%d+) (%d+)$')
+      if not count then
+        error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
+      end
+      count = start + 0 < begin and 0 or count + 0
+    end
+    fits = count + cost <= amount
+    if fits then
+      count = count + cost
+    end
+    left = amount - count
+    wait = cost > amount and window or expires - now
+    value = format('%d %d', count, begin)
+
+  elseif algorithm == '4' then
+    -- sliding_log: "total last", then "time cost" of each request. See src/limit/sliding_log.rs. Only what has left and what
+    -- stands in the way is read; the rest is copied as it is.
+    local total, last, at, length = 0, 0, 1, stored and #stored or 0
+    local entry, its_cost, after
+    if stored then
+      total, last, at = match(stored, '^(%d+) (%d+)()')
+      if not total then
+        error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
+      end
+      total, last = total + 0, last + 0
+      if last > now then
+        -- The clock went back. Nothing lies in the future.
+        stored = string.gsub(string.sub(stored, at), ' (%d+) (%d+)', function(time, cost)
+          if time + 0 > now then
+            return format(' %d %s', now, cost)
+          end
+        end)
+        last, at, length = now, 1, #stored
+      end
+      if last + window <= now then
+        total, at = 0, length + 1
+      end
+      while at <= length do
+        entry, its_cost, after = match(stored, '^ (%d+) (%d+)()', at)
+        if not entry then
+          error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
+        end
+        if entry + window > now then
+          break
+        end
+        total, at, entry = total - its_cost, after, nil
+      end
+      -- What is left over from a total belongs to no request.
+      if total < 0 or (total > 0) ~= (at <= length) then
+        error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
+      end
+    end
+    fits = total + cost <= amount
+    if cost > amount then
+      wait = window
+    elseif fits then
+      wait = (entry or now) + window - now
+    else
+      local excess = total + cost - amount - its_cost
+      while excess > 0 do
+        entry, its_cost, after = match(stored, '^ (%d+) (%d+)()', after)
+        if not entry then
+          error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
+        end
+        excess = excess - its_cost
+      end
+      wait = entry + window - now
+    end
+    if fits then
+      total = total + cost
+      value = format('%d %d%s %d %d', total, now, stored and string.sub(stored, at) or '', now, cost)
+      expires = now + window
+    end
+    left = amount - total
 
   else
     -- token_bucket. See src/limit/token_bucket.rs.

@@ -24,7 +24,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::script;
+use super::{script, time::RedisTime};
 use crate::store::{StoreError, Verdict};
 
 /// A check on its way to Redis.
@@ -69,6 +69,7 @@ pub(super) struct Lane {
     pub(super) patience: Patience,
     pub(super) connected: Arc<AtomicBool>,
     pub(super) on_change: OnChange,
+    pub(super) time: Arc<RedisTime>,
 }
 
 impl Lane {
@@ -183,7 +184,7 @@ impl Lane {
             if script::is_missing_script(&answer) {
                 missing.push((job, cmd.clone()));
             } else {
-                let verdict = decode(answer, job.charges);
+                let verdict = self.decode(answer, job.charges);
                 job.answer(verdict);
             }
         }
@@ -209,10 +210,17 @@ impl Lane {
         }
         let answers = self.send(connection, &again, jobs.len()).await?;
         for (job, answer) in jobs.drain(..).zip(answers) {
-            let verdict = decode(answer, job.charges);
+            let verdict = self.decode(answer, job.charges);
             job.answer(verdict);
         }
         Ok(())
+    }
+
+    /// The verdict in an answer; the time in it is kept.
+    fn decode(&self, answer: Value, charges: usize) -> Result<Verdict, StoreError> {
+        let answer = script::decode(answer, charges)?;
+        self.time.observe(answer.now_us);
+        answer.verdict
     }
 
     async fn send(
@@ -233,10 +241,6 @@ impl Lane {
             Err(_) => Err(StoreError::Deadline),
         }
     }
-}
-
-fn decode(answer: Value, charges: usize) -> Result<Verdict, StoreError> {
-    script::decode(answer, charges).map(|(verdict, _)| verdict)
 }
 
 async fn load_script(connection: &mut Connection) -> Result<(), redis::RedisError> {

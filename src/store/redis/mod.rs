@@ -2,6 +2,7 @@
 
 mod lane;
 pub mod script;
+mod time;
 
 use std::{
     hash::BuildHasher as _,
@@ -20,7 +21,10 @@ use tokio::{
     time::Instant,
 };
 
-use self::lane::{Job, Lane, Patience};
+use self::{
+    lane::{Job, Lane, Patience},
+    time::RedisTime,
+};
 use super::{Batch, Charging, Store, StoreError};
 
 /// How to reach Redis.
@@ -59,6 +63,7 @@ pub struct RedisStore {
     lanes: Vec<LaneHandle>,
     hasher: RandomState,
     health: Arc<Health>,
+    time: Arc<RedisTime>,
 }
 
 struct LaneHandle {
@@ -87,6 +92,7 @@ impl RedisStore {
             .build()
             .map_err(|error| InvalidOptions::Pool(error.to_string()))?;
         let health = Arc::new(Health::new(lanes, on_change));
+        let time = Arc::new(RedisTime::new());
         let patience = Patience {
             answer: options.answer_timeout,
             idle_probe: Duration::from_secs(1),
@@ -102,6 +108,7 @@ impl RedisStore {
                     patience,
                     connected: Arc::clone(&connected),
                     on_change: Arc::new(move |change| health.changed(index, change)),
+                    time: Arc::clone(&time),
                 };
                 tokio::spawn(lane.run(jobs));
                 LaneHandle { queue, connected }
@@ -111,6 +118,7 @@ impl RedisStore {
             lanes,
             hasher: RandomState::default(),
             health,
+            time,
         })
     }
 
@@ -167,6 +175,10 @@ impl Store for RedisStore {
             self.health.answered(verdict.as_ref().err());
             verdict
         })
+    }
+
+    fn now_us(&self) -> u64 {
+        self.time.now_us()
     }
 
     fn name(&self) -> &'static str {

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 
 use crate::{
-    limit::{Algorithm, Outcome},
+    limit::{Algorithm, Outcome, calendar::Edges},
     store::{Batch, StoreError, Verdict},
 };
 
@@ -30,17 +30,22 @@ pub fn command(verb: &str, script: &str, batch: &Batch) -> Cmd {
         let limit = &charge.limit;
         let rate = limit.rate();
         let algorithm = match limit.algorithm() {
+            Algorithm::FixedWindow if limit.edges().is_some() => 6,
             Algorithm::FixedWindow => 1,
             Algorithm::SlidingWindow => 2,
             Algorithm::TokenBucket => 3,
+            Algorithm::SlidingLog => 4,
         };
         cmd.arg(algorithm)
             .arg(charge.group)
             .arg(charge.cost)
             .arg(limit.burst())
-            .arg(limit.window_us())
-            .arg(rate.tokens)
-            .arg(rate.period_us);
+            .arg(limit.window_us());
+        match limit.edges().map(Edges::get) {
+            Some([a, b, c, d]) => cmd.arg(format!("{a} {b} {c} {d}")),
+            None => cmd.arg(rate.tokens),
+        };
+        cmd.arg(rate.period_us);
     }
     cmd
 }
@@ -50,16 +55,25 @@ pub fn is_missing_script(value: &Value) -> bool {
     matches!(value, Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript))
 }
 
-/// The verdict in the script's answer, and Redis' time in microseconds.
-pub fn decode(value: Value, charges: usize) -> Result<(Verdict, u64), StoreError> {
+/// What the script answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Redis' time, in microseconds since the epoch.
+    pub now_us: u64,
+    /// The verdict; or [`StoreError::Clock`], if that time lies outside the edges of a window.
+    pub verdict: Result<Verdict, StoreError>,
+}
+
+/// The first number of an answer that decides nothing, because Redis' time lies outside the edges of a window.
+const OTHER_TIME: u64 = 2;
+
+/// Reads the script's answer.
+pub fn decode(value: Value, charges: usize) -> Result<Answer, StoreError> {
     let items = match value {
         Value::Array(items) => items,
         Value::ServerError(error) => return Err(refused(&error.into())),
         other => return Err(malformed(&other)),
     };
-    if items.len() != 2 + 3 * charges {
-        return Err(malformed(&Value::Array(items)));
-    }
     let mut numbers = Vec::with_capacity(items.len());
     for item in &items {
         match item {
@@ -67,16 +81,28 @@ pub fn decode(value: Value, charges: usize) -> Result<(Verdict, u64), StoreError
             other => return Err(malformed(other)),
         }
     }
-    let outcomes = numbers[2..]
-        .chunks_exact(3)
-        .map(|answer| Outcome {
-            allowed: answer[0] == 1,
-            remaining: answer[1],
-            wait_us: answer[2],
-        })
-        .collect();
-    let admitted = numbers[0] == 1;
-    Ok((Verdict { admitted, outcomes }, numbers[1]))
+    match numbers[..] {
+        [OTHER_TIME, now_us] => Ok(Answer {
+            now_us,
+            verdict: Err(StoreError::Clock),
+        }),
+        [admitted @ 0..=1, now_us, ref answers @ ..] if answers.len() == 3 * charges => {
+            let outcomes = answers
+                .chunks_exact(3)
+                .map(|answer| Outcome {
+                    allowed: answer[0] == 1,
+                    remaining: answer[1],
+                    wait_us: answer[2],
+                })
+                .collect();
+            let admitted = admitted == 1;
+            Ok(Answer {
+                now_us,
+                verdict: Ok(Verdict { admitted, outcomes }),
+            })
+        }
+        _ => Err(malformed(&Value::Array(items))),
+    }
 }
 
 /// Redis answered with an error: it is there, but does not serve us.
@@ -145,6 +171,14 @@ mod tests {
     }
 
     #[test]
+    fn another_time_is_told_and_is_no_verdict() {
+        let answer = Value::Array(vec![Value::Int(2), Value::Int(17)]);
+        let answer = decode(answer, 3).unwrap();
+        assert_eq!(answer.now_us, 17);
+        assert_eq!(answer.verdict, Err(StoreError::Clock));
+    }
+
+    #[test]
     fn an_answer_of_the_wrong_shape_is_an_error_and_not_a_verdict() {
         for answer in [
             Value::Nil,
@@ -158,6 +192,8 @@ mod tests {
                 Value::Int(0),
             ]),
             Value::Array(vec![Value::Nil; 5]),
+            Value::Array(vec![Value::Int(2), Value::Int(1), Value::Int(1)]),
+            Value::Array(vec![Value::Int(3), Value::Int(1)]),
         ] {
             let error = decode(answer, 1).unwrap_err();
             assert!(matches!(error, StoreError::Malformed(_)), "{error}");

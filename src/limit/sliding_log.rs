@@ -1,0 +1,99 @@
+//! N in any span of one window, exactly: every admitted request is remembered until it is one window old.
+//!
+//! The plain "sliding window log" (Google Cloud, "Rate-limiting strategies and techniques"; Figma, "An alternative approach
+//! to rate limiting"). It has none of the worst cases of the algorithms with counters, and pays for it: what is stored grows
+//! with N, by about 20 bytes a request in Redis and 16 in memory. So N is at most [`MAX_LOG`], and it is for small limits
+//! that must hold to the letter: passwords tried, messages sent, money moved.
+//!
+//! A request counts from its own instant until one window later, exclusively: in no half-open span of one window is more
+//! than N admitted.
+
+use super::{Limit, Outcome, State as AnyState, Step};
+
+/// The largest amount of such a limit: it keeps every request, and a step reads those that have left one by one.
+pub const MAX_LOG: u64 = 1_000;
+
+/// A request that was admitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// When, in microseconds since the epoch.
+    pub at_us: u64,
+    /// Its cost.
+    pub cost: u64,
+}
+
+/// The requests that were admitted lately.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct State {
+    /// The sum of the costs of all entries.
+    pub total: u64,
+    /// From the oldest to the newest.
+    pub entries: Vec<Entry>,
+}
+
+impl State {
+    /// The time of the newest entry; 0 if there is none.
+    pub fn last_us(&self) -> u64 {
+        self.entries.last().map_or(0, |entry| entry.at_us)
+    }
+}
+
+pub(super) fn step(limit: &Limit, state: Option<State>, now_us: u64, cost: u64) -> Step {
+    let window = limit.window_us;
+    let mut state = current(state.unwrap_or_default(), now_us, window);
+    let allowed = state.total + cost <= limit.amount;
+    if allowed && cost > 0 {
+        state.total += cost;
+        state.entries.reserve_exact(1);
+        state.entries.push(Entry {
+            at_us: now_us,
+            cost,
+        });
+    }
+    // How much must leave: anything, so that more is left, or what is in the way of this request.
+    let excess = if allowed {
+        1
+    } else {
+        state.total + cost - limit.amount
+    };
+    let wait_us = if cost > limit.amount {
+        window
+    } else {
+        leaves(&state.entries, excess).map_or(0, |at| at + window - now_us)
+    };
+    Step {
+        expires_us: state.last_us() + window,
+        outcome: Outcome {
+            allowed,
+            remaining: limit.amount.saturating_sub(state.total),
+            wait_us,
+        },
+        state: AnyState::SlidingLog(state),
+    }
+}
+
+/// The state as seen from `now_us`: what is one window old has left, and after the clock went back nothing lies in the future.
+fn current(mut state: State, now_us: u64, window: u64) -> State {
+    if state.last_us() > now_us {
+        for entry in &mut state.entries {
+            entry.at_us = entry.at_us.min(now_us);
+        }
+    }
+    let left = state
+        .entries
+        .partition_point(|entry| entry.at_us + window <= now_us);
+    for entry in state.entries.drain(..left) {
+        state.total -= entry.cost;
+    }
+    state
+}
+
+/// The time of the entry with which, from the oldest on, at least `amount` has left. `None` if there is not so much.
+fn leaves(entries: &[Entry], amount: u64) -> Option<u64> {
+    let mut sum = 0;
+    let entry = entries.iter().find(|entry| {
+        sum += entry.cost;
+        sum >= amount
+    })?;
+    Some(entry.at_us)
+}

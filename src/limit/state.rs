@@ -1,0 +1,154 @@
+//! What is stored, and its text.
+
+use std::fmt;
+
+use super::{Algorithm, fixed_window, sliding_log, sliding_window, token_bucket};
+
+/// What is stored for one caller and one limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// See [`fixed_window::State`].
+    FixedWindow(fixed_window::State),
+    /// See [`sliding_window::State`].
+    SlidingWindow(sliding_window::State),
+    /// See [`sliding_log::State`].
+    SlidingLog(sliding_log::State),
+    /// See [`token_bucket::State`].
+    TokenBucket(token_bucket::State),
+}
+
+/// The text that Redis stores: the numbers, separated by spaces, in the order of the fields. A log has its total and the time of
+/// its newest entry before the entries, so that the script need not read it all.
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FixedWindow(s) => write!(f, "{} {}", s.count, s.start_us),
+            Self::SlidingWindow(s) => write!(
+                f,
+                "{} {} {} {} {} {}",
+                s.current.count,
+                s.current.start_us,
+                s.current.last_us,
+                s.previous.count,
+                s.previous.start_us,
+                s.previous.last_us
+            ),
+            Self::SlidingLog(s) => {
+                write!(f, "{} {}", s.total, s.last_us())?;
+                for entry in &s.entries {
+                    write!(f, " {} {}", entry.at_us, entry.cost)?;
+                }
+                Ok(())
+            }
+            Self::TokenBucket(s) => write!(f, "{} {}", s.used, s.since_us),
+        }
+    }
+}
+
+impl State {
+    /// Reads what [`Display`](fmt::Display) writes. `None` for anything else: a text that tollgate did not write.
+    pub fn parse(algorithm: Algorithm, text: &str) -> Option<Self> {
+        Some(match algorithm {
+            Algorithm::FixedWindow => {
+                let [count, start_us] = numbers(text)?;
+                Self::FixedWindow(fixed_window::State { count, start_us })
+            }
+            Algorithm::SlidingWindow => {
+                let [count, start_us, last_us, old, old_start, old_last] = numbers(text)?;
+                Self::SlidingWindow(sliding_window::State {
+                    current: sliding_window::Span {
+                        count,
+                        start_us,
+                        last_us,
+                    },
+                    previous: sliding_window::Span {
+                        count: old,
+                        start_us: old_start,
+                        last_us: old_last,
+                    },
+                })
+            }
+            Algorithm::SlidingLog => Self::SlidingLog(parse_log(text)?),
+            Algorithm::TokenBucket => {
+                let [used, since_us] = numbers(text)?;
+                Self::TokenBucket(token_bucket::State { used, since_us })
+            }
+        })
+    }
+}
+
+fn parse_log(text: &str) -> Option<sliding_log::State> {
+    let mut words = text.split(' ').map(number);
+    let (total, last_us) = (words.next()??, words.next()??);
+    let mut entries = Vec::new();
+    let mut sum = 0_u64;
+    while let Some(at_us) = words.next() {
+        let (at_us, cost) = (at_us?, words.next()??);
+        sum = sum.checked_add(cost)?;
+        entries.push(sliding_log::Entry { at_us, cost });
+    }
+    let state = sliding_log::State { total, entries };
+    let is_whole = sum == total
+        && state.last_us() == last_us
+        && state.entries.is_sorted_by_key(|entry| entry.at_us);
+    is_whole.then_some(state)
+}
+
+/// Exactly `N` numbers, separated by single spaces.
+pub(super) fn numbers<const N: usize>(text: &str) -> Option<[u64; N]> {
+    let mut found = [0; N];
+    let mut words = text.split(' ');
+    for place in &mut found {
+        *place = number(words.next()?)?;
+    }
+    words.next().is_none().then_some(found)
+}
+
+/// Digits and nothing else: `parse` alone would take a `+` too.
+fn number(word: &str) -> Option<u64> {
+    word.bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| word.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_read_as_it_was_written() {
+        for (algorithm, text) in [
+            (Algorithm::FixedWindow, "5 1700000000000000"),
+            (Algorithm::SlidingWindow, "1 2 3 4 5 6"),
+            (Algorithm::SlidingLog, "0 0"),
+            (Algorithm::SlidingLog, "5 17 16 2 17 3"),
+            (Algorithm::TokenBucket, "7 8"),
+        ] {
+            let state = State::parse(algorithm, text).unwrap();
+            assert_eq!(state.to_string(), text, "{algorithm}");
+        }
+    }
+
+    #[test]
+    fn a_text_that_tollgate_did_not_write_is_none() {
+        for algorithm in Algorithm::ALL {
+            for text in [
+                "",
+                " ",
+                "1",
+                "+1 2",
+                "-1 2",
+                "1  2",
+                "1 2 ",
+                "1 2 3",
+                "one two",
+                "18446744073709551616 1",
+            ] {
+                assert_eq!(State::parse(algorithm, text), None, "{algorithm} {text:?}");
+            }
+        }
+        for log in ["4 17 16 2 17 3", "5 16 16 2 17 3", "5 16 17 2 16 3", "5 17"] {
+            assert_eq!(State::parse(Algorithm::SlidingLog, log), None, "{log}");
+        }
+    }
+}
