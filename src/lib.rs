@@ -21,6 +21,7 @@ pub mod cli;
 pub mod clock;
 pub mod contract;
 pub mod engine;
+pub mod hash;
 pub mod health;
 pub mod limit;
 pub mod metrics;

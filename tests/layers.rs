@@ -7,25 +7,28 @@ use std::{collections::BTreeSet, fs, path::Path};
 /// Each module with what it may import from this crate.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("clock", &[]),
+    ("hash", &[]),
     ("health", &[]),
     ("limit", &[]),
     ("metrics", &[]),
     ("reload", &[]),
     ("request", &[]),
     ("store", &["clock", "limit", "metrics"]),
-    // The encoding of key values and the bounds of limits.
-    ("rules", &["limit", "request", "store"]),
+    ("rules", &["hash", "limit", "request"]),
     ("engine", &["limit", "metrics", "request", "rules", "store"]),
     ("contract", &["engine", "metrics", "request", "rules"]),
     ("server", &["contract", "engine", "health", "metrics"]),
     (
         "app",
         &[
-            "clock", "contract", "engine", "health", "metrics", "reload", "rules", "server",
-            "store",
+            "clock", "contract", "engine", "hash", "health", "metrics", "reload", "rules",
+            "server", "store",
         ],
     ),
-    ("cli", &["app", "contract", "rules", "server", "store"]),
+    (
+        "cli",
+        &["app", "contract", "hash", "rules", "server", "store"],
+    ),
 ];
 
 /// Modules that must not depend on how tollgate is served or where it counts.
