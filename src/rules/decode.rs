@@ -13,7 +13,7 @@ use serde::de::{
 use serde_yaml::Value;
 
 use super::{
-    diagnostic::did_you_mean,
+    diagnostic::{Severity, did_you_mean},
     yaml::{Path, Problem, Step, split_hint},
 };
 
@@ -23,19 +23,6 @@ pub(super) struct Field<T> {
     path: usize,
     pub(super) value: Option<T>,
 }
-
-impl<T> Field<T> {
-    /// A value that stands for the field around it; problems with it are reported there.
-    pub(super) fn without_place(value: T) -> Self {
-        Self {
-            path: NOWHERE,
-            value: Some(value),
-        }
-    }
-}
-
-/// The path of a field that has none of its own.
-const NOWHERE: usize = usize::MAX;
 
 /// What was found on the way: the paths of all fields, and all problems.
 #[derive(Default)]
@@ -73,6 +60,7 @@ impl Findings {
     fn record(&self, path: &Path, at_key: bool, error: &Error) {
         let (message, hint) = split_hint(&error.0);
         self.problems.borrow_mut().push(Problem {
+            severity: Severity::Error,
             path: path.clone(),
             at_key,
             message,
@@ -83,6 +71,9 @@ impl Findings {
 
 /// The name by which [`Field`] makes itself known to [`Node`].
 const FIELD: &str = "tollgate::rules::Field";
+
+/// The name of a struct that may also be written in a short form, which is then its visitor's to read.
+pub(super) const SHORT: &str = "tollgate::rules::Short";
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Field<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -180,6 +171,14 @@ impl<'de> Deserializer<'de> for Node<'de> {
         }
     }
 
+    /// A list of one may be written without the list.
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match self.value {
+            Value::Sequence(_) => self.deserialize_any(visitor),
+            _ => visitor.visit_seq(Single(Some(self))),
+        }
+    }
+
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
         name: &'static str,
@@ -197,12 +196,13 @@ impl<'de> Deserializer<'de> for Node<'de> {
 
     fn deserialize_struct<V: Visitor<'de>>(
         self,
-        _name: &'static str,
+        name: &'static str,
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
         match self.value {
             Value::Mapping(_) => visitor.visit_map(Entries::new(self, Some(fields))),
+            _ if name == SHORT => self.deserialize_any(visitor),
             other => Err(Error(format!(
                 "expected fields, and found {}\nhint: the fields are {}",
                 describe(other),
@@ -236,7 +236,7 @@ impl<'de> Deserializer<'de> for Node<'de> {
     }
 
     serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct tuple
         tuple_struct map identifier ignored_any
     }
 }
@@ -295,6 +295,20 @@ impl<'de> SeqAccess<'de> for Items<'de> {
         let child = self.node.child(Step::Index(self.next), value);
         self.next += 1;
         seed.deserialize(child).map(Some)
+    }
+}
+
+/// A node as the list of itself.
+struct Single<'a>(Option<Node<'a>>);
+
+impl<'de> SeqAccess<'de> for Single<'de> {
+    type Error = Error;
+
+    fn next_element_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, Error> {
+        self.0.take().map(|node| seed.deserialize(node)).transpose()
     }
 }
 

@@ -4,9 +4,23 @@ use std::fmt;
 
 use serde::Serialize;
 
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The file cannot be used.
+    Error,
+    /// The file can be used, and probably does not do what was meant.
+    Warning,
+}
+
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Diagnostic {
+    /// How bad it is.
+    pub severity: Severity,
+    /// The file, as it was named.
+    pub file: String,
     /// Line, counted from 1; 0 if the place is not known.
     pub line: usize,
     /// Column in characters, counted from 1.
@@ -23,24 +37,36 @@ pub struct Diagnostic {
     pub source: String,
 }
 
-/// Everything that is wrong with one file, in the order of its lines.
+/// Everything that is wrong with a rule file and those that belong to it, in the order of their lines.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
 pub struct Report {
     /// The file, as it was named.
     pub file: String,
-    /// At least one.
+    /// Errors and warnings.
     pub diagnostics: Vec<Diagnostic>,
 }
 
 impl Report {
-    /// The first diagnostic on one line, for logs and `/readyz`, with the number of further ones.
+    /// Whether the file cannot be used.
+    pub fn has_errors(&self) -> bool {
+        self.of(Severity::Error).next().is_some()
+    }
+
+    /// What is as bad as that.
+    pub fn of(&self, severity: Severity) -> impl Iterator<Item = &Diagnostic> {
+        self.diagnostics
+            .iter()
+            .filter(move |diagnostic| diagnostic.severity == severity)
+    }
+
+    /// The first error diagnostic on one line, for logs and `/readyz`, with the number of further ones.
     pub fn summary(&self) -> String {
-        let more = match self.diagnostics.len() {
+        let more = match self.of(Severity::Error).count() {
             0 | 1 => String::new(),
             n => format!(" (and {} more)", n - 1),
         };
-        match self.diagnostics.first() {
-            Some(first) => format!("{}{}{more}", Place(&self.file, first), first.headline()),
+        match self.of(Severity::Error).next() {
+            Some(first) => format!("{}{}{more}", Place(first), first.headline()),
             None => self.file.clone(),
         }
     }
@@ -48,19 +74,25 @@ impl Report {
 
 impl Diagnostic {
     fn headline(&self) -> String {
+        let warning = match self.severity {
+            Severity::Error => "",
+            Severity::Warning => "warning: ",
+        };
         if self.field.is_empty() {
-            self.message.clone()
+            format!("{warning}{}", self.message)
         } else {
-            format!("{}: {}", self.field, self.message)
+            format!("{warning}{}: {}", self.field, self.message)
         }
     }
 }
 
-struct Place<'a>(&'a str, &'a Diagnostic);
+struct Place<'a>(&'a Diagnostic);
 
 impl fmt::Display for Place<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(file, Diagnostic { line, column, .. }) = self;
+        let Self(Diagnostic {
+            file, line, column, ..
+        }) = self;
         if *line == 0 {
             write!(f, "{file}: ")
         } else {
@@ -83,12 +115,7 @@ impl fmt::Display for Report {
             if index > 0 {
                 writeln!(f)?;
             }
-            write!(
-                f,
-                "{}{}",
-                Place(&self.file, diagnostic),
-                diagnostic.headline()
-            )?;
+            write!(f, "{}{}", Place(diagnostic), diagnostic.headline())?;
             if diagnostic.line > 0 {
                 let number = diagnostic.line;
                 let indent = " ".repeat(diagnostic.column.saturating_sub(1));

@@ -2,50 +2,158 @@
 //!
 //! [`load`] is the whole way from text to a [`RuleSet`]. A rule set is immutable; a changed file makes a new one.
 
+pub mod answer;
 mod compile;
 mod decode;
 pub mod diagnostic;
 mod file;
+mod index;
 pub mod key;
 mod locate;
 pub mod matcher;
 pub mod quota;
 mod yaml;
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde::Serialize;
 
-pub use self::diagnostic::{Diagnostic, Report};
-use self::{key::Descriptor, matcher::Matcher};
-use crate::{limit::Limit, request::ClientIpPolicy};
+pub use self::diagnostic::{Diagnostic, Report, Severity};
+use self::{
+    answer::Answer,
+    index::Index,
+    key::Descriptor,
+    matcher::{Matcher, Params},
+};
+use crate::{
+    hash::HashKey,
+    limit::{Limit, calendar::Calendar},
+    request::{Attributes, ClientIpPolicy},
+};
 
-/// Reads and compiles the text of a rule file. `name` is how messages call the file. On an error the report holds
-/// everything that could be told in one go.
-pub fn load(name: &str, text: &str) -> Result<RuleSet, Report> {
-    let mut document = yaml::Document::new(text);
-    match compile::compile(&mut document) {
-        Some(set) if document.problems.is_empty() => Ok(set),
-        _ => Err(document.report(name)),
+/// What a rule file needs beside its own text.
+#[derive(Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// The key of the hash of secrets.
+    pub hash_key: &'a HashKey,
+    /// Reads a file that the rule file names, by its path relative to the rule file's directory.
+    pub read: &'a dyn Fn(&Path) -> io::Result<String>,
+}
+
+/// What became of a rule file.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The rules; `None` if there was an error.
+    pub set: Option<RuleSet>,
+    /// Everything that could be told in one go, warnings included.
+    pub report: Report,
+    /// The other files that belong to it, as it names them, also when there was an error.
+    pub files: Vec<PathBuf>,
+}
+
+/// Reads and compiles the text of a rule file. `name` is how messages call the file.
+pub fn load_with(name: &str, text: &str, surroundings: Surroundings<'_>) -> Loaded {
+    let mut document = yaml::Document::new(name, text);
+    let (set, files) = compile::compile(&mut document, surroundings);
+    let report = document.report();
+    Loaded {
+        set: set.filter(|_| !report.has_errors()),
+        report,
+        files,
     }
 }
 
+/// As [`load_with`], for a file that stands alone, without a secret for its hashes. On an error the report holds everything
+/// that could be told in one go.
+pub fn load(name: &str, text: &str) -> Result<RuleSet, Report> {
+    let alone = |path: &Path| {
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!("{} belongs to a file on disk", path.display()),
+        ))
+    };
+    let loaded = load_with(
+        name,
+        text,
+        Surroundings {
+            hash_key: &HashKey::default(),
+            read: &alone,
+        },
+    );
+    loaded.set.ok_or(loaded.report)
+}
+
 /// All rules of a file, ready to be matched.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct RuleSet {
     /// The rules, in the order of the file.
     pub rules: Vec<Rule>,
     /// How a client's address is found and keyed.
     pub client_ip: ClientIpPolicy,
+    /// How secrets are hashed.
+    pub hash_key: HashKey,
+    index: Index,
 }
 
+/// The index follows from the rules.
+impl PartialEq for RuleSet {
+    fn eq(&self, other: &Self) -> bool {
+        self.rules == other.rules
+            && self.client_ip == other.client_ip
+            && self.hash_key == other.hash_key
+    }
+}
+
+impl Eq for RuleSet {}
+
 impl RuleSet {
+    fn new(rules: Vec<Rule>, client_ip: ClientIpPolicy, hash_key: HashKey) -> Self {
+        Self {
+            index: Index::new(&rules),
+            rules,
+            client_ip,
+            hash_key,
+        }
+    }
+
+    /// The rules that match, in the order of the file, with their number and the parameters of the path.
+    pub fn matching<'a>(
+        &'a self,
+        request: &'a Attributes<'_>,
+    ) -> impl Iterator<Item = (usize, &'a Rule, Params<'a>)> {
+        let candidates = self.index.candidates(request).into_iter();
+        candidates.filter_map(|number| {
+            let index = usize::try_from(number).ok()?;
+            let rule = self.rules.get(index)?;
+            Some((index, rule, rule.matcher.matches(request)?))
+        })
+    }
+
+    /// How values become parts of keys.
+    pub fn key_context(&self) -> key::Context<'_> {
+        key::Context {
+            client_ip: &self.client_ip,
+            hash_key: &self.hash_key,
+        }
+    }
+
+    /// Whether a key of some rule has a part of which only a hash may be seen.
+    pub fn has_secrets(&self) -> bool {
+        let actions = self.rules.iter().filter_map(Rule::limit_action);
+        actions
+            .flat_map(|action| &action.descriptor.parts)
+            .any(key::Part::is_secret)
+    }
+
     /// All limits of all rules.
     pub fn limits(&self) -> impl Iterator<Item = &NamedLimit> {
-        self.rules.iter().flat_map(|rule| match &rule.action {
-            Action::Limit(action) => action.limits.as_slice(),
-            Action::Allow | Action::Deny => &[],
-        })
+        let actions = self.rules.iter().filter_map(Rule::limit_action);
+        actions.flat_map(LimitAction::plans).flat_map(Plan::limits)
     }
 }
 
@@ -58,6 +166,18 @@ pub struct Rule {
     pub matcher: Matcher,
     /// What happens to them.
     pub action: Action,
+    /// What those get whom it denies.
+    pub answer: Arc<Answer>,
+}
+
+impl Rule {
+    /// What it counts, if it counts.
+    pub fn limit_action(&self) -> Option<&LimitAction> {
+        match &self.action {
+            Action::Limit(action) => Some(action),
+            Action::Allow | Action::Deny(_) => None,
+        }
+    }
 }
 
 /// What a rule does with a request that matches.
@@ -65,10 +185,10 @@ pub struct Rule {
 pub enum Action {
     /// Lets it pass; no later rule is asked.
     Allow,
-    /// Turns it away; no later rule is asked and nothing is charged.
-    Deny,
+    /// Turns it away; no later rule is asked and nothing is charged. In shadow mode it only says so.
+    Deny(Mode),
     /// Counts it.
-    Limit(LimitAction),
+    Limit(Box<LimitAction>),
 }
 
 /// The limits of a rule and what they count.
@@ -76,12 +196,135 @@ pub enum Action {
 pub struct LimitAction {
     /// Whose requests share a counter.
     pub descriptor: Descriptor,
-    /// All of them apply.
-    pub limits: Vec<NamedLimit>,
+    /// What a request costs.
+    pub cost: Cost,
+    /// What holds for callers of whom nothing else is said.
+    pub plan: Plan,
+    /// What holds for callers of one kind; the first that fits.
+    pub tiers: Vec<Tier>,
+    /// What holds for one caller, by the descriptor as it stands in keys. Comes before tiers.
+    pub overrides: HashMap<Box<str>, Plan>,
     /// Whether a denial is only counted and logged.
     pub mode: Mode,
     /// What happens while the store does not answer.
     pub on_store_error: OnStoreError,
+}
+
+/// Where a caller's limits come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlanSource<'a> {
+    /// The rule's own.
+    Rule,
+    /// A tier, by its name.
+    Tier(&'a str),
+    /// An override.
+    Override,
+}
+
+impl LimitAction {
+    /// What holds for a caller. `descriptor` is as keys have it.
+    pub fn plan_for(&self, descriptor: &str, request: &Attributes<'_>) -> (&Plan, PlanSource<'_>) {
+        if let Some(plan) = self.overrides.get(descriptor) {
+            return (plan, PlanSource::Override);
+        }
+        match self
+            .tiers
+            .iter()
+            .find(|tier| tier.when.matches(request).is_some())
+        {
+            Some(tier) => (&tier.plan, PlanSource::Tier(&tier.name)),
+            None => (&self.plan, PlanSource::Rule),
+        }
+    }
+
+    /// All of its plans.
+    pub fn plans(&self) -> impl Iterator<Item = &Plan> {
+        std::iter::once(&self.plan)
+            .chain(self.tiers.iter().map(|tier| &tier.plan))
+            .chain(self.overrides.values())
+    }
+}
+
+/// What a caller may have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plan {
+    /// All of these limits apply.
+    Limits(Vec<NamedLimit>),
+    /// Nothing is counted.
+    Unlimited,
+    /// Nothing is admitted.
+    Nothing,
+}
+
+impl Plan {
+    /// Its limits, if it has some.
+    pub fn limits(&self) -> &[NamedLimit] {
+        match self {
+            Self::Limits(limits) => limits,
+            Self::Unlimited | Self::Nothing => &[],
+        }
+    }
+}
+
+/// What holds for callers of one kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tier {
+    /// Its name, `tier1` and so on if it was given none.
+    pub name: Arc<str>,
+    /// Who.
+    pub when: Matcher,
+    /// What.
+    pub plan: Plan,
+}
+
+/// What a request costs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cost {
+    /// Always as much, at least 1.
+    Fixed(u64),
+    /// As much as a header says.
+    Header {
+        /// Which one; its first line.
+        name: http::HeaderName,
+        /// Without the header, or when it is no whole number above 0.
+        default: u64,
+        /// No more than this, whatever the header says.
+        max: u64,
+    },
+}
+
+impl Cost {
+    /// What `request` costs, at least 1.
+    pub fn of(&self, request: &Attributes<'_>) -> u64 {
+        match self {
+            Self::Fixed(cost) => *cost,
+            Self::Header { name, default, max } => {
+                let value = request.headers.get(name).map(http::HeaderValue::as_bytes);
+                value.map_or(*default, |value| cost_in(value, *default, *max))
+            }
+        }
+    }
+
+    /// The most that a request can cost.
+    pub fn most(&self) -> u64 {
+        match self {
+            Self::Fixed(cost) => *cost,
+            Self::Header { max, .. } => *max,
+        }
+    }
+}
+
+fn cost_in(value: &[u8], default: u64, max: u64) -> u64 {
+    let digits = value.trim_ascii();
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return default;
+    }
+    // So many digits that it does not fit: more than any maximum.
+    let cost = std::str::from_utf8(digits)
+        .ok()
+        .and_then(|digits| digits.parse().ok())
+        .unwrap_or(u64::MAX);
+    if cost == 0 { default } else { cost.min(max) }
 }
 
 /// A limit with everything about it that can be written ahead of time.
@@ -89,6 +332,8 @@ pub struct LimitAction {
 pub struct NamedLimit {
     /// The arithmetic.
     pub limit: Limit,
+    /// What its windows begin with, if not with the first request.
+    pub calendar: Option<Calendar>,
     /// `data`, or `search/1s` when the rule has several limits: the policy's name in answers and logs.
     pub name: Arc<str>,
     /// `"data";q=5;w=60`: this limit's member of `RateLimit-Policy`.
@@ -97,6 +342,16 @@ pub struct NamedLimit {
     pub key_suffix: Arc<str>,
     /// `5/m`, as the rule file says it.
     pub text: Arc<str>,
+}
+
+impl NamedLimit {
+    /// The limit as it stands at `now_us`: its window, if a calendar says so.
+    pub fn at(&self, now_us: u64) -> Limit {
+        match &self.calendar {
+            None => self.limit,
+            Some(calendar) => self.limit.aligned(calendar.edges(now_us)),
+        }
+    }
 }
 
 /// Whether a rule denies.
@@ -172,16 +427,16 @@ rules:
             panic!()
         };
         assert_eq!(data.on_store_error, OnStoreError::Deny);
-        assert_eq!(&*data.limits[0].policy, "\"data\";q=5;w=60");
-        assert_eq!(&*data.limits[0].key_suffix, ":sliding_window:60s");
+        assert_eq!(&*data.plan.limits()[0].policy, "\"data\";q=5;w=60");
+        assert_eq!(&*data.plan.limits()[0].key_suffix, ":sliding_window:60s");
         let Action::Limit(search) = &set.rules[2].action else {
             panic!()
         };
         assert_eq!(search.mode, Mode::Shadow);
         assert_eq!(search.on_store_error, OnStoreError::Proxy);
-        assert_eq!(&*search.limits[0].name, "search/1s");
-        assert_eq!(&*search.limits[0].key_suffix, ":token_bucket:1s");
-        assert_eq!(&*search.limits[1].key_suffix, ":fixed_window:86400s");
+        assert_eq!(&*search.plan.limits()[0].name, "search/1s");
+        assert_eq!(&*search.plan.limits()[0].key_suffix, ":token_bucket:1s");
+        assert_eq!(&*search.plan.limits()[1].key_suffix, ":fixed_window:86400s");
     }
 
     fn report(text: &str) -> String {

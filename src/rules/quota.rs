@@ -7,12 +7,21 @@ use crate::limit::{MAX_AMOUNT, MAX_WINDOW_US, MIN_WINDOW_US};
 /// So many per so long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quota {
-    /// Requests per window, at least 1.
+    /// Requests per window; 0 admits nothing.
     pub amount: u64,
-    /// The window, in microseconds.
-    pub window_us: u64,
+    /// The window.
+    pub window: Window,
     /// The capacity of a token bucket, where one was written.
     pub burst: Option<u64>,
+}
+
+/// How long a rate's window is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Window {
+    /// So many microseconds.
+    Micros(u64),
+    /// A month, which only a calendar can tell.
+    Month,
 }
 
 /// Why a text is not a rate, and what to write instead.
@@ -56,7 +65,7 @@ impl std::str::FromStr for Quota {
     fn from_str(text: &str) -> Result<Self, InvalidQuota> {
         let not_a_rate = || invalid(format!("{text:?} is not a rate"), EXAMPLES);
         let (rate, burst) = match text.split_once("burst") {
-            Some((rate, burst)) => (rate, Some(amount(burst, "burst")?)),
+            Some((rate, burst)) => (rate, Some(amount(burst, "burst", 1)?)),
             None => (text, None),
         };
         let (count, window) = rate
@@ -64,14 +73,14 @@ impl std::str::FromStr for Quota {
             .or_else(|| rate.split_once(" per "))
             .ok_or_else(not_a_rate)?;
         Ok(Self {
-            amount: amount(count, "limit")?,
-            window_us: window_us(window)?,
+            amount: amount(count, "limit", 0)?,
+            window: window_of(window)?,
             burst,
         })
     }
 }
 
-fn amount(text: &str, what: &str) -> Result<u64, InvalidQuota> {
+fn amount(text: &str, what: &str, least: u64) -> Result<u64, InvalidQuota> {
     let digits = text.trim().replace('_', "");
     let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
     if !is_number {
@@ -80,7 +89,10 @@ fn amount(text: &str, what: &str) -> Result<u64, InvalidQuota> {
             EXAMPLES,
         ));
     }
-    check_amount(digits.parse().unwrap_or(u64::MAX), what)
+    match digits.parse().unwrap_or(u64::MAX) {
+        0 if least == 0 => Ok(0),
+        amount => check_amount(amount, what),
+    }
 }
 
 /// `amount`, if a limit or burst may have it.
@@ -88,17 +100,33 @@ pub fn check_amount(amount: u64, what: &str) -> Result<u64, InvalidQuota> {
     match amount {
         0 => Err(invalid(
             format!("a {what} of 0 admits nothing"),
-            "to refuse these requests altogether, give the rule `action: deny` and no limit",
+            "to refuse these requests altogether, write `limit: 0`",
         )),
         1..=MAX_AMOUNT => Ok(amount),
         _ => Err(invalid(
             format!("a {what} above {MAX_AMOUNT} is not supported"),
-            "shorten the window, or leave the limit out: nobody would meet it",
+            "shorten the window, or write `limit: unlimited`",
         )),
     }
 }
 
-fn window_us(text: &str) -> Result<u64, InvalidQuota> {
+fn window_of(text: &str) -> Result<Window, InvalidQuota> {
+    if ["month", "mo"].contains(&text.trim()) {
+        return Ok(Window::Month);
+    }
+    let window = span_us(text)?;
+    if (MIN_WINDOW_US..=MAX_WINDOW_US).contains(&window) {
+        Ok(Window::Micros(window))
+    } else {
+        Err(invalid(
+            format!("a window of {:?} is not supported", text.trim()),
+            "a window lasts between 1 ms and 366 days",
+        ))
+    }
+}
+
+/// A length of time like `30s`, `5 minutes` or `day`, in microseconds.
+pub fn span_us(text: &str) -> Result<u64, InvalidQuota> {
     let text = text.trim();
     let at = text
         .find(|c: char| !c.is_ascii_digit() && c != '_')
@@ -117,22 +145,14 @@ fn window_us(text: &str) -> Result<u64, InvalidQuota> {
         .ok_or_else(|| {
             let hint = match name.as_str() {
                 "month" | "months" | "mo" | "year" | "years" | "y" => {
-                    "months and years have no fixed length: write days, like 1000/30days"
+                    "months and years have no fixed length: write days, like 1000/30days, or one month with `align: calendar`"
                 }
                 "" => "add a unit: ms, s, m, h, day or week, like 5/m",
                 _ => "units are ms, s, m, h, day and week",
             };
             invalid(format!("{unit:?} is not a unit of time"), hint)
         })?;
-    let window = count.saturating_mul(length);
-    if (MIN_WINDOW_US..=MAX_WINDOW_US).contains(&window) {
-        Ok(window)
-    } else {
-        Err(invalid(
-            format!("a window of {text:?} is not supported"),
-            "a window lasts between 1 ms and 366 days",
-        ))
-    }
+    Ok(count.saturating_mul(length))
 }
 
 /// A window as keys and policy names show it: in whole seconds where possible (`60s`), else in milliseconds (`100ms`).
@@ -150,7 +170,10 @@ mod tests {
 
     fn quota(text: &str) -> (u64, u64, Option<u64>) {
         let quota: Quota = text.parse().unwrap_or_else(|e| panic!("{text}: {e}"));
-        (quota.amount, quota.window_us / 1_000, quota.burst)
+        let Window::Micros(window_us) = quota.window else {
+            panic!("{text}")
+        };
+        (quota.amount, window_us / 1_000, quota.burst)
     }
 
     #[test]
@@ -168,6 +191,13 @@ mod tests {
     }
 
     #[test]
+    fn nothing_and_months_are_rates() {
+        let quota = |text: &str| text.parse::<Quota>().unwrap();
+        assert_eq!(quota("0/m").amount, 0);
+        assert_eq!(quota("9/month").window, Window::Month);
+    }
+
+    #[test]
     fn what_is_wrong_is_said_with_a_way_out() {
         for (text, message, hint) in [
             ("5", "\"5\" is not a rate", "write a rate like"),
@@ -177,17 +207,16 @@ mod tests {
                 "units are",
             ),
             (
-                "5/month",
-                "\"month\" is not a unit of time",
+                "5/2months",
+                "\"months\" is not a unit of time",
                 "no fixed length",
             ),
             ("5/10", "\"\" is not a unit of time", "add a unit"),
-            ("0/m", "a limit of 0 admits nothing", "action: deny"),
             ("-5/m", "\"-5\" is not a whole number", "write a rate"),
             ("1.5/s", "\"1.5\" is not a whole number", "write a rate"),
-            ("5/s burst 0", "a burst of 0 admits nothing", "action: deny"),
+            ("5/s burst 0", "a burst of 0 admits nothing", "limit: 0"),
             ("5/s burst", "\"\" is not a whole number", "write a rate"),
-            ("9999999999/s", "a limit above 1000000000", "shorten"),
+            ("9999999999/s", "a limit above 1000000000", "unlimited"),
             ("5/400days", "a window of \"400days\"", "366 days"),
             ("5/99999999999999999999s", "a window of", "366 days"),
         ] {

@@ -9,7 +9,7 @@ use std::fmt;
 use serde_yaml::Value;
 
 use super::{
-    diagnostic::{Diagnostic, Report},
+    diagnostic::{Diagnostic, Report, Severity},
     locate,
 };
 
@@ -48,6 +48,7 @@ impl fmt::Display for Path {
 /// Something to report, before its place in the text is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Problem {
+    pub(super) severity: Severity,
     pub(super) path: Path,
     /// Whether the key is meant, not the value.
     pub(super) at_key: bool,
@@ -57,18 +58,23 @@ pub(super) struct Problem {
 
 /// A text on its way to a rule set, with everything that is wrong so far.
 pub(super) struct Document<'a> {
+    pub(super) name: &'a str,
     text: &'a str,
     pub(super) problems: Vec<Problem>,
     /// An error of the YAML itself, which has its place already.
     broken: Option<Diagnostic>,
+    /// What is wrong in the files that belong to this one.
+    pub(super) elsewhere: Vec<Diagnostic>,
 }
 
 impl<'a> Document<'a> {
-    pub(super) fn new(text: &'a str) -> Self {
+    pub(super) fn new(name: &'a str, text: &'a str) -> Self {
         Self {
+            name,
             text,
             problems: Vec::new(),
             broken: None,
+            elsewhere: Vec::new(),
         }
     }
 
@@ -88,16 +94,26 @@ impl<'a> Document<'a> {
     }
 
     pub(super) fn problem(&mut self, path: &Path, message: impl Into<String>, hint: &str) {
+        self.push(Severity::Error, path, message.into(), hint);
+    }
+
+    /// What can be used and was probably not meant.
+    pub(super) fn warning(&mut self, path: &Path, message: impl Into<String>, hint: &str) {
+        self.push(Severity::Warning, path, message.into(), hint);
+    }
+
+    fn push(&mut self, severity: Severity, path: &Path, message: String, hint: &str) {
         self.problems.push(Problem {
+            severity,
             path: path.clone(),
             at_key: false,
-            message: message.into(),
+            message,
             hint: Some(hint.to_owned()),
         });
     }
 
     /// Everything that is wrong, in the order of the lines.
-    pub(super) fn report(self, file: &str) -> Report {
+    pub(super) fn report(self) -> Report {
         let mut diagnostics: Vec<Diagnostic> = self
             .problems
             .iter()
@@ -106,8 +122,9 @@ impl<'a> Document<'a> {
         diagnostics.sort_by_key(|d| (d.line, d.column));
         diagnostics.dedup();
         diagnostics.extend(self.broken);
+        diagnostics.extend(self.elsewhere);
         Report {
-            file: file.to_owned(),
+            file: self.name.to_owned(),
             diagnostics,
         }
     }
@@ -128,6 +145,8 @@ impl<'a> Document<'a> {
         };
         let source = self.line(line);
         Diagnostic {
+            severity: problem.severity,
+            file: self.name.to_owned(),
             line,
             column,
             width: token_width(source, column, at_key),
@@ -143,6 +162,8 @@ impl<'a> Document<'a> {
             .location()
             .map_or((0, 0), |at| (at.line(), at.column()));
         Diagnostic {
+            severity: Severity::Error,
+            file: self.name.to_owned(),
             line,
             column,
             width: 1,
@@ -158,6 +179,8 @@ impl<'a> Document<'a> {
         let (key, line, column) = locate::repeated_key(self.text)?;
         let source = self.line(line);
         Some(Diagnostic {
+            severity: Severity::Error,
+            file: self.name.to_owned(),
             line,
             column,
             width: token_width(source, column, true),

@@ -1,44 +1,194 @@
 //! `match`: from the model to a [`Matcher`].
 
-use super::given;
+use std::collections::BTreeMap;
+
+use http::{HeaderName, header::HOST};
+
+use super::{Compiler, given};
 use crate::rules::{
     decode::Field,
-    file,
-    matcher::{HostPattern, Matcher, PathPattern},
+    file::{Match, PathSpec, ValueSpec, ValueTests},
+    matcher::{Conditions, HeaderTest, Matcher, PathPattern, Pattern, QueryTest, ValueTest},
 };
 
-pub(super) fn matcher(conditions: Option<&file::Match>) -> Matcher {
-    fn values<T: Clone>(field: Option<&Field<file::OneOrMany<T>>>) -> Vec<T> {
-        given(field)
-            .into_iter()
-            .flat_map(|many| &many.0)
+impl Compiler<'_, '_> {
+    /// What a rule's `match` or a tier's `when` asks for; nothing if there is none.
+    pub(super) fn matcher(&mut self, field: Option<&Field<Match>>) -> Matcher {
+        let Some(conditions) = given(field) else {
+            return Matcher::default();
+        };
+        let when = self.conditions(conditions);
+        let mut not = Vec::new();
+        for field in given(conditions.not.as_ref()).into_iter().flatten() {
+            let Some(block) = &field.value else { continue };
+            if let Some(within) = &block.not {
+                self.problem(
+                    within,
+                    "`not` within `not` is not supported",
+                    "write what must hold outside of it",
+                );
+            }
+            let block = self.conditions(block);
+            if block.is_empty() {
+                self.problem(
+                    field,
+                    "the `not` says nothing, and so would exclude every request",
+                    "write a condition into it, or remove it",
+                );
+            } else {
+                not.push(block);
+            }
+        }
+        Matcher { when, not }
+    }
+
+    fn conditions(&mut self, given: &Match) -> Conditions {
+        let networks = self.values(given.client_ip.as_ref(), "network");
+        Conditions {
+            paths: self.paths(given.path.as_ref()),
+            methods: self
+                .values(given.methods.as_ref(), "method")
+                .into_iter()
+                .map(|method| method.0)
+                .collect(),
+            hosts: self.values(given.host.as_ref(), "host"),
+            client_ip: (!networks.is_empty())
+                .then(|| networks.into_iter().map(|network| network.0).collect()),
+            headers: self.headers_of(given.headers.as_ref()),
+            query: self.query_of(given.query.as_ref()),
+        }
+    }
+
+    /// The values of a condition, which must have some: none would be no condition, and not what an empty list looks like.
+    fn values<T: Clone>(&mut self, field: Option<&Field<Vec<Field<T>>>>, what: &str) -> Vec<T> {
+        let Some(field) = field else {
+            return Vec::new();
+        };
+        let values = field.value.as_deref().unwrap_or_default();
+        if field.value.as_ref().is_some_and(Vec::is_empty) {
+            self.problem(
+                field,
+                "the list is empty",
+                &format!("name a {what}, or remove the condition"),
+            );
+        }
+        values
+            .iter()
             .filter_map(|field| field.value.clone())
             .collect()
     }
-    let Some(conditions) = conditions else {
-        return Matcher::default();
-    };
-    Matcher {
-        paths: values(conditions.path.as_ref()),
-        methods: values(conditions.methods.as_ref())
-            .into_iter()
-            .map(|method| method.0)
-            .collect(),
-        hosts: values(conditions.host.as_ref()),
-    }
-}
 
-impl Matcher {
-    /// Whether everything that `other` matches is matched by this one too.
-    pub(super) fn covers(&self, other: &Self) -> bool {
-        fn all<T>(ours: &[T], theirs: &[T], covers: impl Fn(&T, &T) -> bool) -> bool {
-            ours.is_empty()
-                || (!theirs.is_empty() && theirs.iter().all(|b| ours.iter().any(|a| covers(a, b))))
+    fn paths(&mut self, field: Option<&Field<Vec<Field<PathSpec>>>>) -> Vec<PathPattern> {
+        self.values(field, "path");
+        let mut out = Vec::new();
+        for field in given(field).into_iter().flatten() {
+            match &field.value {
+                None => {}
+                Some(PathSpec::Template(pattern)) => out.push(pattern.clone()),
+                Some(PathSpec::Regex(fields)) => match &fields.regex {
+                    None => self.problem(
+                        field,
+                        "the path says nothing",
+                        "write { regex: \"/v[0-9]+/.*\" }",
+                    ),
+                    Some(regex) => match regex.value.as_ref().map(|r| PathPattern::regex(&r.0)) {
+                        None => {}
+                        Some(Ok(pattern)) => out.push(pattern),
+                        Some(Err(error)) => self.told(regex, &error),
+                    },
+                },
+            }
         }
-        all(&self.paths, &other.paths, PathPattern::covers)
-            && all(&self.hosts, &other.hosts, HostPattern::covers)
-            && all(&self.methods, &other.methods, |a, b| {
-                a == b || (a == "GET" && b == "HEAD")
-            })
+        out
+    }
+
+    fn headers_of(
+        &mut self,
+        field: Option<&Field<BTreeMap<String, Field<ValueSpec>>>>,
+    ) -> Vec<HeaderTest> {
+        let mut out = Vec::new();
+        for (name, field) in given(field).into_iter().flatten() {
+            let test = self.value_test(field);
+            match HeaderName::from_bytes(name.as_bytes()) {
+                Ok(HOST) => self.problem(
+                    field,
+                    "the host header differs from proxy to proxy",
+                    "write `host:` beside `headers:`",
+                ),
+                Ok(name) => out.extend(test.map(|test| HeaderTest { name, test })),
+                Err(_) => self.problem(
+                    field,
+                    format!("{name:?} is not the name of a header"),
+                    "write it like x-plan",
+                ),
+            }
+        }
+        out
+    }
+
+    fn query_of(
+        &mut self,
+        field: Option<&Field<BTreeMap<String, Field<ValueSpec>>>>,
+    ) -> Vec<QueryTest> {
+        let mut out = Vec::new();
+        for (name, field) in given(field).into_iter().flatten() {
+            out.extend(self.value_test(field).map(|test| QueryTest {
+                name: name.clone(),
+                test,
+            }));
+        }
+        out
+    }
+
+    fn value_test(&mut self, field: &Field<ValueSpec>) -> Option<ValueTest> {
+        match field.value.as_ref()? {
+            ValueSpec::Exact(values) => Some(ValueTest {
+                exact: values.iter().cloned().collect(),
+                ..ValueTest::default()
+            }),
+            ValueSpec::Tests(tests) => self.value_tests(field, tests),
+        }
+    }
+
+    fn value_tests(&mut self, field: &Field<ValueSpec>, tests: &ValueTests) -> Option<ValueTest> {
+        let exact = self.values(tests.exact.as_ref(), "value");
+        let prefix = self.values(tests.prefix.as_ref(), "prefix");
+        let regex = match given(tests.regex.as_ref()) {
+            Some(text) => Pattern::parse(&text.0).ok(),
+            None => None,
+        };
+        let present = given(tests.present.as_ref()).copied();
+        let absent = given(tests.absent.as_ref()).copied();
+        let asks_value = tests.exact.is_some() || tests.prefix.is_some() || tests.regex.is_some();
+        if !asks_value && present.is_none() && absent.is_none() {
+            self.problem(
+                field,
+                "the condition says nothing",
+                "write a value, or { prefix: … }, { regex: … }, { present: true } or { absent: true }",
+            );
+            return None;
+        }
+        let gone = absent == Some(true) || present == Some(false);
+        let there = asks_value || present == Some(true) || absent == Some(false);
+        if gone && there {
+            self.problem(
+                field,
+                "a value cannot be there and not be there",
+                "keep one of the two",
+            );
+            return None;
+        }
+        Some(ValueTest {
+            absent: gone,
+            exact: exact.into_iter().map(|text| text.0).collect(),
+            prefix: prefix.into_iter().map(|text| text.0).collect(),
+            regex,
+        })
+    }
+
+    /// Reports an error that may carry a hint.
+    pub(super) fn told<T>(&mut self, field: &Field<T>, error: &str) {
+        let (message, hint) = error.split_once("\nhint: ").unwrap_or((error, ""));
+        self.problem(field, message, hint);
     }
 }

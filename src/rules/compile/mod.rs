@@ -1,51 +1,68 @@
 //! From the model to a [`RuleSet`]: what the values mean together, and everything that cannot be meant.
 
+mod answer;
 mod key;
 mod limits;
+mod lint;
 mod matching;
+mod plan;
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
-use self::{limits::named, matching::matcher};
 use super::{
-    Action, LimitAction, Mode, OnStoreError, Rule, RuleSet,
+    Action, LimitAction, Mode, OnStoreError, Rule, RuleSet, Surroundings,
+    answer::Answer,
     decode::{Field, Findings},
     file::{self, ActionName, RuleFile},
     key::{Descriptor, OnMissing},
     matcher::Matcher,
-    yaml::{Document, Path},
+    yaml::{Document, Path, Step},
 };
 use crate::{limit::Algorithm, request::ClientIpPolicy};
 
 /// The longest name of a rule, in bytes.
 const MAX_NAME: usize = 64;
 
-/// Compiles the document. Problems go to the document; `None` if there is nothing that could be compiled at all.
-pub(super) fn compile(document: &mut Document<'_>) -> Option<RuleSet> {
-    let tree = document.parse()?;
+/// Compiles the document. Problems go to the document; `None` if there is nothing that could be compiled at all. With it go the
+/// files that belong to it.
+pub(super) fn compile(
+    document: &mut Document<'_>,
+    surroundings: Surroundings<'_>,
+) -> (Option<RuleSet>, Vec<PathBuf>) {
+    let mut files = Vec::new();
+    let Some(tree) = document.parse() else {
+        return (None, files);
+    };
     let findings = Findings::default();
     let root: Field<RuleFile> = findings.decode(&tree);
     let mut compiler = Compiler {
         document,
         findings: &findings,
+        surroundings,
+        client_ip: ClientIpPolicy::default(),
+        files: &mut files,
     };
     let set = root.value.as_ref().map(|file| compiler.rule_set(file));
     document.problems.extend(findings.into_problems());
-    set
+    (set, files)
 }
 
 struct Compiler<'a, 'text> {
     document: &'a mut Document<'text>,
     findings: &'a Findings,
+    surroundings: Surroundings<'a>,
+    client_ip: ClientIpPolicy,
+    files: &'a mut Vec<PathBuf>,
 }
 
 /// What a rule takes from `defaults` when it says nothing itself.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 struct Defaults {
     algorithm: Option<Algorithm>,
     mode: Mode,
     on_missing: OnMissing,
     on_store_error: OnStoreError,
+    answer: Arc<Answer>,
 }
 
 /// The value of an optional field that was read without error.
@@ -54,36 +71,19 @@ fn given<T>(field: Option<&Field<T>>) -> Option<&T> {
 }
 
 impl Compiler<'_, '_> {
+    /// Reports a problem with a field.
+    fn problem<T>(&mut self, field: &Field<T>, message: impl Into<String>, hint: &str) {
+        let path = self.findings.path(field);
+        self.document.problem(&path, message, hint);
+    }
+
     fn rule_set(&mut self, file: &RuleFile) -> RuleSet {
         let root = Path::default();
-        match &file.version {
-            None => self.document.problem(
-                &root,
-                "the file has no version",
-                "begin it with `version: 1`",
-            ),
-            Some(field) if field.value.is_some_and(|version| version != 1) => {
-                let path = self.findings.path(field);
-                self.document.problem(
-                    &path,
-                    "this version of the rule file is not known",
-                    "write `version: 1`",
-                );
-            }
-            Some(_) => {}
-        }
-        let client_ip = self.client_ip(file);
-        let defaults =
-            given(file.defaults.as_ref()).map_or_else(Defaults::default, |defaults| Defaults {
-                algorithm: given(defaults.algorithm.as_ref()).map(|name| (*name).into()),
-                mode: given(defaults.mode.as_ref())
-                    .map_or_else(Mode::default, |name| (*name).into()),
-                on_missing: given(defaults.on_missing.as_ref())
-                    .map_or_else(OnMissing::default, |name| (*name).into()),
-                on_store_error: given(defaults.on_store_error.as_ref())
-                    .map_or_else(OnStoreError::default, |name| (*name).into()),
-            });
+        self.version(file.version.as_ref());
+        self.client_ip = self.client_ip(file);
+        let defaults = self.defaults(file);
         let mut rules = Vec::new();
+        let mut paths = Vec::new();
         match &file.rules {
             None => self.document.problem(
                 &root,
@@ -92,28 +92,63 @@ impl Compiler<'_, '_> {
             ),
             Some(field) => {
                 if field.value.as_ref().is_some_and(Vec::is_empty) {
-                    let path = self.findings.path(field);
-                    self.document.problem(
-                        &path,
+                    self.problem(
+                        field,
                         "there are no rules, so nothing would be limited",
                         "add a rule; if that is what you want, one with `action: allow`",
                     );
                 }
-
                 for field in field.value.iter().flatten() {
                     let path = self.findings.path(field);
                     if let Some(rule) = field
                         .value
                         .as_ref()
-                        .and_then(|rule| self.rule(rule, &path, defaults))
+                        .and_then(|rule| self.rule(rule, &path, &defaults))
                     {
-                        self.check_against_earlier(&rule, &path, &rules);
+                        self.check_name(&rule, &path, &rules);
                         rules.push(rule);
+                        paths.push(path);
                     }
                 }
             }
         }
-        RuleSet { rules, client_ip }
+        lint::lint(self.document, &rules, &paths);
+        RuleSet::new(
+            rules,
+            self.client_ip.clone(),
+            self.surroundings.hash_key.clone(),
+        )
+    }
+
+    fn version(&mut self, field: Option<&Field<u64>>) {
+        match field {
+            None => self.document.problem(
+                &Path::default(),
+                "the file has no version",
+                "begin it with `version: 1`",
+            ),
+            Some(field) if field.value.is_some_and(|version| version != 1) => self.problem(
+                field,
+                "this version of the rule file is not known",
+                "write `version: 1`",
+            ),
+            Some(_) => {}
+        }
+    }
+
+    fn defaults(&mut self, file: &RuleFile) -> Defaults {
+        let Some(defaults) = given(file.defaults.as_ref()) else {
+            return Defaults::default();
+        };
+        Defaults {
+            algorithm: given(defaults.algorithm.as_ref()).map(|name| (*name).into()),
+            mode: given(defaults.mode.as_ref()).map_or_else(Mode::default, |name| (*name).into()),
+            on_missing: given(defaults.on_missing.as_ref())
+                .map_or_else(OnMissing::default, |name| (*name).into()),
+            on_store_error: given(defaults.on_store_error.as_ref())
+                .map_or_else(OnStoreError::default, |name| (*name).into()),
+            answer: self.answer(defaults.answer.as_ref(), &Arc::default()),
+        }
     }
 
     fn client_ip(&mut self, file: &RuleFile) -> ClientIpPolicy {
@@ -134,9 +169,8 @@ impl Compiler<'_, '_> {
             if let Ok(prefix @ 1..=128) = u8::try_from(prefix) {
                 policy.ipv6_prefix = prefix;
             } else {
-                let path = self.findings.path(field);
-                self.document.problem(
-                    &path,
+                self.problem(
+                    field,
                     "a prefix has between 1 and 128 bits",
                     "64 is one site; 128 is one address",
                 );
@@ -145,17 +179,35 @@ impl Compiler<'_, '_> {
         policy
     }
 
-    fn rule(&mut self, rule: &file::Rule, path: &Path, defaults: Defaults) -> Option<Rule> {
-        let name = self.name(rule, path);
-        let matcher = matcher(given(rule.matches.as_ref()));
-        let action = match given(rule.action.as_ref()) {
-            None | Some(ActionName::Limit) => {
-                Action::Limit(self.limit_action(rule, path, &matcher, defaults, name.as_deref())?)
+    fn rule(&mut self, rule: &file::Rule, path: &Path, defaults: &Defaults) -> Option<Rule> {
+        let name = match &rule.name {
+            Some(field) => self.name(field, "rule"),
+            None => {
+                self.document.problem(
+                    path,
+                    "the rule has no name",
+                    "add `name:`; it appears in keys, headers and metrics",
+                );
+                None
             }
+        };
+        let matcher = self.matcher(rule.matches.as_ref());
+        let answer = self.answer(rule.answer.as_ref(), &defaults.answer);
+        let action = match given(rule.action.as_ref()) {
+            None | Some(ActionName::Limit) => Action::Limit(Box::new(self.limit_action(
+                rule,
+                path,
+                &matcher,
+                defaults,
+                name.as_deref(),
+            )?)),
             Some(verdict) => {
-                self.refuse_limits(rule, *verdict);
+                self.refuse_counting(rule, *verdict);
                 match verdict {
-                    ActionName::Deny => Action::Deny,
+                    ActionName::Deny => {
+                        let mode = given(rule.mode.as_ref());
+                        Action::Deny(mode.map_or(defaults.mode, |name| (*name).into()))
+                    }
                     _ => Action::Allow,
                 }
             }
@@ -164,29 +216,21 @@ impl Compiler<'_, '_> {
             name: name?,
             matcher,
             action,
+            answer,
         })
     }
 
-    fn name(&mut self, rule: &file::Rule, path: &Path) -> Option<Arc<str>> {
-        let Some(field) = &rule.name else {
-            self.document.problem(
-                path,
-                "the rule has no name",
-                "add `name:`; it appears in keys, headers and metrics",
-            );
-            return None;
-        };
+    fn name(&mut self, field: &Field<String>, what: &str) -> Option<Arc<str>> {
         let name = field.value.as_deref()?;
         let valid = (1..=MAX_NAME).contains(&name.len())
             && name
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
         if !valid {
-            let at = self.findings.path(field);
-            self.document.problem(
-                &at,
-                format!("{name:?} cannot be a rule's name"),
-                "use up to 64 letters, digits, `_`, `.` and `-`: the name is part of Redis keys",
+            self.problem(
+                field,
+                format!("{name:?} cannot be a {what}'s name"),
+                "use up to 64 letters, digits, `_`, `.` and `-`: the name is part of Redis keys and headers",
             );
             return None;
         }
@@ -194,27 +238,49 @@ impl Compiler<'_, '_> {
     }
 
     /// `allow` and `deny` count nothing.
-    fn refuse_limits(&mut self, rule: &file::Rule, action: ActionName) {
-        let word = if matches!(action, ActionName::Deny) {
-            "deny"
-        } else {
-            "allow"
+    fn refuse_counting(&mut self, rule: &file::Rule, action: ActionName) {
+        let denies = matches!(action, ActionName::Deny);
+        let word = if denies { "deny" } else { "allow" };
+        let place = |findings: &Findings| {
+            [
+                rule.limit.as_ref().map(|field| findings.path(field)),
+                rule.limits.as_ref().map(|field| findings.path(field)),
+                rule.key.as_ref().map(|field| findings.path(field)),
+                rule.on_missing.as_ref().map(|field| findings.path(field)),
+                rule.algorithm.as_ref().map(|field| findings.path(field)),
+                rule.cost.as_ref().map(|field| findings.path(field)),
+                rule.tiers.as_ref().map(|field| findings.path(field)),
+                rule.overrides.as_ref().map(|field| findings.path(field)),
+                rule.overrides_file
+                    .as_ref()
+                    .map(|field| findings.path(field)),
+                rule.on_store_error
+                    .as_ref()
+                    .map(|field| findings.path(field)),
+            ]
         };
-        let places = [
-            rule.limit.as_ref().map(|field| self.findings.path(field)),
-            rule.limits.as_ref().map(|field| self.findings.path(field)),
-            rule.key.as_ref().map(|field| self.findings.path(field)),
-            rule.algorithm
-                .as_ref()
-                .map(|field| self.findings.path(field)),
-            rule.mode.as_ref().map(|field| self.findings.path(field)),
-        ];
-        for path in places.into_iter().flatten() {
+        for path in place(self.findings).into_iter().flatten() {
             self.document.problem(
                 &path,
                 format!("a rule with `action: {word}` counts nothing"),
                 "remove this field, or the action",
             );
+        }
+        if !denies {
+            if let Some(field) = &rule.mode {
+                self.problem(
+                    field,
+                    "a rule with `action: allow` never denies",
+                    "remove `mode`",
+                );
+            }
+            if let Some(field) = &rule.answer {
+                self.problem(
+                    field,
+                    "a rule with `action: allow` never denies",
+                    "remove `answer`",
+                );
+            }
         }
     }
 
@@ -223,82 +289,48 @@ impl Compiler<'_, '_> {
         rule: &file::Rule,
         path: &Path,
         matcher: &Matcher,
-        defaults: Defaults,
+        defaults: &Defaults,
         name: Option<&str>,
     ) -> Option<LimitAction> {
-        let algorithm = given(rule.algorithm.as_ref())
-            .map(|name| (*name).into())
-            .or(defaults.algorithm);
-        let explicit = rule.algorithm.is_some();
-        let limits = match (&rule.limit, &rule.limits) {
-            (Some(one), None) => self.limits(std::slice::from_ref(one), algorithm, explicit),
-            (None, Some(many)) => {
-                let fields = many.value.as_deref()?;
-                if fields.is_empty() {
-                    let at = self.findings.path(many);
-                    self.document.problem(
-                        &at,
-                        "the list of limits is empty",
-                        "add a limit like 5/m",
-                    );
-                }
-                self.limits(fields, algorithm, explicit)
-            }
-            (None, None) => {
-                self.document.problem(
-                    path,
-                    "the rule has no limit",
-                    "add `limit: 5/m`, or `action: allow`",
-                );
-                return None;
-            }
-            (Some(one), Some(_)) => {
-                let at = self.findings.path(one);
-                self.document.problem(
-                    &at,
-                    "the rule has both `limit` and `limits`",
-                    "put all of them into `limits`",
-                );
-                return None;
-            }
+        let name = name.unwrap_or_default();
+        let counting = limits::Counting {
+            explicit: given(rule.algorithm.as_ref()).map(|name| (*name).into()),
+            default: defaults.algorithm,
         };
         let parts = given(rule.key.as_ref())
             .into_iter()
             .flatten()
             .filter_map(|field| self.part(field, matcher))
             .collect();
+        let descriptor = Descriptor {
+            parts,
+            on_missing: given(rule.on_missing.as_ref())
+                .map_or(defaults.on_missing, |name| (*name).into()),
+        };
+        let cost = self.cost(rule.cost.as_ref());
+        let tiers = self.tiers(rule.tiers.as_ref(), name, counting);
+        let overrides = self.overrides(rule, name, counting, &descriptor);
+        let limits = (rule.limit.as_ref(), rule.limits.as_ref());
+        let plan = self.plan(limits, path, name, counting)?;
         Some(LimitAction {
-            descriptor: Descriptor {
-                parts,
-                on_missing: given(rule.on_missing.as_ref())
-                    .map_or(defaults.on_missing, |name| (*name).into()),
-            },
-            limits: named(name.unwrap_or_default(), limits),
+            descriptor,
+            cost,
+            plan,
+            tiers,
+            overrides,
             mode: given(rule.mode.as_ref()).map_or(defaults.mode, |name| (*name).into()),
             on_store_error: given(rule.on_store_error.as_ref())
                 .map_or(defaults.on_store_error, |name| (*name).into()),
         })
     }
 
-    fn check_against_earlier(&mut self, rule: &Rule, path: &Path, earlier: &[Rule]) {
+    fn check_name(&mut self, rule: &Rule, path: &Path, earlier: &[Rule]) {
         if earlier.iter().any(|other| other.name == rule.name) {
-            let at = path.child(super::yaml::Step::Key("name".to_owned()));
+            let at = path.child(Step::Key("name".to_owned()));
             self.document.problem(
                 &at,
                 format!("another rule is named {:?} already", rule.name),
                 "rules with one name would share counters: give each its own",
-            );
-        }
-        let ends = |other: &&Rule| matches!(other.action, Action::Allow | Action::Deny);
-        if let Some(other) = earlier
-            .iter()
-            .filter(ends)
-            .find(|other| other.matcher.covers(&rule.matcher))
-        {
-            self.document.problem(
-                path,
-                format!("the rule can never apply: {:?} above it matches all its requests and ends the walk", other.name),
-                "move it above that rule, or narrow that rule's match",
             );
         }
     }

@@ -4,28 +4,34 @@ use std::fmt;
 
 use serde::{
     Deserialize, Deserializer,
-    de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
+    de::{self, MapAccess, Visitor},
 };
 
-/// A part of a key: `client_ip`, `method`, `host`, `{ header: x-api-key }` or `{ path: tenant }`.
+use super::short::{self, optional_fields};
+use crate::rules::decode::Field;
+
+/// A part of a key: one word, or a source with its name.
 #[derive(Debug, Clone)]
 pub(in crate::rules) enum KeyPart {
     ClientIp,
     Method,
     Host,
-    Header { name: String, secret: bool },
-    Path { name: String },
+    Named(NamedPart),
 }
 
-const KEY_PARTS: &str = "client_ip, method, host, { header: NAME } or { path: PARAMETER }";
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct KeyPartFields {
-    header: Option<String>,
-    path: Option<String>,
-    secret: Option<bool>,
+optional_fields! {
+    /// `{ header: x-api-key, secret: true }`: one source, and how it is shown.
+    pub(in crate::rules) struct NamedPart {
+        path: String,
+        header: String,
+        cookie: String,
+        query: String,
+        jwt: Vec<Field<String>>,
+        secret: bool,
+    }
 }
+
+pub(in crate::rules) const KEY_PARTS: &str = "client_ip, method, host, { path: PARAMETER }, { header: NAME }, { cookie: NAME }, { query: NAME }, { jwt: CLAIM }";
 
 impl<'de> Deserialize<'de> for KeyPart {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -35,58 +41,32 @@ impl<'de> Deserialize<'de> for KeyPart {
             type Value = KeyPart;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(KEY_PARTS)
+                write!(f, "one of {KEY_PARTS}")
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<KeyPart, E> {
-                match text {
-                    "client_ip" => Ok(KeyPart::ClientIp),
-                    "method" => Ok(KeyPart::Method),
-                    "host" => Ok(KeyPart::Host),
-                    "ip" => Err(E::custom(
-                        "unknown key part \"ip\"\nhint: did you mean client_ip?",
-                    )),
-                    _ => Err(E::custom(format!(
-                        "unknown key part {text:?}\nhint: one of: {KEY_PARTS}"
-                    ))),
-                }
+                let hint = match text {
+                    "client_ip" => return Ok(KeyPart::ClientIp),
+                    "method" => return Ok(KeyPart::Method),
+                    "host" => return Ok(KeyPart::Host),
+                    "ip" | "remote_address" | "client" | "address" => {
+                        "did you mean client_ip?".to_owned()
+                    }
+                    name if NamedPart::FIELDS.contains(&name) => {
+                        format!("say which: {{ {name}: NAME }}")
+                    }
+                    _ => format!("one of: {KEY_PARTS}"),
+                };
+                Err(E::custom(format!(
+                    "unknown key part {text:?}\nhint: {hint}"
+                )))
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<KeyPart, A::Error> {
-                let fields = KeyPartFields::deserialize(MapAccessDeserializer::new(map))?;
-                match fields {
-                    KeyPartFields {
-                        header: Some(name),
-                        path: None,
-                        secret,
-                    } => Ok(KeyPart::Header {
-                        name,
-                        secret: secret.unwrap_or(false),
-                    }),
-                    KeyPartFields {
-                        header: None,
-                        path: Some(name),
-                        secret: None,
-                    } => Ok(KeyPart::Path { name }),
-                    KeyPartFields {
-                        header: Some(_),
-                        path: Some(_),
-                        ..
-                    } => Err(de::Error::custom(
-                        "a key part has one source\nhint: write two parts: [{ path: … }, { header: … }]",
-                    )),
-                    KeyPartFields {
-                        secret: Some(_), ..
-                    } => Err(de::Error::custom(
-                        "only a header can be marked secret\nhint: remove `secret`",
-                    )),
-                    KeyPartFields { .. } => Err(de::Error::custom(format!(
-                        "the key part names no source\nhint: one of: {KEY_PARTS}"
-                    ))),
-                }
+                short::fields(map).map(KeyPart::Named)
             }
         }
 
-        deserializer.deserialize_any(KeyPartVisitor)
+        short::deserialize(deserializer, NamedPart::FIELDS, KeyPartVisitor)
     }
 }

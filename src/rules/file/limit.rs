@@ -4,78 +4,109 @@ use std::fmt;
 
 use serde::{
     Deserialize, Deserializer,
-    de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
+    de::{self, MapAccess, Visitor},
 };
 
-use super::AlgorithmName;
-use crate::{
-    limit::Algorithm,
-    rules::quota::{self, Quota},
+use super::{
+    AlgorithmName,
+    short::{self, optional_fields},
+    text::{FromText, TextVisitor, deserialize_from_text},
 };
+use crate::rules::quota::Quota;
 
-/// A limit: `5/m`, or `{ rate: 20/s, burst: 40, algorithm: token_bucket }`.
+/// A limit: `5/m`, `{ rate: 20/s, burst: 40 }`, `unlimited`, or `0`.
 #[derive(Debug, Clone)]
-pub(in crate::rules) struct LimitText {
-    pub(in crate::rules) quota: Quota,
-    pub(in crate::rules) algorithm: Option<Algorithm>,
-    pub(in crate::rules) text: String,
+pub(in crate::rules) enum LimitSpec {
+    Rate(Rate),
+    Fields(LimitFields),
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LimitFields {
-    rate: Option<String>,
-    burst: Option<u64>,
-    algorithm: Option<AlgorithmName>,
+optional_fields! {
+    /// A limit with everything that it can say.
+    pub(in crate::rules) struct LimitFields {
+        rate: Rate,
+        burst: u64,
+        algorithm: AlgorithmName,
+        align: AlignName,
+        timezone: String,
+    }
 }
 
-impl<'de> Deserialize<'de> for LimitText {
+/// What the windows of a limit begin with.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::rules) enum AlignName {
+    Calendar,
+}
+
+/// How much is allowed.
+#[derive(Debug, Clone)]
+pub(in crate::rules) enum Rate {
+    /// `5/m`, with the text as it was written.
+    Quota(Quota, String),
+    /// `unlimited`: nothing is counted.
+    Unlimited,
+    /// `0`: nothing is admitted.
+    Nothing,
+}
+
+deserialize_from_text!(Rate);
+
+impl FromText for Rate {
+    const EXPECTED: &'static str = "a rate like 5/m or \"20/s burst 40\", unlimited, or 0";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "unlimited" => Ok(Self::Unlimited),
+            "0" => Ok(Self::Nothing),
+            trimmed => {
+                let quota: Quota = trimmed
+                    .parse()
+                    .map_err(|error: crate::rules::quota::InvalidQuota| error.to_string())?;
+                if quota.amount == 0 {
+                    return Ok(Self::Nothing);
+                }
+                Ok(Self::Quota(quota, trimmed.to_owned()))
+            }
+        }
+    }
+
+    fn from_number(number: u64) -> Option<Result<Self, String>> {
+        Some(match number {
+            0 => Ok(Self::Nothing),
+            _ => Err(format!(
+                "{number} is not a rate\nhint: say per how long, like {number}/m"
+            )),
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for LimitSpec {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct LimitVisitor;
 
         impl<'de> Visitor<'de> for LimitVisitor {
-            type Value = LimitText;
+            type Value = LimitSpec;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a rate like 5/m or \"20/s burst 40\", or { rate: 20/s, burst: 40 }")
+                f.write_str(
+                    "a rate like 5/m or \"20/s burst 40\", { rate: 20/s, burst: 40 }, unlimited, or 0",
+                )
             }
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<LimitText, E> {
-                let quota = text.parse().map_err(E::custom)?;
-                Ok(LimitText {
-                    quota,
-                    algorithm: None,
-                    text: text.trim().to_owned(),
-                })
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<LimitSpec, E> {
+                TextVisitor::NEW.visit_str(text).map(LimitSpec::Rate)
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<LimitText, A::Error> {
-                let fields = LimitFields::deserialize(MapAccessDeserializer::new(map))?;
-                let Some(rate) = fields.rate else {
-                    return Err(de::Error::custom(
-                        "the limit has no rate\nhint: add `rate: 5/m`",
-                    ));
-                };
-                let mut quota: Quota = rate.parse().map_err(de::Error::custom)?;
-                let mut text = rate.trim().to_owned();
-                if let Some(burst) = fields.burst {
-                    if quota.burst.is_some() {
-                        return Err(de::Error::custom(
-                            "the burst is written twice\nhint: remove one",
-                        ));
-                    }
-                    quota::check_amount(burst, "burst").map_err(de::Error::custom)?;
-                    quota.burst = Some(burst);
-                    text = format!("{text} burst {burst}");
-                }
-                Ok(LimitText {
-                    quota,
-                    algorithm: fields.algorithm.map(Into::into),
-                    text,
-                })
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<LimitSpec, E> {
+                TextVisitor::NEW.visit_u64(number).map(LimitSpec::Rate)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<LimitSpec, A::Error> {
+                short::fields(map).map(LimitSpec::Fields)
             }
         }
 
-        deserializer.deserialize_any(LimitVisitor)
+        short::deserialize(deserializer, LimitFields::FIELDS, LimitVisitor)
     }
 }

@@ -1,36 +1,192 @@
 //! `match`: which requests a rule is about.
 
-use ipnet::IpNet;
-use serde::{Deserialize, Deserializer};
+use std::{collections::BTreeMap, fmt};
 
-use super::text::{FromText, OneOrMany, TextVisitor, deserialize_from_text};
-use crate::rules::{
-    decode::Field,
-    matcher::{HostPattern, PathPattern},
+use ipnet::IpNet;
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, MapAccess, SeqAccess, Visitor},
 };
 
-#[derive(Debug, Default, Deserialize)]
+use super::{
+    short::{self, optional_fields},
+    text::{FromText, TextVisitor, deserialize_from_text},
+};
+use crate::rules::{
+    decode::Field,
+    matcher::{HostPattern, PathPattern, Pattern},
+};
+
+/// Conditions, and what must not hold beside them.
+#[derive(Debug, Clone, Default, Deserialize)]
 pub(in crate::rules) struct Match {
-    pub(in crate::rules) path: Option<Field<OneOrMany<PathPattern>>>,
-    pub(in crate::rules) methods: Option<Field<OneOrMany<Method>>>,
-    pub(in crate::rules) host: Option<Field<OneOrMany<HostPattern>>>,
+    pub(in crate::rules) path: Option<Field<Vec<Field<PathSpec>>>>,
+    pub(in crate::rules) methods: Option<Field<Vec<Field<Method>>>>,
+    pub(in crate::rules) host: Option<Field<Vec<Field<HostPattern>>>>,
+    pub(in crate::rules) client_ip: Option<Field<Vec<Field<Network>>>>,
+    pub(in crate::rules) headers: Option<Field<BTreeMap<String, Field<ValueSpec>>>>,
+    pub(in crate::rules) query: Option<Field<BTreeMap<String, Field<ValueSpec>>>>,
+    pub(in crate::rules) not: Option<Field<Vec<Field<Match>>>>,
 }
 
-deserialize_from_text!(PathPattern, HostPattern, Method, Network);
-
-impl FromText for PathPattern {
-    const EXPECTED: &'static str = "a path like /data, \"/users/{id}\" or /static/**";
-
-    fn from_text(text: &str) -> Result<Self, String> {
-        Self::parse(text)
-    }
-}
+deserialize_from_text!(HostPattern, Method, Network);
 
 impl FromText for HostPattern {
     const EXPECTED: &'static str = "a host like api.example.com or \"*.example.com\"";
 
     fn from_text(text: &str) -> Result<Self, String> {
         Self::parse(text)
+    }
+}
+
+/// A path, or `{ regex: … }`.
+#[derive(Debug, Clone)]
+pub(in crate::rules) enum PathSpec {
+    Template(PathPattern),
+    Regex(RegexFields),
+}
+
+optional_fields! {
+    /// A regular expression of the whole path.
+    pub(in crate::rules) struct RegexFields {
+        regex: Regex,
+    }
+}
+
+/// The text of a regular expression, which has been compiled once.
+#[derive(Debug, Clone)]
+pub(in crate::rules) struct Regex(pub(in crate::rules) String);
+
+deserialize_from_text!(Regex);
+
+impl FromText for Regex {
+    const EXPECTED: &'static str = "a regular expression";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        Pattern::parse(text).map(|_| Self(text.to_owned()))
+    }
+}
+
+impl<'de> Deserialize<'de> for PathSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct PathVisitor;
+
+        impl<'de> Visitor<'de> for PathVisitor {
+            type Value = PathSpec;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a path like /data, \"/users/{id}\" or /static/**, or { regex: … }")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<PathSpec, E> {
+                PathPattern::parse(text)
+                    .map(PathSpec::Template)
+                    .map_err(E::custom)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<PathSpec, A::Error> {
+                short::fields(map).map(PathSpec::Regex)
+            }
+        }
+
+        short::deserialize(deserializer, RegexFields::FIELDS, PathVisitor)
+    }
+}
+
+/// What a value must be: `gold`, `[gold, silver]`, or tests.
+#[derive(Debug, Clone)]
+pub(in crate::rules) enum ValueSpec {
+    Exact(Vec<String>),
+    Tests(ValueTests),
+}
+
+optional_fields! {
+    /// Tests of a value; all must hold.
+    pub(in crate::rules) struct ValueTests {
+        exact: Vec<Field<Text>>,
+        prefix: Vec<Field<Text>>,
+        regex: Regex,
+        present: bool,
+        absent: bool,
+    }
+}
+
+/// A text, which YAML may take for a number or a truth value.
+#[derive(Debug, Clone)]
+pub(in crate::rules) struct Text(pub(in crate::rules) String);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AnyText;
+
+        impl Visitor<'_> for AnyText {
+            type Value = Text;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Text, E> {
+                Ok(Text(text.to_owned()))
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Text, E> {
+                Ok(Text(number.to_string()))
+            }
+
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Text, E> {
+                Ok(Text(value.to_string()))
+            }
+        }
+
+        deserializer.deserialize_any(AnyText)
+    }
+}
+
+impl<'de> Deserialize<'de> for ValueSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ValueVisitor;
+
+        impl<'de> Visitor<'de> for ValueVisitor {
+            type Value = ValueSpec;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(
+                    "a value, a list of values, or { exact, prefix, regex, present or absent: … }",
+                )
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<ValueSpec, E> {
+                Ok(ValueSpec::Exact(vec![text.to_owned()]))
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<ValueSpec, E> {
+                Ok(ValueSpec::Exact(vec![number.to_string()]))
+            }
+
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<ValueSpec, E> {
+                Ok(ValueSpec::Exact(vec![value.to_string()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<ValueSpec, A::Error> {
+                let mut values = Vec::new();
+                while let Some(Text(value)) = seq.next_element()? {
+                    values.push(value);
+                }
+                if values.is_empty() {
+                    return Err(de::Error::custom(
+                        "an empty list lets no value through\nhint: name one, or write { absent: true }",
+                    ));
+                }
+                Ok(ValueSpec::Exact(values))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ValueSpec, A::Error> {
+                short::fields(map).map(ValueSpec::Tests)
+            }
+        }
+
+        short::deserialize(deserializer, ValueTests::FIELDS, ValueVisitor)
     }
 }
 

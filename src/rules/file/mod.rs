@@ -1,17 +1,21 @@
 //! The rule file as it is written: the serde model. What the values mean together is decided in [`compile`](super::compile).
 
+mod answer;
 mod key;
 mod limit;
 mod matching;
+mod plan;
+mod short;
 mod text;
 
 use serde::Deserialize;
 
 pub(super) use self::{
-    key::KeyPart,
-    limit::LimitText,
-    matching::{Match, Network},
-    text::OneOrMany,
+    answer::Answer,
+    key::{KEY_PARTS, KeyPart, NamedPart},
+    limit::{LimitFields, LimitSpec, Rate},
+    matching::{Match, Network, PathSpec, ValueSpec, ValueTests},
+    plan::{Cost, CostFields, KeyValue, Override, OverridesFile, Tier},
 };
 use super::{Mode, OnStoreError, decode::Field, key::OnMissing};
 use crate::limit::Algorithm;
@@ -36,6 +40,7 @@ pub(super) struct Defaults {
     pub(super) mode: Option<Field<ModeName>>,
     pub(super) on_missing: Option<Field<OnMissingName>>,
     pub(super) on_store_error: Option<Field<OnStoreErrorName>>,
+    pub(super) answer: Option<Field<Answer>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -46,12 +51,18 @@ pub(super) struct Rule {
     pub(super) action: Option<Field<ActionName>>,
     pub(super) key: Option<Field<Vec<Field<KeyPart>>>>,
     pub(super) on_missing: Option<Field<OnMissingName>>,
-    pub(super) limit: Option<Field<LimitText>>,
-    pub(super) limits: Option<Field<Vec<Field<LimitText>>>>,
+    pub(super) limit: Option<Field<LimitSpec>>,
+    pub(super) limits: Option<Field<Vec<Field<LimitSpec>>>>,
     pub(super) algorithm: Option<Field<AlgorithmName>>,
+    pub(super) cost: Option<Field<Cost>>,
+    pub(super) tiers: Option<Field<Vec<Field<Tier>>>>,
+    pub(super) overrides: Option<Field<Vec<Field<Override>>>>,
+    pub(super) overrides_file: Option<Field<String>>,
+    pub(super) answer: Option<Field<Answer>>,
     pub(super) mode: Option<Field<ModeName>>,
     pub(super) on_store_error: Option<Field<OnStoreErrorName>>,
 }
+
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum ActionName {
@@ -65,6 +76,7 @@ pub(super) enum ActionName {
 pub(super) enum AlgorithmName {
     FixedWindow,
     SlidingWindow,
+    SlidingLog,
     TokenBucket,
 }
 
@@ -73,6 +85,7 @@ impl From<AlgorithmName> for Algorithm {
         match name {
             AlgorithmName::FixedWindow => Self::FixedWindow,
             AlgorithmName::SlidingWindow => Self::SlidingWindow,
+            AlgorithmName::SlidingLog => Self::SlidingLog,
             AlgorithmName::TokenBucket => Self::TokenBucket,
         }
     }

@@ -1,13 +1,8 @@
-//! Values that are read from one text, and lists of them that may be written without the list.
+//! Values that are read from one text.
 
 use std::fmt;
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{self, SeqAccess, Visitor},
-};
-
-use crate::rules::decode::Field;
+use serde::de::{self, Visitor};
 
 /// A value that is read from one text.
 pub(in crate::rules) trait FromText: Sized {
@@ -15,6 +10,11 @@ pub(in crate::rules) trait FromText: Sized {
 
     /// The error may end in `\nhint: …`.
     fn from_text(text: &str) -> Result<Self, String>;
+
+    /// What a whole number means; `None` if it is as wrong as anything else.
+    fn from_number(_number: u64) -> Option<Result<Self, String>> {
+        None
+    }
 }
 
 pub(in crate::rules) struct TextVisitor<T>(pub(in crate::rules) std::marker::PhantomData<T>);
@@ -29,6 +29,17 @@ impl<T: FromText> Visitor<'_> for TextVisitor<T> {
     fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
         T::from_text(text).map_err(E::custom)
     }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
+        match T::from_number(number) {
+            Some(value) => value.map_err(E::custom),
+            None => Err(E::invalid_type(de::Unexpected::Unsigned(number), &self)),
+        }
+    }
+}
+
+impl<T> TextVisitor<T> {
+    pub(in crate::rules) const NEW: Self = Self(std::marker::PhantomData);
 }
 
 macro_rules! deserialize_from_text {
@@ -41,36 +52,3 @@ macro_rules! deserialize_from_text {
     )*};
 }
 pub(super) use deserialize_from_text;
-
-/// One value, or a list of them.
-#[derive(Debug, Clone)]
-pub(in crate::rules) struct OneOrMany<T>(pub(in crate::rules) Vec<Field<T>>);
-
-impl<'de, T: Deserialize<'de> + FromText> Deserialize<'de> for OneOrMany<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OneOrManyVisitor<T>(std::marker::PhantomData<T>);
-
-        impl<'de, T: Deserialize<'de> + FromText> Visitor<'de> for OneOrManyVisitor<T> {
-            type Value = OneOrMany<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}, or a list of them", T::EXPECTED)
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<OneOrMany<T>, E> {
-                let value = T::from_text(text).map_err(E::custom)?;
-                Ok(OneOrMany(vec![Field::without_place(value)]))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<OneOrMany<T>, A::Error> {
-                let mut items = Vec::new();
-                while let Some(item) = seq.next_element()? {
-                    items.push(item);
-                }
-                Ok(OneOrMany(items))
-            }
-        }
-
-        deserializer.deserialize_any(OneOrManyVisitor(std::marker::PhantomData))
-    }
-}

@@ -1,0 +1,210 @@
+//! `answer`: from the model to what a denied caller gets.
+
+use std::sync::Arc;
+
+use http::{
+    HeaderName, HeaderValue,
+    header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE},
+};
+
+use super::{Compiler, given};
+use crate::rules::{
+    answer::{Answer, Body, Facts, Json, Template},
+    decode::{Field, describe},
+    file,
+    yaml::{Path, Step},
+};
+
+/// What frames the answer is the server's.
+const FRAMING: [HeaderName; 4] = [CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, UPGRADE];
+
+/// The longest jitter: beyond it callers would wait for nothing.
+const MAX_JITTER_US: u64 = 3_600_000_000;
+
+impl Compiler<'_, '_> {
+    /// What `field` says, and `defaults` where it says nothing.
+    pub(super) fn answer(
+        &mut self,
+        field: Option<&Field<file::Answer>>,
+        defaults: &Arc<Answer>,
+    ) -> Arc<Answer> {
+        let Some((field, given)) = field.and_then(|field| Some((field, field.value.as_ref()?)))
+        else {
+            return Arc::clone(defaults);
+        };
+        let mut answer = Answer::clone(defaults);
+        if let Some(status) = self.status(given.status.as_ref()) {
+            answer.status = Some(status);
+        }
+        for (name, value) in self.headers(given) {
+            answer.headers.retain(|(known, _)| *known != name);
+            answer.headers.push((name, value));
+        }
+        if let Some(body) = self.body(field, given) {
+            answer.body = Some(body);
+        }
+        if let Some(field) = &given.retry_after_jitter
+            && let Some(jitter) = field.value
+        {
+            if jitter.0 > MAX_JITTER_US {
+                self.problem(field, "the jitter is longer than an hour", "for example 5s");
+            }
+            answer.retry_after_jitter_us = jitter.0;
+        }
+        Arc::new(answer)
+    }
+
+    fn status(&mut self, field: Option<&Field<u64>>) -> Option<u16> {
+        let field = field?;
+        let status = field.value?;
+        let (message, hint) = match status {
+            301 | 302 | 303 | 307 | 308 | 400..=499 => return u16::try_from(status).ok(),
+            200..=299 => (
+                format!("{status} does not deny"),
+                "to let these requests pass, write `action: allow`",
+            ),
+            500..=599 => (
+                format!(
+                    "{status} would be a failure of ours to the proxy, which may then let the request through"
+                ),
+                "write a 4xx like 429",
+            ),
+            _ => (
+                format!("{status} is not a status that denies"),
+                "write a 4xx like 429",
+            ),
+        };
+        self.problem(field, message, hint);
+        None
+    }
+
+    fn headers(&mut self, answer: &file::Answer) -> Vec<(HeaderName, Template)> {
+        let mut out = Vec::new();
+        for (name, field) in given(answer.headers.as_ref()).into_iter().flatten() {
+            let Some(text) = field.value.as_deref() else {
+                continue;
+            };
+            let Ok(header) = HeaderName::from_bytes(name.as_bytes()) else {
+                self.problem(
+                    field,
+                    format!("{name:?} is not the name of a header"),
+                    "write it like x-reason",
+                );
+                continue;
+            };
+            if FRAMING.contains(&header) {
+                self.problem(field, format!("{name} is the server's own"), "remove it");
+                continue;
+            }
+            match template(text) {
+                Err((message, hint)) => self.problem(field, message, &hint),
+                Ok(template) if HeaderValue::try_from(template.render(&SAMPLE)).is_err() => self
+                    .problem(
+                        field,
+                        "a header's value is one line of printable characters",
+                        "remove line breaks and control characters",
+                    ),
+                Ok(template) => out.push((header, template)),
+            }
+        }
+        out
+    }
+
+    fn body(&mut self, field: &Field<file::Answer>, answer: &file::Answer) -> Option<Body> {
+        let bodies = [
+            answer.text.is_some(),
+            answer.json.is_some(),
+            answer.problem.is_some(),
+        ];
+        if bodies.into_iter().filter(|given| *given).count() > 1 {
+            self.problem(
+                field,
+                "the answer has more than one body",
+                "keep one of `text`, `json` and `problem`",
+            );
+            return None;
+        }
+        if let Some(field) = &answer.text {
+            return match template(field.value.as_deref()?) {
+                Ok(template) => Some(Body::Text(template)),
+                Err((message, hint)) => {
+                    self.problem(field, message, &hint);
+                    None
+                }
+            };
+        }
+        if let Some(field) = &answer.json {
+            let path = self.findings.path(field);
+            return self.json(field.value.as_ref()?, &path).map(Body::Json);
+        }
+        let field = answer.problem.as_ref()?;
+        let path = self.findings.path(field);
+        let value = serde_yaml::Value::Mapping(field.value.clone()?);
+        match self.json(&value, &path)? {
+            Json::Object(members) => Some(Body::Problem(members)),
+            _ => None,
+        }
+    }
+
+    fn json(&mut self, value: &serde_yaml::Value, path: &Path) -> Option<Json> {
+        use serde_yaml::Value;
+        match value {
+            Value::String(text) => match template(text) {
+                Ok(template) => Some(Json::Text(template)),
+                Err((message, hint)) => {
+                    self.document.problem(path, message, &hint);
+                    None
+                }
+            },
+            Value::Sequence(items) => items
+                .iter()
+                .enumerate()
+                .map(|(index, item)| self.json(item, &path.child(Step::Index(index))))
+                .collect::<Option<_>>()
+                .map(Json::List),
+            Value::Mapping(members) => {
+                let mut out = Vec::with_capacity(members.len());
+                for (name, value) in members {
+                    let Some(name) = name.as_str() else {
+                        self.document.problem(
+                            path,
+                            format!("a member's name is a text, not {}", describe(name)),
+                            "quote it",
+                        );
+                        return None;
+                    };
+                    let at = path.child(Step::Key(name.to_owned()));
+                    out.push((name.to_owned(), self.json(value, &at)?));
+                }
+                Some(Json::Object(out))
+            }
+            plain => match serde_json::to_value(plain) {
+                Ok(value) => Some(Json::Plain(value)),
+                Err(_) => {
+                    self.document.problem(
+                        path,
+                        format!("JSON cannot say {}", describe(plain)),
+                        "write it as text",
+                    );
+                    None
+                }
+            },
+        }
+    }
+}
+
+/// Names and rates hold nothing that a header could not, so one rendering tells whether all can be sent.
+const SAMPLE: Facts<'_> = Facts {
+    rule: "rule",
+    limit: "rule/60s",
+    rate: "5/m",
+    retry_after: 60,
+    status: 429,
+};
+
+fn template(text: &str) -> Result<Template, (String, String)> {
+    Template::parse(text).map_err(|error| match error.split_once("\nhint: ") {
+        Some((message, hint)) => (message.to_owned(), hint.to_owned()),
+        None => (error, String::new()),
+    })
+}

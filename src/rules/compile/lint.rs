@@ -1,0 +1,176 @@
+//! What can be used, and was probably not meant: warnings.
+
+use crate::{
+    limit::{Algorithm, Limit},
+    rules::{
+        Action, LimitAction, Mode, NamedLimit, Plan, Rule,
+        yaml::{Document, Path, Step},
+    },
+};
+
+pub(super) fn lint(document: &mut Document<'_>, rules: &[Rule], paths: &[Path]) {
+    for (index, (rule, path)) in rules.iter().zip(paths).enumerate() {
+        if let Some(reason) = rule.matcher.impossible() {
+            document.warning(
+                path,
+                format!("the rule can never apply: {reason}"),
+                "change its match, or remove the rule",
+            );
+        } else if let Some(other) =
+            ending(&rules[..index]).find(|other| other.matcher.covers(&rule.matcher))
+        {
+            document.warning(
+                path,
+                format!("the rule can never apply: {:?} above it matches all its requests and ends the walk", other.name),
+                "move it above that rule, or narrow that rule's match",
+            );
+        }
+        if let Action::Limit(action) = &rule.action {
+            lint_tiers(document, action, path);
+            lint_limits(document, action, path);
+            lint_against_others(document, rules, index, action, path);
+        }
+    }
+}
+
+/// The rules that end the walk for all whom they match.
+fn ending(rules: &[Rule]) -> impl Iterator<Item = &Rule> {
+    rules
+        .iter()
+        .filter(|rule| matches!(rule.action, Action::Allow | Action::Deny(Mode::Enforce)))
+}
+
+fn lint_tiers(document: &mut Document<'_>, action: &LimitAction, path: &Path) {
+    let at = |index: usize| {
+        path.child(Step::Key("tiers".to_owned()))
+            .child(Step::Index(index))
+    };
+    for (index, tier) in action.tiers.iter().enumerate() {
+        if let Some(reason) = tier.when.impossible() {
+            document.warning(
+                &at(index),
+                format!("nobody can be in this tier: {reason}"),
+                "change its `when`, or remove the tier",
+            );
+        } else if let Some(other) = action.tiers[..index]
+            .iter()
+            .find(|other| other.when.covers(&tier.when))
+        {
+            document.warning(
+                &at(index),
+                format!(
+                    "nobody can be in this tier: {:?} above it takes them all",
+                    other.name
+                ),
+                "move it above that tier, or narrow that tier's `when`",
+            );
+        }
+    }
+}
+
+fn lint_limits(document: &mut Document<'_>, action: &LimitAction, path: &Path) {
+    let tiers = action.tiers.iter().enumerate().map(|(index, tier)| {
+        let at = path
+            .child(Step::Key("tiers".to_owned()))
+            .child(Step::Index(index));
+        (at, &tier.plan)
+    });
+    for (at, plan) in std::iter::once((path.clone(), &action.plan)).chain(tiers) {
+        for limit in plan.limits() {
+            if let Some(stricter) = stricter_than(limit, plan) {
+                document.warning(
+                    &at,
+                    format!(
+                        "{} can never be reached: {} on the same key is stricter",
+                        limit.text, stricter.text
+                    ),
+                    "remove it, or look for a typo in one of the two",
+                );
+            }
+            let (most, holds) = (action.cost.most(), limit.limit.burst());
+            if most > holds {
+                document.warning(
+                    &at,
+                    format!(
+                        "a request may cost {most}, and {} never has room for more than {holds}",
+                        limit.text
+                    ),
+                    "raise the limit or its burst, or lower the cost's maximum",
+                );
+            }
+        }
+    }
+}
+
+/// Limits of one rule that another rule for the same callers makes pointless.
+fn lint_against_others(
+    document: &mut Document<'_>,
+    rules: &[Rule],
+    index: usize,
+    action: &LimitAction,
+    path: &Path,
+) {
+    if action.descriptor.parts.is_empty() || action.mode == Mode::Shadow {
+        return;
+    }
+    for (other_index, other) in rules.iter().enumerate() {
+        let Some(theirs) = other.limit_action() else {
+            continue;
+        };
+        let same_callers = other_index != index
+            && theirs.mode == Mode::Enforce
+            && theirs.descriptor == action.descriptor
+            && theirs.cost == action.cost
+            && theirs.tiers.is_empty()
+            && theirs.overrides.is_empty()
+            && other.matcher.covers(&rules[index].matcher);
+        // Two rules with the very same limits would each make the other pointless: one of them is enough to be told.
+        if !same_callers {
+            continue;
+        }
+        for limit in action.plan.limits() {
+            if let Some(stricter) = stricter_than(limit, &theirs.plan) {
+                document.warning(
+                    path,
+                    format!(
+                        "{} can never be reached: {} of {:?} on the same key is stricter",
+                        limit.text, stricter.text, other.name
+                    ),
+                    "remove it, or look for a typo in one of the two",
+                );
+            }
+        }
+    }
+}
+
+/// A limit of `plan`, other than `limit` itself, that denies before `limit` can.
+fn stricter_than<'a>(limit: &NamedLimit, plan: &'a Plan) -> Option<&'a NamedLimit> {
+    let needed = limit.limit.burst();
+    plan.limits().iter().find(|other| {
+        let (a, b) = (&limit.limit, &other.limit);
+        // A bucket that empties at once is reached by as many requests at one instant; a window by as many within it.
+        let within = match a.algorithm() {
+            Algorithm::TokenBucket => 0,
+            _ => a.window_us(),
+        };
+        a != b && most_within(b, within).is_some_and(|most| most < needed)
+    })
+}
+
+/// The most that a limit surely admits no more than within `span_us`; `None` where no bound below its window's is known.
+fn most_within(limit: &Limit, span_us: u64) -> Option<u64> {
+    match limit.algorithm() {
+        Algorithm::TokenBucket => {
+            let refilled =
+                u128::from(limit.amount()) * u128::from(span_us) / u128::from(limit.window_us());
+            u64::try_from(refilled)
+                .ok()
+                .map(|refilled| refilled.saturating_add(limit.burst()))
+        }
+        // Windows may meet within the span.
+        Algorithm::FixedWindow | Algorithm::SlidingWindow => {
+            (span_us <= limit.window_us()).then(|| limit.amount().saturating_mul(2))
+        }
+        Algorithm::SlidingLog => (span_us <= limit.window_us()).then(|| limit.amount()),
+    }
+}

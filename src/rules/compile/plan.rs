@@ -1,0 +1,288 @@
+//! `cost`, `tiers` and `overrides`: what a rule charges whom.
+
+use std::{collections::HashMap, path::Path as FilePath};
+
+use http::HeaderName;
+
+use super::{Compiler, given, limits::Counting};
+use crate::{
+    limit::MAX_AMOUNT,
+    rules::{
+        Cost, Plan, Tier,
+        decode::{Field, Findings},
+        file::{self, CostFields, Override, OverridesFile},
+        key::{Context, Descriptor},
+        yaml::Document,
+    },
+};
+
+impl Compiler<'_, '_> {
+    pub(super) fn cost(&mut self, field: Option<&Field<file::Cost>>) -> Cost {
+        const FREE: Cost = Cost::Fixed(1);
+        let Some((field, cost)) = field.and_then(|field| Some((field, field.value.as_ref()?)))
+        else {
+            return FREE;
+        };
+        match cost {
+            file::Cost::Fixed(cost) => {
+                if !self.check_cost(field, *cost) {
+                    return FREE;
+                }
+                Cost::Fixed(*cost)
+            }
+            file::Cost::Fields(fields) => self.cost_from_header(field, fields).unwrap_or(FREE),
+        }
+    }
+
+    fn cost_from_header(&mut self, field: &Field<file::Cost>, fields: &CostFields) -> Option<Cost> {
+        let Some(header) = &fields.header else {
+            self.problem(field, "the cost names no header", "add `header: x-cost`");
+            return None;
+        };
+        let text = header.value.as_deref()?;
+        let Ok(name) = HeaderName::from_bytes(text.as_bytes()) else {
+            self.problem(
+                header,
+                format!("{text:?} is not the name of a header"),
+                "write it like x-cost",
+            );
+            return None;
+        };
+        let Some(max) = &fields.max else {
+            self.problem(
+                field,
+                "the cost has no maximum, so one request could take all that is left",
+                "add `max: 100`",
+            );
+            return None;
+        };
+        let default = fields.default.as_ref();
+        for bound in [Some(max), default].into_iter().flatten() {
+            if !self.check_cost(bound, bound.value?) {
+                return None;
+            }
+        }
+        let (max_cost, default_cost) = (max.value?, given(default).copied().unwrap_or(1));
+        if default_cost > max_cost {
+            self.problem(
+                max,
+                format!("the maximum {max_cost} is below the default {default_cost}"),
+                "raise it, or lower the default",
+            );
+        }
+        Some(Cost::Header {
+            name,
+            default: default_cost,
+            max: max_cost,
+        })
+    }
+
+    fn check_cost<T>(&mut self, field: &Field<T>, cost: u64) -> bool {
+        let fits = (1..=MAX_AMOUNT).contains(&cost);
+        if !fits {
+            self.problem(
+                field,
+                format!("a cost is between 1 and {MAX_AMOUNT}, not {cost}"),
+                "for requests that cost nothing, write a rule with `action: allow` above this one",
+            );
+        }
+        fits
+    }
+
+    pub(super) fn tiers(
+        &mut self,
+        field: Option<&Field<Vec<Field<file::Tier>>>>,
+        rule: &str,
+        counting: Counting,
+    ) -> Vec<Tier> {
+        let mut tiers: Vec<Tier> = Vec::new();
+        for (index, field) in given(field).into_iter().flatten().enumerate() {
+            let Some(tier) = &field.value else { continue };
+            let path = self.findings.path(field);
+            let name = match &tier.name {
+                Some(field) => self.name(field, "tier"),
+                None => Some(format!("tier{}", index + 1).into()),
+            };
+            if tier.when.is_none() {
+                self.document.problem(
+                    &path,
+                    "the tier says not who is in it",
+                    "add `when:` with conditions as in `match`; what holds for all others is the rule's own limit",
+                );
+            }
+            let Some(name) = name else { continue };
+            if tiers.iter().any(|other| other.name == name) {
+                self.document.problem(
+                    &path,
+                    format!("another tier is named {name:?} already"),
+                    "give each its own name: it tells in answers which one applied",
+                );
+            }
+            let when = self.matcher(tier.when.as_ref());
+            let limits = (tier.limit.as_ref(), tier.limits.as_ref());
+            if let Some(plan) = self.plan(limits, &path, &format!("{rule}/{name}"), counting) {
+                tiers.push(Tier { when, name, plan });
+            }
+        }
+        tiers
+    }
+
+    pub(super) fn overrides(
+        &mut self,
+        rule: &file::Rule,
+        name: &str,
+        counting: Counting,
+        descriptor: &Descriptor,
+    ) -> HashMap<Box<str>, Plan> {
+        let mut out = HashMap::new();
+        for field in given(rule.overrides.as_ref()).into_iter().flatten() {
+            self.override_for(field, name, counting, descriptor, &mut out);
+        }
+        if let Some(field) = &rule.overrides_file
+            && let Some(path) = &field.value
+        {
+            self.overrides_file(field, path, name, counting, descriptor, &mut out);
+        }
+        out
+    }
+
+    fn overrides_file(
+        &mut self,
+        field: &Field<String>,
+        path: &str,
+        name: &str,
+        counting: Counting,
+        descriptor: &Descriptor,
+        out: &mut HashMap<Box<str>, Plan>,
+    ) {
+        let path = FilePath::new(path);
+        if !self.files.iter().any(|known| known == path) {
+            self.files.push(path.to_owned());
+        }
+        let text = match (self.surroundings.read)(path) {
+            Ok(text) => text,
+            Err(error) => {
+                self.problem(
+                    field,
+                    format!("{} cannot be read: {error}", path.display()),
+                    "the path is relative to the rule file's directory",
+                );
+                return;
+            }
+        };
+        let shown = FilePath::new(self.document.name)
+            .with_file_name(path)
+            .display()
+            .to_string();
+        let mut document = Document::new(&shown, &text);
+        if let Some(tree) = document.parse() {
+            let findings = Findings::default();
+            let root: Field<OverridesFile> = findings.decode(&tree);
+            let mut there = Compiler {
+                document: &mut document,
+                findings: &findings,
+                surroundings: self.surroundings,
+                client_ip: self.client_ip.clone(),
+                files: self.files,
+            };
+            if let Some(file) = &root.value {
+                there.version(file.version.as_ref());
+                for field in given(file.overrides.as_ref()).into_iter().flatten() {
+                    there.override_for(field, name, counting, descriptor, out);
+                }
+            }
+            document.problems.extend(findings.into_problems());
+        }
+        self.document
+            .elsewhere
+            .extend(document.report().diagnostics);
+    }
+
+    fn override_for(
+        &mut self,
+        field: &Field<Override>,
+        rule: &str,
+        counting: Counting,
+        descriptor: &Descriptor,
+        out: &mut HashMap<Box<str>, Plan>,
+    ) {
+        let Some(given) = &field.value else { return };
+        let path = self.findings.path(field);
+        let name = match &given.name {
+            Some(field) => self.name(field, "override"),
+            None => Some("override".into()),
+        };
+        let key = match &given.key {
+            Some(key) => self.override_key(key, descriptor),
+            None => {
+                self.document.problem(
+                    &path,
+                    "the override says not for whom",
+                    "add `key:` with the value of the rule's key, or a list with one for each of its parts",
+                );
+                None
+            }
+        };
+        let Some(name) = name else { return };
+        let limits = (given.limit.as_ref(), given.limits.as_ref());
+        let plan = self.plan(limits, &path, &format!("{rule}/{name}"), counting);
+        let (Some(key), Some(plan)) = (key, plan) else {
+            return;
+        };
+        if out.insert(key.into(), plan).is_some() {
+            self.document.problem(
+                &path,
+                "there is another override for this caller",
+                "keep one",
+            );
+        }
+    }
+
+    /// The descriptor as keys have it.
+    fn override_key(
+        &mut self,
+        field: &Field<Vec<Field<file::KeyValue>>>,
+        descriptor: &Descriptor,
+    ) -> Option<String> {
+        let values = field.value.as_ref()?;
+        let parts = &descriptor.parts;
+        if parts.is_empty() {
+            self.problem(
+                field,
+                "the rule has no key, so all callers are one",
+                "give the rule a `key`, or remove its overrides",
+            );
+            return None;
+        }
+        if values.len() != parts.len() {
+            self.problem(
+                field,
+                format!(
+                    "the rule's key has {} parts, and here are {} values",
+                    parts.len(),
+                    values.len()
+                ),
+                &format!("write one for each of: {}", descriptor.names().join(", ")),
+            );
+            return None;
+        }
+        let mut key = String::new();
+        let client_ip = self.client_ip.clone();
+        let context = Context {
+            client_ip: &client_ip,
+            hash_key: self.surroundings.hash_key,
+        };
+        for (part, value) in parts.iter().zip(values) {
+            let text = value.value.as_ref()?;
+            if !key.is_empty() {
+                key.push(',');
+            }
+            part.push_name(&mut key);
+            if let Err(error) = part.push_given(&mut key, &text.0, context) {
+                self.told(value, &error);
+                return None;
+            }
+        }
+        Some(key)
+    }
+}

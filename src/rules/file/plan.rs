@@ -1,0 +1,141 @@
+//! What a rule charges whom: `cost`, `tiers`, `overrides`.
+
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, MapAccess, SeqAccess, Visitor},
+};
+
+use super::{
+    limit::LimitSpec,
+    matching::Match,
+    short::{self, optional_fields},
+    text::{FromText, TextVisitor, deserialize_from_text},
+};
+use crate::rules::{decode::Field, quota};
+
+/// What a request costs: `5`, or `{ header: x-cost, default: 1, max: 100 }`.
+#[derive(Debug, Clone)]
+pub(in crate::rules) enum Cost {
+    Fixed(u64),
+    Fields(CostFields),
+}
+
+optional_fields! {
+    /// A cost that a header tells.
+    pub(in crate::rules) struct CostFields {
+        header: String,
+        default: u64,
+        max: u64,
+    }
+}
+
+impl<'de> Deserialize<'de> for Cost {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct CostVisitor;
+
+        impl<'de> Visitor<'de> for CostVisitor {
+            type Value = Cost;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a whole number, or { header: x-cost, default: 1, max: 100 }")
+            }
+
+            fn visit_u64<E: de::Error>(self, cost: u64) -> Result<Cost, E> {
+                Ok(Cost::Fixed(cost))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Cost, A::Error> {
+                short::fields(map).map(Cost::Fields)
+            }
+        }
+
+        short::deserialize(deserializer, CostFields::FIELDS, CostVisitor)
+    }
+}
+
+/// Limits for callers of one kind.
+#[derive(Debug, Clone, Deserialize)]
+pub(in crate::rules) struct Tier {
+    pub(in crate::rules) name: Option<Field<String>>,
+    pub(in crate::rules) when: Option<Field<Match>>,
+    pub(in crate::rules) limit: Option<Field<LimitSpec>>,
+    pub(in crate::rules) limits: Option<Field<Vec<Field<LimitSpec>>>>,
+}
+
+/// Limits for one caller.
+#[derive(Debug, Clone, Deserialize)]
+pub(in crate::rules) struct Override {
+    pub(in crate::rules) name: Option<Field<String>>,
+    pub(in crate::rules) key: Option<Field<Vec<Field<KeyValue>>>>,
+    pub(in crate::rules) limit: Option<Field<LimitSpec>>,
+    pub(in crate::rules) limits: Option<Field<Vec<Field<LimitSpec>>>>,
+}
+
+/// A file of overrides.
+#[derive(Debug, Deserialize)]
+pub(in crate::rules) struct OverridesFile {
+    pub(in crate::rules) version: Option<Field<u64>>,
+    pub(in crate::rules) overrides: Option<Field<Vec<Field<Override>>>>,
+}
+
+/// The value of a key part, as a request would have it; or its hash, as Redis shows it.
+#[derive(Debug, Clone)]
+pub(in crate::rules) struct KeyValue(pub(in crate::rules) String);
+
+impl<'de> Deserialize<'de> for KeyValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ValueVisitor;
+
+        impl<'de> Visitor<'de> for ValueVisitor {
+            type Value = KeyValue;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the value of a key part, as text")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<KeyValue, E> {
+                Ok(KeyValue(text.to_owned()))
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<KeyValue, E> {
+                Ok(KeyValue(number.to_string()))
+            }
+
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<KeyValue, E> {
+                Ok(KeyValue(value.to_string()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<KeyValue, A::Error> {
+                Err(de::Error::custom(
+                    "expected one value, and found a list\nhint: write one override for each",
+                ))
+            }
+        }
+
+        deserializer.deserialize_any(ValueVisitor)
+    }
+}
+
+/// A length of time, `10s` or `5 minutes`, in microseconds.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::rules) struct Span(pub(in crate::rules) u64);
+
+deserialize_from_text!(Span);
+
+impl FromText for Span {
+    const EXPECTED: &'static str = "a length of time like 30s, 5m or 2h";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        quota::span_us(text)
+            .map(Self)
+            .map_err(|error| error.to_string())
+    }
+
+    fn from_number(number: u64) -> Option<Result<Self, String>> {
+        Some(Err(format!(
+            "{number} is not a length of time\nhint: add a unit, like {number}s"
+        )))
+    }
+}

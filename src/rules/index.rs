@@ -1,0 +1,223 @@
+//! Which rules to try for a request, without trying them all.
+//!
+//! Every rule stands in one place of the index, under its most selective condition: the one that it shares with the fewest other
+//! rules. A request looks in each of the few places that it could be found in, and what it finds is a superset of the rules
+//! that match: their conditions are then tried in full. So a thousand rules cost little more than the ones that are near.
+//!
+//! * Paths: a tree of segments. A segment that is no literal, and all that follows `**`, is left to the conditions.
+//! * Hosts: exact names, and names below which all are meant.
+//! * Headers: exact values.
+//!
+//! Rules with none of these (a regular expression as path, no condition at all) are tried always.
+
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+use http::HeaderName;
+
+use super::{
+    Rule,
+    matcher::{Conditions, PathPattern, Segment},
+};
+use crate::request::Attributes;
+
+/// Finds the rules that may match a request.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Index {
+    paths: Node,
+    hosts: HashMap<Box<str>, Vec<u32>, RandomState>,
+    domains: HashMap<Box<str>, Vec<u32>, RandomState>,
+    headers: Vec<(HeaderName, HashMap<Box<[u8]>, Vec<u32>, RandomState>)>,
+    always: Vec<u32>,
+}
+
+/// A place in the tree of paths: what may follow, and which rules end here or have anything below.
+#[derive(Debug, Clone, Default)]
+struct Node {
+    literals: HashMap<Box<str>, Node, RandomState>,
+    /// After any segment.
+    any: Option<Box<Node>>,
+    /// Rules whose path ends here.
+    ends: Vec<u32>,
+    /// Rules with `**` here.
+    open: Vec<u32>,
+}
+
+/// A place of the index.
+#[derive(Debug, Clone, Copy)]
+enum Spot<'a> {
+    Path(&'a PathPattern),
+    Host(&'a str),
+    Domain(&'a str),
+    Header(&'a HeaderName, &'a str),
+}
+
+impl Index {
+    pub(super) fn new(rules: &[Rule]) -> Self {
+        let mut index = Self::default();
+        let mut crowd: HashMap<String, usize> = HashMap::new();
+        for spot in rules
+            .iter()
+            .flat_map(|rule| choices(&rule.matcher.when))
+            .flatten()
+        {
+            *crowd.entry(spot.bucket()).or_default() += 1;
+        }
+        for (number, rule) in rules.iter().enumerate() {
+            let number = u32::try_from(number).unwrap_or(u32::MAX);
+            // A rule with several paths stands at each of them; the most crowded one tells how selective that is.
+            let best = choices(&rule.matcher.when).into_iter().min_by_key(|spots| {
+                let crowds = spots.iter().map(|spot| crowd.get(&spot.bucket()));
+                crowds.max().flatten().copied().unwrap_or(0)
+            });
+            match best {
+                None => index.always.push(number),
+                Some(spots) => spots.iter().for_each(|spot| index.put(*spot, number)),
+            }
+        }
+        index
+    }
+
+    fn put(&mut self, spot: Spot<'_>, number: u32) {
+        let rules = match spot {
+            Spot::Path(pattern) => self.paths.place(pattern),
+            Spot::Host(name) => self.hosts.entry(name.into()).or_default(),
+            Spot::Domain(name) => self.domains.entry(name.into()).or_default(),
+            Spot::Header(name, value) => {
+                let at = self.headers.iter().position(|(known, _)| known == name);
+                let at = at.unwrap_or_else(|| {
+                    self.headers.push((name.clone(), HashMap::default()));
+                    self.headers.len() - 1
+                });
+                self.headers[at]
+                    .1
+                    .entry(value.as_bytes().into())
+                    .or_default()
+            }
+        };
+        rules.push(number);
+    }
+
+    /// The numbers of the rules that may match, ascending.
+    pub(super) fn candidates(&self, request: &Attributes<'_>) -> Vec<u32> {
+        let mut found = Vec::with_capacity(16);
+        found.extend_from_slice(&self.always);
+        let path = request.path.strip_prefix('/').unwrap_or(&request.path);
+        self.paths.collect(path, &mut found);
+        if !self.hosts.is_empty()
+            && let Some(rules) = self.hosts.get(&*request.host)
+        {
+            found.extend_from_slice(rules);
+        }
+        if !self.domains.is_empty() {
+            let mut rest = &*request.host;
+            while let Some((_, domain)) = rest.split_once('.') {
+                if let Some(rules) = self.domains.get(domain) {
+                    found.extend_from_slice(rules);
+                }
+                rest = domain;
+            }
+        }
+        for (name, values) in &self.headers {
+            if let Some(value) = request.headers.get(name)
+                && let Some(rules) = values.get(value.as_bytes())
+            {
+                found.extend_from_slice(rules);
+            }
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+}
+
+/// The conditions by which a rule could be found, each as all of its places.
+fn choices(when: &Conditions) -> Vec<Vec<Spot<'_>>> {
+    let mut out = Vec::new();
+    let templates = when.paths.iter().map(|pattern| match pattern {
+        PathPattern::Template(template) => {
+            // `/**` and `/{x}/**` say next to nothing.
+            (!template.is_open() || !template.front().is_empty()).then_some(Spot::Path(pattern))
+        }
+        PathPattern::Regex { .. } => None,
+    });
+    out.extend(templates.collect::<Option<Vec<_>>>());
+    let hosts = when.hosts.iter().map(|host| match host.parts() {
+        (name, false) => Spot::Host(name),
+        (name, true) => Spot::Domain(name),
+    });
+    out.push(hosts.collect());
+    for header in &when.headers {
+        let values = header.test.exact.as_slice().iter();
+        out.push(
+            values
+                .map(|value| Spot::Header(&header.name, value))
+                .collect(),
+        );
+    }
+    out.retain(|spots| !spots.is_empty());
+    out
+}
+
+impl Spot<'_> {
+    /// What rules share that stand here.
+    fn bucket(&self) -> String {
+        match self {
+            Self::Path(PathPattern::Template(template)) => {
+                let mut out = String::from("path");
+                for segment in template.front() {
+                    out.push('/');
+                    out.push_str(match segment {
+                        Segment::Literal(literal) => literal,
+                        Segment::Any(_) | Segment::Glob(..) => "*",
+                    });
+                }
+                out.push_str(if template.is_open() { "/**" } else { "" });
+                out
+            }
+            Self::Path(PathPattern::Regex { .. }) => String::new(),
+            Self::Host(name) => format!("host {name}"),
+            Self::Domain(name) => format!("domain {name}"),
+            Self::Header(name, value) => format!("header {name} {value}"),
+        }
+    }
+}
+
+impl Node {
+    /// Where the rules of a pattern stand.
+    fn place(&mut self, pattern: &PathPattern) -> &mut Vec<u32> {
+        let PathPattern::Template(template) = pattern else {
+            // Anything below the root: never put here, and right if it were.
+            return &mut self.open;
+        };
+        let mut node = self;
+        for segment in template.front() {
+            node = match segment {
+                Segment::Literal(literal) => {
+                    node.literals.entry(literal.as_str().into()).or_default()
+                }
+                Segment::Any(_) | Segment::Glob(..) => node.any.get_or_insert_default(),
+            };
+        }
+        if template.is_open() {
+            &mut node.open
+        } else {
+            &mut node.ends
+        }
+    }
+
+    fn collect(&self, rest: &str, found: &mut Vec<u32>) {
+        found.extend_from_slice(&self.open);
+        if rest.is_empty() {
+            found.extend_from_slice(&self.ends);
+            return;
+        }
+        let (head, tail) = rest.split_once('/').unwrap_or((rest, ""));
+        if let Some(node) = self.literals.get(head) {
+            node.collect(tail, found);
+        }
+        if let Some(node) = &self.any {
+            node.collect(tail, found);
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Whose requests share a counter: the descriptor of a rule and the keys it makes.
+//!
+//! A key looks like `tollgate:{search:path.tenant=acme,header.x-api-key=k}:sliding_window:60s`. The braces make Redis Cluster
+//! keep all limits of one rule for one caller in one slot. Keys are injective: rule names and part names hold none of
+//! `, = { }`, values are encoded so that they hold none either (`:` separates nothing inside the braces after the first), a
+//! hash begins with `#`, which no encoded value holds, and a missing value is a part without `=`. A property test holds it so.
+
+mod bearer;
+
+use std::{borrow::Cow, net::IpAddr};
+
+use http::{HeaderName, header::COOKIE};
+use serde::Serialize;
+
+use super::matcher::Params;
+use crate::{
+    hash::{HashKey, is_hash, push_name},
+    request::{Attributes, ClientIpPolicy, decoded_segment, normal_host, parse_ip},
+};
+
+pub use self::bearer::claim;
+
+/// How every key begins, and what `redis-cli --scan --pattern 'tollgate:*'` finds.
+pub const PREFIX: &str = "tollgate:";
+
+/// What identifies a caller to a rule. No parts: one counter for everybody.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Descriptor {
+    /// The parts, in the order of the rule file.
+    pub parts: Vec<Part>,
+    /// What a missing value means.
+    pub on_missing: OnMissing,
+}
+
+/// One part of a descriptor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// The client's address, IPv6 by prefix.
+    ClientIp,
+    /// The request's method.
+    Method,
+    /// The request's host.
+    Host,
+    /// A parameter of the path template.
+    Path {
+        /// Its name, for the key.
+        name: String,
+        /// Its place among the parameters; the same in every path of the rule.
+        place: usize,
+    },
+    /// The first line of a request header.
+    Header {
+        /// Which one.
+        name: HeaderName,
+        /// Whether only a hash of the value may be seen.
+        secret: bool,
+    },
+    /// The first cookie of a name (RFC 6265 §4.2). Cookies are secrets by their nature.
+    Cookie {
+        /// Which one. Case matters.
+        name: String,
+    },
+    /// The first query parameter of a name, decoded.
+    Query {
+        /// Which one. Case matters.
+        name: String,
+        /// Whether only a hash of the value may be seen.
+        secret: bool,
+    },
+    /// A claim of the bearer token, *not verified*. See [`claim`].
+    Jwt {
+        /// The claim, and the members within it if there are more than one.
+        path: Vec<String>,
+        /// Whether only a hash of the value may be seen.
+        secret: bool,
+    },
+}
+
+/// What it means when a request lacks a part of the descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnMissing {
+    /// All requests without it share one counter.
+    #[default]
+    Shared,
+    /// The rule does not apply.
+    Skip,
+    /// The request is denied.
+    Deny,
+}
+
+/// Headers whose values are secrets by their nature.
+const SECRET_HEADERS: [HeaderName; 4] = [
+    http::header::AUTHORIZATION,
+    http::header::PROXY_AUTHORIZATION,
+    http::header::COOKIE,
+    http::header::SET_COOKIE,
+];
+
+/// Whether a header's value may only be shown as a hash, whatever the rule says.
+pub fn is_secret(name: &HeaderName) -> bool {
+    SECRET_HEADERS.contains(name)
+}
+
+impl Part {
+    /// Appends `=` and the value as keys show it; `false` if the request has none.
+    fn push(
+        &self,
+        out: &mut String,
+        request: &Attributes<'_>,
+        params: &Params<'_>,
+        context: Context<'_>,
+    ) -> bool {
+        let Some(value) = self.value(request, params) else {
+            return false;
+        };
+        out.push('=');
+        match (self, value) {
+            (_, Value::Ip(ip)) => context.client_ip.push_key(out, ip),
+            (part, Value::Bytes(bytes)) if part.is_secret() => {
+                context.hash_key.push_hash(out, &bytes);
+            }
+            (_, Value::Bytes(bytes)) => context.hash_key.push_value(out, &bytes),
+        }
+        true
+    }
+
+    /// Appends `=` and a value that the rule file gives as a request would have it. A secret may also be given as its hash, as
+    /// keys show it. The error may end in `\nhint: …`.
+    pub fn push_given(
+        &self,
+        out: &mut String,
+        value: &str,
+        context: Context<'_>,
+    ) -> Result<(), String> {
+        out.push('=');
+        match self {
+            Self::ClientIp => {
+                let ip = parse_ip(value).ok_or_else(|| {
+                    format!("{value:?} is not an address\nhint: write one like 203.0.113.7; of IPv6, any address of the site")
+                })?;
+                context.client_ip.push_key(out, ip);
+            }
+            Self::Host => context
+                .hash_key
+                .push_value(out, normal_host(value).as_bytes()),
+            _ if self.is_secret() && is_hash(value) => out.push_str(value),
+            _ if self.is_secret() => context.hash_key.push_hash(out, value.as_bytes()),
+            _ => context.hash_key.push_value(out, value.as_bytes()),
+        }
+        Ok(())
+    }
+
+    /// Whether only a hash of the value may be seen.
+    pub fn is_secret(&self) -> bool {
+        match self {
+            Self::Header { secret, .. } | Self::Query { secret, .. } | Self::Jwt { secret, .. } => {
+                *secret
+            }
+            Self::Cookie { .. } => true,
+            Self::ClientIp | Self::Method | Self::Host | Self::Path { .. } => false,
+        }
+    }
+
+    /// The request's value; `None` if it has none.
+    fn value<'a>(&self, request: &'a Attributes<'_>, params: &Params<'a>) -> Option<Value<'a>> {
+        let bytes = match self {
+            Self::ClientIp => return request.client_ip.map(Value::Ip),
+            Self::Method => Cow::Borrowed(request.method.as_bytes()),
+            Self::Host if request.host.is_empty() => return None,
+            Self::Host => Cow::Borrowed(request.host.as_bytes()),
+            Self::Path { place, .. } => decoded_segment(params.get(*place)?),
+            Self::Header { name, .. } => Cow::Borrowed(request.headers.get(name)?.as_bytes()),
+            Self::Cookie { name } => Cow::Borrowed(cookie(request, name)?),
+            Self::Query { name, .. } => request.query_value(name)?,
+            Self::Jwt { path, .. } => Cow::Owned(claim(request.headers, path)?.into_bytes()),
+        };
+        Some(Value::Bytes(bytes))
+    }
+
+    /// The part's name, as keys show it.
+    pub fn push_name(&self, out: &mut String) {
+        let (source, name) = match self {
+            Self::ClientIp => ("client_ip", ""),
+            Self::Method => ("method", ""),
+            Self::Host => ("host", ""),
+            Self::Header { name, .. } => ("header.", name.as_str()),
+            Self::Path { name, .. } => ("path.", name.as_str()),
+            Self::Cookie { name } => ("cookie.", name.as_str()),
+            Self::Query { name, .. } => ("query.", name.as_str()),
+            Self::Jwt { path, .. } => {
+                out.push_str("jwt");
+                for name in path {
+                    out.push('.');
+                    push_name(out, name);
+                }
+                return;
+            }
+        };
+        out.push_str(source);
+        push_name(out, name);
+    }
+}
+
+/// A value before it is encoded.
+enum Value<'a> {
+    Ip(IpAddr),
+    Bytes(Cow<'a, [u8]>),
+}
+
+/// What turns a value into a part of a key.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// How an address becomes a key.
+    pub client_ip: &'a ClientIpPolicy,
+    /// How a secret does.
+    pub hash_key: &'a HashKey,
+}
+
+/// The value of the first cookie of that name. Browsers send one `Cookie` line, HTTP/2 may cut it into several.
+fn cookie<'a>(request: &Attributes<'a>, name: &str) -> Option<&'a [u8]> {
+    let lines = request.headers.get_all(COOKIE).iter();
+    lines
+        .flat_map(|line| line.as_bytes().split(|&byte| byte == b';'))
+        .find_map(|pair| {
+            let pair = pair.trim_ascii();
+            let at = pair.iter().position(|&byte| byte == b'=')?;
+            (pair[..at].trim_ascii_end() == name.as_bytes())
+                .then(|| pair[at + 1..].trim_ascii_start())
+        })
+}
+
+impl Descriptor {
+    /// The names of the parts, as keys show them.
+    pub fn names(&self) -> Vec<String> {
+        let name = |part: &Part| {
+            let mut out = String::new();
+            part.push_name(&mut out);
+            out
+        };
+        self.parts.iter().map(name).collect()
+    }
+
+    /// Appends `part=value,part=value` for a request; says whether a value was missing (its part then stands alone).
+    pub fn push(
+        &self,
+        out: &mut String,
+        request: &Attributes<'_>,
+        params: &Params<'_>,
+        context: Context<'_>,
+    ) -> bool {
+        let mut missing = false;
+        for (index, part) in self.parts.iter().enumerate() {
+            if index > 0 {
+                out.push(',');
+            }
+            part.push_name(out);
+            missing |= !part.push(out, request, params, context);
+        }
+        missing
+    }
+}

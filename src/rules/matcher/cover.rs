@@ -1,0 +1,79 @@
+//! What can be shown about matchers without a request: that one matches all that another does, or nothing at all.
+
+use super::{Conditions, HeaderTest, HostPattern, Matcher, PathPattern, QueryTest};
+
+impl Matcher {
+    /// Whether everything that `other` matches is matched by this one too; `true` only if that can be shown.
+    pub fn covers(&self, other: &Self) -> bool {
+        // What this one excludes must be excluded by the other too.
+        self.when.covers(&other.when)
+            && self
+                .not
+                .iter()
+                .all(|ours| other.not.iter().any(|theirs| theirs.covers(ours)))
+    }
+
+    /// Why no request can ever match, if that can be shown.
+    pub fn impossible(&self) -> Option<String> {
+        let Conditions { headers, query, .. } = &self.when;
+        for HeaderTest { name, test } in headers {
+            if test.is_impossible() {
+                return Some(format!("no value of the header {name} is both: {test}"));
+            }
+        }
+        for QueryTest { name, test } in query {
+            if test.is_impossible() {
+                return Some(format!(
+                    "no value of the query parameter {name} is both: {test}"
+                ));
+            }
+        }
+        let index = self.not.iter().position(|not| not.covers(&self.when))?;
+        let place = if self.not.len() == 1 {
+            "not".to_owned()
+        } else {
+            format!("not[{index}]")
+        };
+        Some(format!("`{place}` excludes everything that is asked for"))
+    }
+}
+
+impl Conditions {
+    /// Whether everything that `other` matches is matched by these too; `true` only if that can be shown.
+    pub fn covers(&self, other: &Self) -> bool {
+        fn all<T>(ours: &[T], theirs: &[T], covers: impl Fn(&T, &T) -> bool) -> bool {
+            ours.is_empty()
+                || (!theirs.is_empty() && theirs.iter().all(|b| ours.iter().any(|a| covers(a, b))))
+        }
+        let headers = self.headers.iter().all(|ours| {
+            other
+                .headers
+                .iter()
+                .any(|theirs| ours.name == theirs.name && ours.test.covers(&theirs.test))
+        });
+        let query = self.query.iter().all(|ours| {
+            other
+                .query
+                .iter()
+                .any(|theirs| ours.name == theirs.name && ours.test.covers(&theirs.test))
+        });
+        let client_ip = match (&self.client_ip, &other.client_ip) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(ours), Some(theirs)) => ours.covers(theirs),
+        };
+        headers
+            && query
+            && client_ip
+            && all(&self.paths, &other.paths, PathPattern::covers)
+            && all(&self.hosts, &other.hosts, HostPattern::covers)
+            && all(&self.methods, &other.methods, |a, b| {
+                a == b || (a == "GET" && b == "HEAD")
+            })
+    }
+
+    /// Whether they ask for nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}

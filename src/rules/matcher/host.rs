@@ -1,0 +1,91 @@
+//! Hosts that a rule is about.
+
+use std::fmt;
+
+use crate::request::normal_host;
+
+/// A host: `api.example.com`, or `*.example.com` for every name below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPattern {
+    name: String,
+    below: bool,
+}
+
+impl HostPattern {
+    /// Compiles a pattern. The error says what cannot be, and what to write instead.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (name, below) = match text.strip_prefix("*.") {
+            Some(rest) => (rest, true),
+            None => (text, false),
+        };
+        let normal = normal_host(name);
+        if name.contains("://") || name.contains('/') {
+            return Err(format!(
+                "{text:?} is not a host\nhint: write only the name, like api.example.com; the path goes into `path`"
+            ));
+        }
+        if normal.is_empty() || normal.contains(['*', ' ', '{', '?']) {
+            return Err(format!(
+                "{text:?} is not a host\nhint: write a name like api.example.com or *.example.com"
+            ));
+        }
+        if normal.len() != name.strip_suffix('.').unwrap_or(name).len() {
+            return Err(format!(
+                "{text:?} has a port, and hosts are compared without\nhint: write {normal}"
+            ));
+        }
+        Ok(Self {
+            name: normal.into_owned(),
+            below,
+        })
+    }
+
+    /// Whether a host, in normal form, is meant.
+    pub fn matches(&self, host: &str) -> bool {
+        if self.below {
+            host.strip_suffix(self.name.as_str())
+                .is_some_and(|front| front.len() > 1 && front.ends_with('.'))
+        } else {
+            host == self.name
+        }
+    }
+
+    /// The name, and whether all names below it are meant instead of itself.
+    pub(in crate::rules) fn parts(&self) -> (&str, bool) {
+        (&self.name, self.below)
+    }
+
+    /// Whether everything that `other` matches is matched by this one too.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self.below, other.below) {
+            (false, true) => false,
+            (true, true) if self.name == other.name => true,
+            _ => self.matches(&other.name),
+        }
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.below { "*." } else { "" }, self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_match_exactly_or_below() {
+        let matches =
+            |pattern: &str, host: &str| HostPattern::parse(pattern).unwrap().matches(host);
+        assert!(matches("api.Example.com", "api.example.com"));
+        assert!(!matches("example.com", "api.example.com"));
+        assert!(matches("*.example.com", "a.b.example.com"));
+        assert!(!matches("*.example.com", "example.com"));
+        assert!(!matches("*.example.com", "badexample.com"));
+        for text in ["", "*", "a*b.com", "http://x", "x/y", "x.com:80"] {
+            assert!(HostPattern::parse(text).is_err(), "{text}");
+        }
+    }
+}

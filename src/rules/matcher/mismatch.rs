@@ -1,0 +1,158 @@
+//! Why a request does not match, in words.
+
+use std::fmt;
+
+use super::{HeaderTest, HostPattern, Networks, PathPattern, QueryTest, ValueTest};
+use crate::{request::Attributes, rules::key::is_secret};
+
+/// The first condition that does not hold. Borrows all of it; written out, it is half a sentence like
+/// `the path is /data, not /v1/**`. Values of headers that are secrets by their nature are not shown.
+#[derive(Debug, Clone, Copy)]
+pub struct Mismatch<'a> {
+    failed: Failed<'a>,
+    request: &'a Attributes<'a>,
+}
+
+/// A condition that does not hold.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Failed<'a> {
+    Path(&'a [PathPattern]),
+    Method(&'a [String]),
+    Host(&'a [HostPattern]),
+    ClientIp(&'a Networks),
+    Header(&'a HeaderTest),
+    Query(&'a QueryTest),
+    Not { index: usize, of: usize },
+}
+
+/// How many alternatives are named.
+const NAMED: usize = 5;
+
+impl<'a> Mismatch<'a> {
+    pub(super) fn new(failed: Failed<'a>, request: &'a Attributes<'a>) -> Self {
+        Self { failed, request }
+    }
+}
+
+impl fmt::Display for Mismatch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let request = self.request;
+        match self.failed {
+            Failed::Path(paths) => {
+                write!(f, "the path is {}, not ", request.path)?;
+                list(f, paths, NAMED)
+            }
+            Failed::Method(methods) => {
+                write!(f, "the method is {}, not ", request.method)?;
+                list(f, methods, NAMED)
+            }
+            Failed::Host(hosts) => {
+                if request.host.is_empty() {
+                    f.write_str("there is no host, and it must be ")?;
+                } else {
+                    write!(f, "the host is {}, not ", request.host)?;
+                }
+                list(f, hosts, NAMED)
+            }
+            Failed::ClientIp(networks) => match request.client_ip {
+                Some(ip) => write!(f, "the client's address {ip} is not in {networks}"),
+                None => write!(f, "the client's address is not known to be in {networks}"),
+            },
+            Failed::Header(HeaderTest { name, test }) => {
+                let value = request.headers.get(name).map(http::HeaderValue::as_bytes);
+                let shown = value.map(|value| (value, is_secret(name)));
+                value_mismatch(f, "header", name.as_str(), test, shown)
+            }
+            Failed::Query(QueryTest { name, test }) => {
+                let value = request.query_value(name);
+                let shown = value.as_deref().map(|value| (value, false));
+                value_mismatch(f, "query parameter", name, test, shown)
+            }
+            Failed::Not { of: 1, .. } => f.write_str("not: matches"),
+            Failed::Not { index, .. } => write!(f, "not[{index}]: matches"),
+        }
+    }
+}
+
+/// `value` comes with whether it is a secret.
+fn value_mismatch(
+    f: &mut fmt::Formatter<'_>,
+    what: &str,
+    name: &str,
+    test: &ValueTest,
+    value: Option<(&[u8], bool)>,
+) -> fmt::Result {
+    match value {
+        None => write!(f, "there is no {what} {name}"),
+        Some(_) if test.absent => write!(f, "there is a {what} {name}"),
+        // What it should be may be a secret as well.
+        Some((_, true)) => write!(f, "the {what} {name} is another"),
+        Some((value, false)) => {
+            write!(f, "the {what} {name} is {}, not {test}", Shown(value))
+        }
+    }
+}
+
+/// The longest value that is shown whole, in bytes.
+const MAX_SHOWN: usize = 64;
+
+/// A value in quotes, as ASCII, and not all of a long one.
+struct Shown<'a>(&'a [u8]);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = self.0.len().min(MAX_SHOWN);
+        let more = if end < self.0.len() { "\u{2026}" } else { "" };
+        write!(f, "\"{}{more}\"", self.0[..end].escape_ascii())
+    }
+}
+
+/// What a value must be: `"gold"`, `"a" or "b"`, `like v[0-9]+`.
+impl fmt::Display for ValueTest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.absent {
+            return f.write_str("absent");
+        }
+        if self.is_presence() {
+            return f.write_str("present");
+        }
+        let quoted = |values: &[String]| -> Vec<String> {
+            values.iter().map(|value| format!("{value:?}")).collect()
+        };
+        let mut and = "";
+        if !self.exact.as_slice().is_empty() {
+            list(f, &quoted(self.exact.as_slice()), NAMED)?;
+            and = " and ";
+        }
+        if !self.prefix.is_empty() {
+            write!(f, "{and}beginning with ")?;
+            list(f, &quoted(&self.prefix), NAMED)?;
+            and = " and ";
+        }
+        if let Some(pattern) = &self.regex {
+            write!(f, "{and}like {pattern}")?;
+        }
+        Ok(())
+    }
+}
+
+/// `a, b or c`; of a long list only the first ones.
+pub(super) fn list<T: fmt::Display>(
+    f: &mut fmt::Formatter<'_>,
+    items: &[T],
+    named: usize,
+) -> fmt::Result {
+    let shown = items.len().min(named);
+    for (index, item) in items[..shown].iter().enumerate() {
+        match index {
+            0 => {}
+            _ if index + 1 == items.len() => f.write_str(" or ")?,
+            _ => f.write_str(", ")?,
+        }
+        write!(f, "{item}")?;
+    }
+    match items.len() - shown {
+        0 => Ok(()),
+        more => write!(f, " and {more} more"),
+    }
+}

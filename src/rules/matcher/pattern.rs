@@ -1,0 +1,160 @@
+//! Regular expressions: bounded, and always about the whole value.
+
+use std::fmt;
+
+use regex::bytes::{Regex, RegexBuilder};
+
+/// The longest pattern, in bytes.
+const MAX_PATTERN: usize = 1_000;
+/// The most memory of one compiled pattern, in bytes.
+const MAX_COMPILED: usize = 256 * 1024;
+/// The most memory that one search of a pattern keeps for its states, in bytes.
+const MAX_STATES: usize = 1024 * 1024;
+
+/// A regular expression that describes whole values. It is about bytes: `.` is any byte, `\w` and `\d` are ASCII.
+#[derive(Debug, Clone)]
+pub struct Pattern {
+    text: String,
+    regex: Regex,
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Pattern {}
+
+impl Pattern {
+    /// Compiles a pattern of at most 1,000 bytes. The error says what is wrong with it, and what to write instead (`hint: …`).
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Err(
+                "the regex is empty\nhint: write what the whole value looks like, like \"v[0-9]+\""
+                    .to_owned(),
+            );
+        }
+        if text.len() > MAX_PATTERN {
+            return Err(format!(
+                "the regex has {} bytes, and the most is {MAX_PATTERN}\nhint: write a list of shorter ones, or several rules",
+                text.len()
+            ));
+        }
+        // First by itself: `a)|(b` would be a pattern with something around it.
+        build(text).map_err(|error| explain(&error))?;
+        let regex = build(&anchored(text)).map_err(|error| match error {
+            regex::Error::Syntax(_) => {
+                "the regex is not complete by itself\nhint: with (?x), do not end it in a comment"
+                    .to_owned()
+            }
+            other => explain(&other),
+        })?;
+        Ok(Self {
+            text: text.to_owned(),
+            regex,
+        })
+    }
+
+    /// Whether the whole value is as the pattern says.
+    pub fn matches(&self, value: &[u8]) -> bool {
+        self.regex.is_match(value)
+    }
+
+    /// The pattern as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    pub(super) fn regex(&self) -> &Regex {
+        &self.regex
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// A pattern about the whole value.
+pub(in crate::rules) fn anchored(text: &str) -> String {
+    format!("^(?:{text})$")
+}
+
+fn build(text: &str) -> Result<Regex, regex::Error> {
+    RegexBuilder::new(text)
+        .unicode(false)
+        .dot_matches_new_line(true)
+        .size_limit(MAX_COMPILED)
+        .dfa_size_limit(MAX_STATES)
+        .build()
+}
+
+/// The library's message in one line.
+fn explain(error: &regex::Error) -> String {
+    match error {
+        regex::Error::CompiledTooBig(_) => {
+            "the regex takes too much memory\nhint: use smaller counts in {…}".to_owned()
+        }
+        regex::Error::Syntax(text) => {
+            let reason = text
+                .rsplit_once("error: ")
+                .map_or(text.as_str(), |(_, reason)| reason);
+            let reason = reason.lines().next().unwrap_or_default().trim();
+            let hint = if reason.contains("look-around") {
+                "write what must not be under `not`"
+            } else if reason.contains("backreferences") {
+                "write it without"
+            } else if reason.contains("Unicode") {
+                "patterns are about bytes: in paths write %C3%A9 for \u{e9}, elsewhere \\xC3\\xA9"
+            } else {
+                "the syntax is that of https://docs.rs/regex; in YAML, single quotes leave backslashes alone"
+            };
+            format!("the regex is not valid: {reason}\nhint: {hint}")
+        }
+        other => format!("the regex cannot be used: {other}\nhint: write a simpler one"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_is_about_the_whole_value() {
+        let matches = |text: &str, value: &[u8]| Pattern::parse(text).unwrap().matches(value);
+        assert!(matches("v[0-9]+", b"v12"));
+        assert!(!matches("v[0-9]+", b"v12x"));
+        assert!(!matches("v[0-9]+", b"xv12"));
+        assert!(!matches("a|b", b"ab"));
+        assert!(matches("a|b", b"b"));
+        assert!(!matches("a", b"a\n"));
+        assert!(matches(".*bot.*", b"\xff\nbot"));
+        assert!(matches("(?i)BOT", b"bot"));
+        assert!(matches("\\w\\d", b"a1"));
+        assert!(matches("\\xC3\\xA9", "\u{e9}".as_bytes()));
+    }
+
+    #[test]
+    fn patterns_that_cannot_be_are_refused_in_one_line_with_a_hint() {
+        let long = "a".repeat(MAX_PATTERN + 1);
+        for (text, expected) in [
+            ("", "is empty"),
+            ("[a", "unclosed character class"),
+            ("a)|(b", "unopened group"),
+            ("(?x)a # b", "not complete by itself"),
+            ("(?=a)", "look-around"),
+            ("(a)\\1", "backreferences"),
+            ("\\pL", "Unicode"),
+            ("(a{1000}){1000}", "too much memory"),
+            ("(?:x{99}){99}{99}", "too much memory"),
+            (&long, "1001 bytes"),
+        ] {
+            let error = Pattern::parse(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+            assert!(error.contains("\nhint: "), "{text}: {error}");
+            assert_eq!(error.lines().count(), 2, "{text}: {error}");
+        }
+    }
+}

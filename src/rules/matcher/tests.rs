@@ -1,0 +1,247 @@
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderValue};
+
+use super::*;
+use crate::{
+    request::{normal_host, normal_path, query_of},
+    rules::load,
+};
+
+/// A request as `METHOD host target [client address]`, with headers.
+pub(in crate::rules) fn request<'a>(text: &'a str, headers: &'a HeaderMap) -> Attributes<'a> {
+    let mut words = text.split(' ');
+    let (method, host) = (words.next().unwrap(), words.next().unwrap());
+    let target = words.next().unwrap();
+    Attributes {
+        method,
+        host: normal_host(host),
+        path: normal_path(target),
+        query: query_of(target).into(),
+        client_ip: words.next().map(|ip| ip.parse::<IpAddr>().unwrap()),
+        headers,
+    }
+}
+
+fn headers(lines: &[(&'static str, &[u8])]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in lines {
+        headers.append(*name, HeaderValue::from_bytes(value).unwrap());
+    }
+    headers
+}
+
+fn matcher(conditions: &str) -> Matcher {
+    let text =
+        format!("version: 1\nrules:\n  - {{ name: x, match: {conditions}, action: allow }}\n");
+    let set = load("rules.yaml", &text).unwrap_or_else(|report| panic!("{report}"));
+    set.rules[0].matcher.clone()
+}
+
+/// `yes`, or why not.
+fn why(conditions: &str, text: &str, lines: &[(&'static str, &[u8])]) -> String {
+    let headers = headers(lines);
+    let request = request(text, &headers);
+    let matcher = matcher(conditions);
+    match matcher.check(&request) {
+        Ok(_) => "yes".to_owned(),
+        Err(mismatch) => mismatch.to_string(),
+    }
+}
+
+#[test]
+fn every_condition_says_why_it_does_not_hold() {
+    let plain = |conditions: &str, text: &str| why(conditions, text, &[]);
+    for (conditions, good, bad, reason) in [
+        (
+            "{ path: /v1/** }",
+            "GET h /v1/x?y",
+            "GET h /data?y",
+            "the path is /data, not /v1/**",
+        ),
+        (
+            "{ path: [/a, { regex: \"/b+\" }] }",
+            "GET h /bb",
+            "GET h /bc",
+            "the path is /bc, not /a or regex /b+",
+        ),
+        (
+            "{ methods: [GET] }",
+            "HEAD h /",
+            "POST h /",
+            "the method is POST, not GET",
+        ),
+        (
+            "{ methods: [PUT, POST, PATCH] }",
+            "PATCH h /",
+            "GET h /",
+            "the method is GET, not PUT, POST or PATCH",
+        ),
+        (
+            "{ host: [a.com, \"*.a.com\"] }",
+            "GET x.A.com:80 /",
+            "GET b.com /",
+            "the host is b.com, not a.com or *.a.com",
+        ),
+        (
+            "{ host: a.com }",
+            "GET a.com /",
+            "GET  /",
+            "there is no host, and it must be a.com",
+        ),
+        (
+            "{ client_ip: 10.0.0.0/8 }",
+            "GET h / 10.1.2.3",
+            "GET h / 203.0.113.7",
+            "the client's address 203.0.113.7 is not in 10.0.0.0/8",
+        ),
+        (
+            "{ client_ip: [\"2001:db8::/32\", 192.0.2.1] }",
+            "GET h / 2001:db8::1",
+            "GET h /",
+            "the client's address is not known to be in 2001:db8::/32 or 192.0.2.1/32",
+        ),
+        (
+            "{ query: { debug: { present: true } } }",
+            "GET h /?debug",
+            "GET h /?x=debug",
+            "there is no query parameter debug",
+        ),
+        (
+            "{ query: { \"a b\": \"c d\" } }",
+            "GET h /?a+b=c%20d&a+b=x",
+            "GET h /?a+b=x&a+b=c%20d",
+            "the query parameter a b is \"x\", not \"c d\"",
+        ),
+        (
+            "{ query: { x: { absent: true } } }",
+            "GET h /?y",
+            "GET h /?y&x",
+            "there is a query parameter x",
+        ),
+        (
+            "{ query: { x: { present: false } } }",
+            "GET h /",
+            "GET h /?x=1",
+            "there is a query parameter x",
+        ),
+        (
+            "{ not: { client_ip: 10.0.0.0/8 } }",
+            "GET h / 1.1.1.1",
+            "GET h / 10.1.1.1",
+            "not: matches",
+        ),
+        (
+            "{ not: { client_ip: 10.0.0.0/8, methods: [POST] } }",
+            "GET h / 10.1.1.1",
+            "POST h / 10.1.1.1",
+            "not: matches",
+        ),
+        (
+            "{ path: /a/*, not: [{ path: /a/b }, { path: /a/c }] }",
+            "GET h /a/d",
+            "GET h /a/c",
+            "not[1]: matches",
+        ),
+    ] {
+        assert_eq!(plain(conditions, good), "yes", "{conditions}");
+        assert_eq!(plain(conditions, bad), reason, "{conditions}");
+    }
+}
+
+#[test]
+fn header_conditions_compare_the_first_line_as_bytes() {
+    let ask = |conditions: &str, lines: &[(&'static str, &[u8])]| {
+        why(&format!("{{ headers: {conditions} }}"), "GET h /", lines)
+    };
+    let plan = "{ X-Plan: gold }";
+    assert_eq!(ask(plan, &[("x-plan", b"gold")]), "yes");
+    assert_eq!(ask(plan, &[("x-plan", b"gold"), ("x-plan", b"x")]), "yes");
+    assert_eq!(
+        ask(plan, &[("x-plan", b"free"), ("x-plan", b"gold")]),
+        "the header x-plan is \"free\", not \"gold\""
+    );
+    assert_eq!(ask(plan, &[]), "there is no header x-plan");
+    assert_eq!(
+        ask("{ x-plan: [gold, pro] }", &[("x-plan", b"\xff\"")]),
+        "the header x-plan is \"\\xff\\\"\", not \"gold\" or \"pro\""
+    );
+    assert_eq!(
+        ask(
+            "{ x-v: { prefix: v1, regex: \"v[0-9.]+\" } }",
+            &[("x-v", b"v1x")]
+        ),
+        "the header x-v is \"v1x\", not beginning with \"v1\" and like v[0-9.]+"
+    );
+    assert_eq!(
+        ask("{ x-v: { prefix: [v1, v2] } }", &[("x-v", b"v2.1")]),
+        "yes"
+    );
+    assert_eq!(ask("{ x-v: { exact: [\"1\"] } }", &[("x-v", b"1")]), "yes");
+    assert_eq!(ask("{ x-v: { absent: true } }", &[]), "yes");
+    assert_eq!(
+        ask("{ a: x, b: y }", &[("a", b"x"), ("b", b"z")]),
+        "the header b is \"z\", not \"y\""
+    );
+    let long = [b'a'; 100];
+    assert!(ask(plan, &[("x-plan", &long)]).contains("aaa\u{2026}\", not"));
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    for name in [
+        "authorization",
+        "cookie",
+        "proxy-authorization",
+        "set-cookie",
+    ] {
+        let conditions = format!("{{ headers: {{ {name}: {{ prefix: hush }} }} }}");
+        assert_eq!(
+            why(&conditions, "GET h /", &[(name, b"secret")]),
+            format!("the header {name} is another")
+        );
+    }
+}
+
+#[test]
+fn one_matcher_covers_another() {
+    for (a, b) in [
+        ("{ path: /** }", "{ path: /a, methods: [GET] }"),
+        ("{ methods: [GET] }", "{ methods: [HEAD] }"),
+        ("{ headers: { a: [x, y] } }", "{ headers: { a: x, b: z } }"),
+        (
+            "{ headers: { a: { present: true } } }",
+            "{ headers: { a: x } }",
+        ),
+        ("{ query: { a: { prefix: x } } }", "{ query: { a: xy } }"),
+        (
+            "{ client_ip: 10.0.0.0/8 }",
+            "{ client_ip: [10.1.0.0/16, 10.2.0.1] }",
+        ),
+        (
+            "{ path: /a/**, not: { client_ip: 10.1.0.0/16 } }",
+            "{ path: /a/b, not: { client_ip: 10.0.0.0/8 } }",
+        ),
+    ] {
+        let (first, second) = (matcher(a), matcher(b));
+        assert!(first.covers(&second), "{a} {b}");
+        assert!(!second.covers(&first), "{b} {a}");
+        assert!(first.covers(&first) && second.covers(&second));
+    }
+    let excepted = matcher("{ not: { client_ip: 10.0.0.0/8 } }");
+    assert!(!excepted.covers(&Matcher::default()));
+}
+
+#[test]
+fn what_can_never_match_is_known() {
+    let mut impossible = matcher("{ path: /a/b, methods: [HEAD] }");
+    assert_eq!(impossible.impossible(), None);
+    impossible.not = vec![
+        matcher("{ path: /b }").when,
+        matcher("{ path: /a/*, methods: [GET] }").when,
+    ];
+    assert_eq!(
+        impossible.impossible().unwrap(),
+        "`not[1]` excludes everything that is asked for"
+    );
+}
