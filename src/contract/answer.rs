@@ -14,11 +14,17 @@ use http::{
 };
 use http_body_util::Full;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::{Endpoint, Fault, NO_STORE, RATELIMIT, RATELIMIT_POLICY, X_TOLLGATE_RULE};
-use crate::engine::{Decision, Quota, Verdict};
+use crate::{
+    engine::{Decision, Quota, Verdict},
+    rules::answer::{Answer, Body, Facts, Json},
+};
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
 
 /// What answers carry beyond the standard.
@@ -53,25 +59,15 @@ pub fn answer(
     let mut response = match decision.verdict {
         Verdict::Allowed => Response::new(Full::default()),
         Verdict::Limited { retry_after_us } => {
-            let status = match endpoint {
-                Endpoint::Check | Endpoint::Envoy => StatusCode::TOO_MANY_REQUESTS,
-                // nginx's auth_request passes on 401 and 403 only; anything else of ours would become its 500.
-                Endpoint::AuthRequest => StatusCode::FORBIDDEN,
-            };
-            limited(decision, seconds(retry_after_us), status)
+            let jitter = decision
+                .answer
+                .as_ref()
+                .map_or(0, |answer| jitter_us(answer));
+            // A caller that comes back too early is only denied again: round up, and never say 0.
+            let retry_after = seconds(retry_after_us + jitter).max(1);
+            denied(decision, endpoint, Some(retry_after))
         }
-        Verdict::Forbidden => problem(
-            StatusCode::FORBIDDEN,
-            &Problem {
-                kind: "about:blank",
-                title: "Forbidden",
-                status: 403,
-                detail: "requests like this are not admitted".to_owned(),
-                rule: decision.rule.as_deref(),
-                violated_policies: &[],
-                retry_after: None,
-            },
-        ),
+        Verdict::Forbidden => denied(decision, endpoint, None),
         Verdict::Unavailable => problem(
             StatusCode::SERVICE_UNAVAILABLE,
             &Problem {
@@ -132,40 +128,136 @@ pub fn fault_answer(fault: &Fault) -> Response<Full<Bytes>> {
     )
 }
 
-fn limited(decision: &Decision, retry_after: u64, status: StatusCode) -> Response<Full<Bytes>> {
-    // A caller that comes back too early is only denied again: round up, and never say 0.
-    let retry_after = retry_after.max(1);
-    let violated: Vec<&str> = decision.quotas.iter().map(|quota| &*quota.name).collect();
-    let detail = match decision.quotas.first() {
-        Some(quota) => format!(
-            "the limit {} of {} requests per {} is reached; try again in {retry_after} s",
-            quota.name,
-            quota.amount,
-            crate::rules::quota::window_label(quota.window_us),
-        ),
-        None => format!("requests cannot be counted now; try again in {retry_after} s"),
+/// A denial: as the rule's answer says, and where it says nothing, as usual. `retry_after` in seconds, if waiting helps.
+fn denied(
+    decision: &Decision,
+    endpoint: Endpoint,
+    retry_after: Option<u64>,
+) -> Response<Full<Bytes>> {
+    let usual = match retry_after {
+        Some(_) => StatusCode::TOO_MANY_REQUESTS,
+        None => StatusCode::FORBIDDEN,
     };
-    let mut response = problem(
-        status,
-        &Problem {
-            kind: QUOTA_EXCEEDED,
-            title: "Too Many Requests",
-            status: status.as_u16(),
-            detail,
-            rule: decision.rule.as_deref(),
-            violated_policies: &violated,
-            retry_after: Some(retry_after),
-        },
-    );
-    response
-        .headers_mut()
-        .insert(RETRY_AFTER, HeaderValue::from(retry_after));
+    let custom = decision.answer.as_deref();
+    let status = match endpoint {
+        Endpoint::Check | Endpoint::Envoy => custom
+            .and_then(|answer| StatusCode::from_u16(answer.status?).ok())
+            .unwrap_or(usual),
+        // nginx's auth_request passes on 401 and 403 only; anything else of ours would become its 500.
+        Endpoint::AuthRequest => StatusCode::FORBIDDEN,
+    };
+    let reached = decision.quotas.first();
+    let facts = Facts {
+        rule: decision.rule.as_deref().unwrap_or_default(),
+        limit: reached.map_or("", |quota| &quota.name),
+        rate: reached.map_or("", |quota| &quota.text),
+        retry_after: retry_after.unwrap_or(0),
+        status: status.as_u16(),
+    };
+    let (content_type, mut body) = match custom.and_then(|answer| answer.body.as_ref()) {
+        Some(Body::Text(template)) => (TEXT, template.render(&facts).into_bytes()),
+        Some(Body::Json(json)) => (JSON, to_vec(&json.filled(&facts))),
+        Some(Body::Problem(members)) => (
+            PROBLEM_JSON,
+            to_vec(&with_members(
+                usual_problem(decision, &facts),
+                members,
+                &facts,
+            )),
+        ),
+        None => (PROBLEM_JSON, to_vec(&usual_problem(decision, &facts))),
+    };
+    if body.last().is_some_and(|byte| *byte != b'\n') {
+        body.push(b'\n');
+    }
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, content_type);
+    headers.insert(CACHE_CONTROL, NO_STORE);
+    if let Some(seconds) = retry_after {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    for (name, template) in custom.into_iter().flat_map(|answer| &answer.headers) {
+        insert(headers, name.clone(), template.render(&facts));
+    }
     response
 }
 
+/// The members of the usual problem, in order.
+fn usual_problem(decision: &Decision, facts: &Facts<'_>) -> Map<String, Value> {
+    let (kind, title, detail) = match (decision.verdict, decision.quotas.first()) {
+        (Verdict::Limited { .. }, Some(quota)) => (
+            QUOTA_EXCEEDED,
+            "Too Many Requests",
+            format!(
+                "the limit {} of {} is reached; try again in {} s",
+                quota.name, quota.text, facts.retry_after
+            ),
+        ),
+        (Verdict::Limited { .. }, None) => (
+            QUOTA_EXCEEDED,
+            "Too Many Requests",
+            format!(
+                "requests cannot be counted now; try again in {} s",
+                facts.retry_after
+            ),
+        ),
+        _ => (
+            "about:blank",
+            "Forbidden",
+            "requests like this are not admitted".to_owned(),
+        ),
+    };
+    let problem = Problem {
+        kind,
+        title,
+        status: facts.status,
+        detail,
+        rule: decision.rule.as_deref(),
+        violated_policies: &decision
+            .quotas
+            .iter()
+            .map(|quota| &*quota.name)
+            .collect::<Vec<_>>(),
+        retry_after: matches!(decision.verdict, Verdict::Limited { .. })
+            .then_some(facts.retry_after),
+    };
+    match serde_json::to_value(problem) {
+        Ok(Value::Object(members)) => members,
+        // A struct with text keys is always an object.
+        _ => Map::new(),
+    }
+}
+
+fn with_members(
+    mut problem: Map<String, Value>,
+    members: &[(String, Json)],
+    facts: &Facts<'_>,
+) -> Map<String, Value> {
+    for (name, json) in members {
+        let value = serde_json::to_value(json.filled(facts)).unwrap_or_default();
+        problem.insert(name.clone(), value);
+    }
+    problem
+}
+
+/// A part of the answer's jitter by chance.
+fn jitter_us(answer: &Answer) -> u64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    match answer.retry_after_jitter_us {
+        0 => 0,
+        most => RandomState::new().hash_one(()) % (most + 1),
+    }
+}
+
+/// Plain data with text keys: serialising it cannot fail.
+fn to_vec(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
 fn problem(status: StatusCode, problem: &Problem<'_>) -> Response<Full<Bytes>> {
-    // Plain data with text keys: serialising it cannot fail.
-    let mut body = serde_json::to_vec(problem).unwrap_or_default();
+    let mut body = to_vec(problem);
     body.push(b'\n');
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
@@ -217,8 +309,8 @@ mod tests {
         Quota {
             name: name.into(),
             policy: format!("\"{name}\";q=5;w=60").into(),
+            text: "5/m".into(),
             amount: 5,
-            window_us: 60_000_000,
             remaining,
             wait_us,
         }
@@ -229,6 +321,7 @@ mod tests {
             verdict,
             rule: Some("data".into()),
             quotas,
+            answer: None,
         }
     }
 
@@ -292,7 +385,7 @@ mod tests {
         assert_eq!(header(&response, "x-ratelimit-limit"), "5");
         assert_eq!(header(&response, "x-ratelimit-remaining"), "0");
         assert_eq!(header(&response, "x-ratelimit-reset"), "37");
-        insta::assert_snapshot!(body(response).await, @r#"{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Too Many Requests","status":429,"detail":"the limit data of 5 requests per 60s is reached; try again in 37 s","rule":"data","violated-policies":["data"],"retry-after":37}"#);
+        insta::assert_snapshot!(body(response).await, @r#"{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Too Many Requests","status":429,"detail":"the limit data of 5/m is reached; try again in 37 s","rule":"data","violated-policies":["data"],"retry-after":37}"#);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     limit::Outcome,
-    rules::{NamedLimit, Rule},
+    rules::{NamedLimit, Rule, answer::Answer},
 };
 
 /// What to tell the proxy.
@@ -17,6 +17,8 @@ pub struct Decision {
     pub rule: Option<Arc<str>>,
     /// The limits to report. Of a denied request, only the one that denied.
     pub quotas: Vec<Quota>,
+    /// What the rule that denied says of the answer.
+    pub answer: Option<Arc<Answer>>,
 }
 
 /// The answer.
@@ -42,10 +44,10 @@ pub struct Quota {
     pub name: Arc<str>,
     /// `"data";q=5;w=60`.
     pub policy: Arc<str>,
+    /// `5/m`, as the rule file says it.
+    pub text: Arc<str>,
     /// Requests per window.
     pub amount: u64,
-    /// The window, in microseconds.
-    pub window_us: u64,
     /// What is left.
     pub remaining: u64,
     /// Microseconds until more is left.
@@ -58,6 +60,7 @@ impl Decision {
             verdict: Verdict::Allowed,
             rule: None,
             quotas: Vec::new(),
+            answer: None,
         }
     }
 
@@ -66,6 +69,7 @@ impl Decision {
             verdict,
             rule: Some(Arc::clone(&rule.name)),
             quotas: Vec::new(),
+            answer: Some(Arc::clone(&rule.answer)),
         }
     }
 }
@@ -75,8 +79,8 @@ impl Quota {
         Self {
             name: Arc::clone(&limit.name),
             policy: Arc::clone(&limit.policy),
+            text: Arc::clone(&limit.text),
             amount: limit.limit.amount(),
-            window_us: limit.limit.window_us(),
             remaining: outcome.remaining,
             wait_us: outcome.wait_us,
         }

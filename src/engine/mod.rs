@@ -13,7 +13,7 @@ use crate::{
     metrics::{self, FallbackMode, Metrics, RuleMetrics},
     request::Attributes,
     rules::{
-        Action, LimitAction, Mode, NamedLimit, OnStoreError, Rule, RuleSet,
+        Action, LimitAction, Mode, NamedLimit, OnStoreError, Plan, Rule, RuleSet,
         key::{OnMissing, PREFIX},
         matcher::Params,
     },
@@ -25,9 +25,6 @@ use crate::{
 };
 
 pub use self::decision::{Decision, Quota, Verdict};
-
-/// What a request costs. Every request costs one; rules will be able to say otherwise.
-const COST: u64 = 1;
 
 /// How long a caller is told to wait when a rule denies because the store is away.
 const STORE_AWAY_WAIT_US: u64 = 1_000_000;
@@ -93,7 +90,17 @@ struct Applied<'a> {
     index: usize,
     rule: &'a Rule,
     action: &'a LimitAction,
+    limits: &'a [NamedLimit],
     charges: Range<usize>,
+}
+
+/// Where the walk stands.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    index: usize,
+    rule: &'a Rule,
+    /// The store's time, as well as it is known.
+    now_us: u64,
 }
 
 /// What the walk over the rules found.
@@ -146,7 +153,7 @@ impl Engine {
         request: &Attributes<'_>,
         proxy_waits: Option<Duration>,
     ) -> Decision {
-        let matched = live.walk(request);
+        let mut matched = live.walk(request, self.store.now_us());
         if let Some((index, rule, true)) = matched.ended_by {
             live.metrics[index].decided(metrics::Outcome::Denied);
             return Decision::of(Verdict::Forbidden, rule);
@@ -155,7 +162,13 @@ impl Engine {
             Decision::allowed()
         } else {
             let deadline = Instant::now() + budget(self.options.deadline, proxy_waits);
-            match self.store.charge(&matched.batch, deadline).await {
+            let mut answer = self.store.charge(&matched.batch, deadline).await;
+            // The store has learnt what time it is: its windows are known now.
+            if answer == Err(StoreError::Clock) {
+                matched = live.walk(request, self.store.now_us());
+                answer = self.store.charge(&matched.batch, deadline).await;
+            }
+            match answer {
                 Ok(verdict) => {
                     live.combine(&matched, verdict.admitted, &verdict.outcomes, Words::STORE)
                 }
@@ -250,26 +263,31 @@ impl Live {
     }
 
     /// From top to bottom: every limit that matches applies, until a rule ends the walk.
-    fn walk(&self, request: &Attributes<'_>) -> Matched<'_> {
+    fn walk<'a>(&'a self, request: &'a Attributes<'_>, now_us: u64) -> Matched<'a> {
         let mut matched = Matched::default();
-        for (index, rule) in self.set.rules.iter().enumerate() {
-            let Some(params) = rule.matcher.matches(request) else {
-                continue;
-            };
+        for (index, rule, params) in self.set.matching(request) {
             match &rule.action {
                 Action::Allow => {
                     matched.ended_by = Some((index, rule, false));
                     break;
                 }
-                Action::Deny => {
+                Action::Deny(Mode::Shadow) => self.shadow_denies(index, rule),
+                Action::Deny(Mode::Enforce) => {
                     matched.ended_by = Some((index, rule, true));
                     break;
                 }
                 Action::Limit(action) => {
-                    let denied = self.apply(&mut matched, index, rule, action, request, &params);
-                    if denied {
-                        matched.ended_by = Some((index, rule, true));
-                        break;
+                    let place = Place {
+                        index,
+                        rule,
+                        now_us,
+                    };
+                    if !self.apply(&mut matched, place, action, request, &params) {
+                        if action.mode == Mode::Enforce {
+                            matched.ended_by = Some((index, rule, true));
+                            break;
+                        }
+                        self.shadow_denies(index, rule);
                     }
                 }
             }
@@ -277,42 +295,58 @@ impl Live {
         matched
     }
 
-    /// Adds a rule's charges; says whether the request is denied for want of a key.
+    fn shadow_denies(&self, index: usize, rule: &Rule) {
+        self.metrics[index].decided(metrics::Outcome::ShadowDenied);
+        debug!(rule = %rule.name, "shadow: would be denied");
+    }
+
+    /// Adds a rule's charges; `false` if the request is denied without any, for want of a key or because its caller may have
+    /// nothing.
     fn apply<'a>(
         &'a self,
         matched: &mut Matched<'a>,
-        index: usize,
-        rule: &'a Rule,
+        place: Place<'a>,
         action: &'a LimitAction,
         request: &Attributes<'_>,
         params: &Params<'_>,
     ) -> bool {
+        let Place {
+            index,
+            rule,
+            now_us,
+        } = place;
         let mut subject = String::with_capacity(64);
         subject.push_str(PREFIX);
         subject.push('{');
         subject.push_str(&rule.name);
         subject.push(':');
+        let start = subject.len();
         let missing = action
             .descriptor
-            .push(&mut subject, request, params, &self.set.client_ip);
-        subject.push('}');
-        match action.descriptor.on_missing {
-            OnMissing::Skip if missing => return false,
-            OnMissing::Deny if missing && action.mode == Mode::Enforce => return true,
-            OnMissing::Deny if missing => {
-                self.metrics[index].decided(metrics::Outcome::ShadowDenied);
-                return false;
+            .push(&mut subject, request, params, self.set.key_context());
+        if missing {
+            match action.descriptor.on_missing {
+                OnMissing::Shared => {}
+                OnMissing::Skip => return true,
+                OnMissing::Deny => return false,
             }
-            _ => {}
         }
+        let (plan, _) = action.plan_for(&subject[start..], request);
+        subject.push('}');
+        let limits = match plan {
+            Plan::Limits(limits) => limits,
+            Plan::Unlimited => return true,
+            Plan::Nothing => return false,
+        };
         let group = match action.mode {
             Mode::Enforce => ENFORCED,
             // Any number of its own will do; rule 0 may be a shadow rule too.
             Mode::Shadow => u32::try_from(index).unwrap_or(u32::MAX - 1) + 1,
         };
+        let cost = action.cost.of(request);
         let start = matched.batch.charges().len();
-        for limit in &action.limits {
-            matched.batch.push(limit.limit, COST, group, |key| {
+        for limit in limits {
+            matched.batch.push(limit.at(now_us), cost, group, |key| {
                 key.push_str(&subject);
                 key.push_str(&limit.key_suffix);
             });
@@ -322,9 +356,10 @@ impl Live {
             index,
             rule,
             action,
+            limits,
             charges,
         });
-        false
+        true
     }
 
     /// Counts and reports what the limits said.
@@ -342,7 +377,6 @@ impl Live {
         for applied in &matched.applied {
             let metrics = &self.metrics[applied.index];
             let answers = applied
-                .action
                 .limits
                 .iter()
                 .zip(&outcomes[applied.charges.clone()]);
@@ -383,12 +417,14 @@ impl Live {
                     },
                     rule: Some(Arc::clone(&applied.rule.name)),
                     quotas: vec![Quota::new(limit, outcome)],
+                    answer: Some(Arc::clone(&applied.rule.answer)),
                 }
             }
             _ => Decision {
                 verdict: Verdict::Allowed,
                 rule: nearest.map(|(applied, _)| Arc::clone(&applied.rule.name)),
                 quotas,
+                answer: None,
             },
         }
     }
