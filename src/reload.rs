@@ -57,19 +57,23 @@ pub fn force_on_sighup(force: Arc<Notify>) -> io::Result<()> {
     Ok(())
 }
 
-/// Calls `apply` with each new content of `path`, until `shutdown` completes.
+/// Calls `apply` with each new content of `path`, until `shutdown` completes. It answers with the other files that belong to
+/// this one, relative to its directory; when one of them changes, appears or goes, it is called again.
 ///
 /// A file that is missing or unreadable changes nothing: that is logged once, and the file applied when it is back and
 /// different. The same content is not applied twice in a row, refused or not, unless forced.
 pub async fn watch(
     path: PathBuf,
     options: Options,
-    mut apply: impl FnMut(Vec<u8>),
+    mut apply: impl FnMut(Vec<u8>) -> Vec<PathBuf>,
     shutdown: impl Future<Output = ()>,
 ) {
     let events = Arc::new(Notify::new());
     let mut files = Files::new(path, events.clone());
-    let mut last = options.loaded;
+    let mut last = options.loaded.map(|rules| Content {
+        rules,
+        others: Vec::new(),
+    });
     let mut readable = true;
     let mut emptied = false;
     let mut poll = interval_at(Instant::now() + options.poll, options.poll);
@@ -95,16 +99,24 @@ pub async fn watch(
         };
         match content {
             // A save in place begins by emptying the file. If it is still empty at the next look, that is meant.
-            Ok(bytes) if bytes.is_empty() && !forced && !std::mem::replace(&mut emptied, true) => {}
-            Ok(bytes) => {
-                emptied = bytes.is_empty();
+            Ok(content)
+                if content.rules.is_empty()
+                    && !forced
+                    && !std::mem::replace(&mut emptied, true) => {}
+            Ok(content) => {
+                emptied = content.rules.is_empty();
                 if !readable {
                     tracing::info!(path = %files.path.display(), "the rule file can be read again");
                 }
                 readable = true;
-                if forced || last.as_ref() != Some(&bytes) {
-                    last = Some(bytes.clone());
-                    apply(bytes);
+                if forced || last.as_ref() != Some(&content) {
+                    let others = apply(content.rules.clone());
+                    last = Some(content);
+                    if files.others != others {
+                        // What they hold is compared from now on, so look at once: they may have changed since they were applied.
+                        files.others = others;
+                        events.notify_one();
+                    }
                 }
             }
             Err(error) => {
@@ -137,9 +149,19 @@ async fn settled(events: &Notify, quiet: Duration) {
     }
 }
 
+/// What the files hold.
+#[derive(PartialEq, Eq)]
+struct Content {
+    rules: Vec<u8>,
+    /// Of the files that belong to the rule file; `None` for one that cannot be read.
+    others: Vec<Option<Vec<u8>>>,
+}
+
 /// The file and the directories watched for its sake.
 struct Files {
     path: PathBuf,
+    /// The files that belong to it, relative to its directory.
+    others: Vec<PathBuf>,
     events: Arc<Notify>,
     /// Directories to watch, as they were when `watcher` was made.
     watched: Directories,
@@ -159,6 +181,7 @@ impl Files {
     fn new(path: PathBuf, events: Arc<Notify>) -> Self {
         Self {
             path,
+            others: Vec::new(),
             events,
             watched: Directories::new(),
             stale: Arc::default(),
@@ -166,16 +189,25 @@ impl Files {
         }
     }
 
-    /// Sees to the watches, then reads the file: in this order, so that a change after the reading is an event.
-    fn look(&mut self) -> io::Result<Vec<u8>> {
+    /// Sees to the watches, then reads the files: in this order, so that a change after the reading is an event.
+    fn look(&mut self) -> io::Result<Content> {
+        let others: Vec<PathBuf> = self
+            .others
+            .iter()
+            .map(|other| beside(&self.path, other))
+            .collect();
         for _ in 0..Self::ATTEMPTS {
-            let wanted = directories(&self.path);
+            let mut wanted = directories(&self.path);
+            wanted.extend(others.iter().flat_map(|other| directories(other)));
             if !self.stale.swap(false, Ordering::AcqRel) && wanted == self.watched {
                 break;
             }
             self.watch(wanted);
         }
-        read(&self.path)
+        Ok(Content {
+            rules: read(&self.path)?,
+            others: others.iter().map(|other| read(other).ok()).collect(),
+        })
     }
 
     /// Watches these directories and no others, with a new watcher. The one there was knows directories by name, and what it has
@@ -231,7 +263,13 @@ fn directories(path: &Path) -> Directories {
         .collect()
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+/// Where a file stands that the file at `path` names: in its directory, if it has no absolute path.
+pub fn beside(path: &Path, other: &Path) -> PathBuf {
+    path.parent().unwrap_or(Path::new("")).join(other)
+}
+
+/// Reads a regular file of at most 16 MiB.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     // Opening a pipe would wait for a writer.
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::new(

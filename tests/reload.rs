@@ -49,7 +49,14 @@ impl Watched {
             loaded: None,
             force: force.clone(),
         };
-        let apply = move |bytes| sender.send(String::from_utf8(bytes).unwrap()).unwrap();
+        // A file names the others that belong to it in its lines that begin with `+`.
+        let apply = move |bytes| {
+            let text = String::from_utf8(bytes).unwrap();
+            let others = text.lines().filter_map(|line| line.strip_prefix('+'));
+            let others = others.map(PathBuf::from).collect();
+            sender.send(text).unwrap();
+            others
+        };
         let told = stop.clone();
         let shutdown = async move { told.notified().await };
         let task = tokio::spawn(watch(dir.path().join(file), options, apply, shutdown));
@@ -248,5 +255,25 @@ async fn sighup_forces() {
         .unwrap();
     assert!(status.success());
     watched.expect("one").await;
+    watched.stop().await;
+}
+
+#[tokio::test]
+async fn a_change_of_a_file_that_belongs_to_it_applies_it_again() {
+    let mut watched = Watched::start(NEVER, "+plans/partners.yaml", |dir| {
+        fs::write(dir.join("rules.yaml"), "+plans/partners.yaml").unwrap();
+    })
+    .await;
+    // Once more, now that it is known what belongs to it.
+    watched.expect("+plans/partners.yaml").await;
+    fs::create_dir(watched.path("plans")).unwrap();
+    fs::write(watched.path("plans/partners.yaml"), "a").unwrap();
+    watched.expect("+plans/partners.yaml").await;
+    // A new directory's first events can be two looks.
+    while watched.applied.try_recv().is_ok() {}
+    fs::write(watched.path("plans/partners.yaml"), "b").unwrap();
+    watched.expect("+plans/partners.yaml").await;
+    fs::write(watched.path("rules.yaml"), "alone").unwrap();
+    watched.expect("alone").await;
     watched.stop().await;
 }
