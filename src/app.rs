@@ -1,6 +1,11 @@
 //! The composition root: store → engine → servers, reload, signals, and the drain at the end.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
@@ -15,10 +20,14 @@ use crate::{
     clock::{Clock, SystemClock},
     contract::AnswerOptions,
     engine::{self, Engine, Live},
+    hash::HashKey,
     health::{Component, Health},
     metrics::Metrics,
     reload,
-    rules::{self, Action, RuleSet},
+    rules::{
+        self, Action, Cost, NamedLimit, Plan, Report, RuleSet, Surroundings,
+        matcher::{Conditions, Matcher, Networks},
+    },
     server::{self, ListenAddr, Listener, admin::Admin, check::CheckPort},
     store::{
         Store,
@@ -33,6 +42,8 @@ use crate::{
 pub struct Settings {
     /// The rule file.
     pub rules: PathBuf,
+    /// The key of the hash of secrets.
+    pub hash_key: HashKey,
     /// The check port.
     pub listen: ListenAddr,
     /// The admin port.
@@ -83,6 +94,11 @@ pub async fn serve(settings: Settings, rules: RuleSet) -> anyhow::Result<()> {
     let health = Health::new();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let rule_count = rules.rules.len();
+    if rules.has_secrets() && !rules.hash_key.is_secret() {
+        warn!(
+            "rules have secrets in their keys, and they are hashed without a key of your own: who sees a hash can try values against it; set TOLLGATE_HASH_KEY"
+        );
+    }
 
     let memory = Arc::new(memory_store(&settings, Arc::clone(&clock), &metrics));
     let store = store(&settings, &memory, &metrics, &health).await?;
@@ -251,6 +267,8 @@ fn reloaded(
     let path = settings.rules.clone();
     let name = path.display().to_string();
     let (engine, metrics) = (Arc::clone(engine), Arc::clone(metrics));
+    let hash_key = settings.hash_key.clone();
+    let path_of_rules = settings.rules.clone();
     let apply = move |bytes: Vec<u8>| {
         let refused = |reason: String, details: &str| {
             metrics.rules_refused();
@@ -263,10 +281,12 @@ fn reloaded(
             Ok(text) => text,
             Err(error) => {
                 let reason = format!("{name}: not UTF-8 text: {error}");
-                return refused(reason.clone(), &reason);
+                refused(reason.clone(), &reason);
+                return Vec::new();
             }
         };
-        match rules::load(&name, &text) {
+        let loaded = load_rules(&path_of_rules, &text, &hash_key);
+        match loaded.set.ok_or(&loaded.report) {
             Ok(set) if set == engine.live().set => {
                 metrics.rules_unchanged();
                 component.ok();
@@ -277,9 +297,11 @@ fn reloaded(
                 metrics.rules_in_force(count, clock.now_us());
                 component.ok();
                 info!(generation, rules = count, "the changed rules are in force");
+                tell_warnings(&loaded.report);
             }
             Err(report) => refused(report.summary(), &format!("\n{report}")),
         }
+        loaded.files
     };
     Ok(reload::watch(
         path,
@@ -290,6 +312,27 @@ fn reloaded(
         apply,
         until(stopped),
     ))
+}
+
+/// Reads and compiles the text of the rule file at `path`, with the files that belong to it.
+pub fn load_rules(path: &Path, text: &str, hash_key: &HashKey) -> rules::Loaded {
+    let read = |other: &Path| {
+        let bytes = reload::read(&reload::beside(path, other))?;
+        String::from_utf8(bytes).map_err(io::Error::other)
+    };
+    let name = path.display().to_string();
+    let surroundings = Surroundings {
+        hash_key,
+        read: &read,
+    };
+    rules::load_with(&name, text, surroundings)
+}
+
+/// Logs what in the rules in force was probably not meant.
+pub fn tell_warnings(report: &Report) {
+    if !report.diagnostics.is_empty() {
+        warn!("the rules are in force, and some are probably not as they were meant:\n{report}");
+    }
 }
 
 async fn swept(memory: Arc<MemoryStore>, metrics: Arc<Metrics>) {
@@ -318,38 +361,88 @@ fn rules_json(live: &Live) -> Value {
 }
 
 fn rule_json(rule: &rules::Rule) -> Value {
-    let matcher = &rule.matcher;
-    let mut out = json!({
-        "name": *rule.name,
-        "match": {
-            "path": matcher.paths.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "methods": matcher.methods,
-            "host": matcher.hosts.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        },
-    });
+    let mut out = json!({ "name": *rule.name, "match": conditions_json(&rule.matcher) });
     match &rule.action {
         Action::Allow => out["action"] = json!("allow"),
-        Action::Deny => out["action"] = json!("deny"),
+        Action::Deny(mode) => {
+            out["action"] = json!("deny");
+            out["mode"] = json!(mode);
+        }
         Action::Limit(action) => {
             out["action"] = json!("limit");
             out["mode"] = json!(action.mode);
             out["on_store_error"] = json!(action.on_store_error);
             out["key"] = json!(action.descriptor.names());
             out["on_missing"] = json!(action.descriptor.on_missing);
-            out["limits"] = action
-                .limits
+            out["cost"] = match &action.cost {
+                Cost::Fixed(cost) => json!(cost),
+                Cost::Header { name, default, max } => {
+                    json!({ "header": name.as_str(), "default": default, "max": max })
+                }
+            };
+            out["limits"] = plan_json(&action.plan);
+            out["tiers"] = action
+                .tiers
                 .iter()
-                .map(|limit| {
+                .map(|tier| {
                     json!({
-                        "name": *limit.name,
-                        "rate": *limit.text,
-                        "algorithm": limit.limit.algorithm().name(),
-                        "amount": limit.limit.amount(),
-                        "window_seconds": Duration::from_micros(limit.limit.window_us()).as_secs_f64(),
-                        "burst": limit.limit.burst(),
+                        "name": *tier.name,
+                        "when": conditions_json(&tier.when),
+                        "limits": plan_json(&tier.plan),
                     })
                 })
                 .collect();
+            // How many, not whose: their keys are of those callers alone.
+            out["overrides"] = json!(action.overrides.len());
+        }
+    }
+    out
+}
+
+fn conditions_json(matcher: &Matcher) -> Value {
+    fn block(conditions: &Conditions) -> Value {
+        let texts = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>();
+        json!({
+            "path": texts(&mut conditions.paths.iter().map(ToString::to_string)),
+            "methods": conditions.methods,
+            "host": texts(&mut conditions.hosts.iter().map(ToString::to_string)),
+            "client_ip": conditions.client_ip.iter().flat_map(Networks::blocks).map(ToString::to_string).collect::<Vec<_>>(),
+            "headers": conditions.headers.iter().map(|header| header.name.as_str()).collect::<Vec<_>>(),
+            "query": conditions.query.iter().map(|parameter| &parameter.name).collect::<Vec<_>>(),
+        })
+    }
+    let mut out = block(&matcher.when);
+    if !matcher.not.is_empty() {
+        out["not"] = matcher.not.iter().map(block).collect();
+    }
+    out
+}
+
+fn plan_json(plan: &Plan) -> Value {
+    match plan {
+        Plan::Unlimited => json!("unlimited"),
+        Plan::Nothing => json!(0),
+        Plan::Limits(limits) => limits.iter().map(limit_json).collect(),
+    }
+}
+
+fn limit_json(limit: &NamedLimit) -> Value {
+    let mut out = json!({
+        "name": *limit.name,
+        "rate": *limit.text,
+        "algorithm": limit.limit.algorithm().name(),
+        "amount": limit.limit.amount(),
+        "burst": limit.limit.burst(),
+    });
+    match &limit.calendar {
+        None => {
+            let window = Duration::from_micros(limit.limit.window_us());
+            out["window_seconds"] = json!(window.as_secs_f64());
+        }
+        Some(calendar) => {
+            out["align"] = json!("calendar");
+            out["window"] = json!(calendar.period().name());
+            out["timezone"] = json!(calendar.timezone());
         }
     }
     out

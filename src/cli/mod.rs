@@ -17,9 +17,9 @@ pub mod serve;
 pub mod upstream;
 mod validate;
 
-use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal as _, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use crate::app;
@@ -48,22 +48,11 @@ enum Command {
     /// Answer checks (the default)
     Serve(Box<serve::ServeArgs>),
     /// Check a rule file and print everything that is wrong with it
-    Validate(ValidateArgs),
+    Validate(validate::ValidateArgs),
     /// Run a small demo application to put behind a proxy
     Upstream(upstream::UpstreamArgs),
     /// Ask a running tollgate whether it is ready; for container health checks
     Healthcheck(healthcheck::HealthcheckArgs),
-}
-
-#[derive(Debug, Args)]
-struct ValidateArgs {
-    /// The rule file
-    #[arg(
-        value_name = "FILE",
-        env = "TOLLGATE_RULES",
-        default_value = "config/rules.yaml"
-    )]
-    file: PathBuf,
 }
 
 /// Why a command did not succeed.
@@ -75,6 +64,9 @@ pub enum Failure {
     /// The rule file is not valid; the text says all of why.
     #[error("{0}")]
     Rules(String),
+    /// The rule file is not valid, and the answer that was asked for has said so.
+    #[error("the rule file is not valid")]
+    Told,
     /// The options contradict each other.
     #[error("{0}")]
     Usage(String),
@@ -84,7 +76,7 @@ impl Failure {
     fn exit_code(&self) -> ExitCode {
         match self {
             Self::Runtime(_) => ExitCode::from(1),
-            Self::Rules(_) => ExitCode::from(2),
+            Self::Rules(_) | Self::Told => ExitCode::from(2),
             Self::Usage(_) => ExitCode::from(64),
         }
     }
@@ -105,7 +97,9 @@ pub fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            if !matches!(failure, Failure::Told) {
+                eprintln!("error: {failure}");
+            }
             failure.exit_code()
         }
     }
@@ -117,7 +111,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         .unwrap_or_else(|| Command::Serve(Box::new(cli.serve)))
     {
         Command::Serve(args) => serve::run(*args),
-        Command::Validate(args) => validate::run(&args.file),
+        Command::Validate(args) => validate::run(&args),
         Command::Upstream(args) => block_on(async {
             start_logging("info", LogFormat::Text)?;
             upstream::run(&args, app::signalled()?)

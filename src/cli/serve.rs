@@ -13,6 +13,7 @@ use super::{Failure, LogFormat, validate};
 use crate::{
     app::{self, Settings, StoreSettings},
     contract::AnswerOptions,
+    hash::HashKey,
     server::{self, ListenAddr},
     store::redis,
 };
@@ -58,6 +59,15 @@ pub struct ServeArgs {
     /// Connections to Redis that carry checks
     #[arg(long, env = "TOLLGATE_REDIS_LANES", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     redis_lanes: u16,
+
+    /// The key of the hash under which secrets stand in Redis and logs; the same for all that share a Redis
+    #[arg(
+        long,
+        env = "TOLLGATE_HASH_KEY",
+        value_name = "SECRET",
+        hide_env_values = true
+    )]
+    hash_key: Option<String>,
 
     /// The longest that a check waits for Redis; a proxy's own shorter time-out counts too
     #[arg(long, env = "TOLLGATE_DEADLINE", value_name = "TIME", default_value = "50ms", value_parser = positive_duration)]
@@ -155,6 +165,10 @@ impl ServeArgs {
             answers: AnswerOptions {
                 legacy_headers: self.legacy_headers,
             },
+            hash_key: self
+                .hash_key
+                .filter(|secret| !secret.is_empty())
+                .map_or_else(HashKey::default, |secret| HashKey::new(secret.as_bytes())),
             rules: self.rules,
         })
     }
@@ -163,6 +177,6 @@ impl ServeArgs {
 pub(super) fn run(args: ServeArgs) -> Result<(), Failure> {
     super::start_logging(&args.log_level, args.log_format)?;
     let settings = args.settings()?;
-    let rules = validate::load(&settings.rules)?;
+    let rules = validate::load_or_fail(&settings.rules, &settings.hash_key)?;
     super::block_on(async { Ok(app::serve(settings, rules).await?) })
 }

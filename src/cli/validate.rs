@@ -1,27 +1,107 @@
 //! `tollgate validate`: everything that is wrong with a rule file, in one go.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
 
 use super::Failure;
-use crate::rules;
+use crate::{
+    app,
+    hash::HashKey,
+    rules::{Loaded, RuleSet, Severity},
+};
 
-pub(super) fn run(file: &Path) -> Result<(), Failure> {
-    let set = load(file)?;
-    let limits: usize = set.limits().count();
-    super::print(&format!(
-        "{}: valid, {} rules, {limits} limits",
-        file.display(),
-        set.rules.len()
-    ));
-    Ok(())
+/// Options of `tollgate validate`.
+#[derive(Debug, Args)]
+pub(super) struct ValidateArgs {
+    /// The rule file
+    #[arg(
+        value_name = "FILE",
+        env = "TOLLGATE_RULES",
+        default_value = "config/rules.yaml"
+    )]
+    file: PathBuf,
+
+    /// How the findings are printed
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Text)]
+    format: Format,
 }
 
-/// Reads and compiles a rule file.
-pub(super) fn load(file: &Path) -> Result<rules::RuleSet, Failure> {
-    let name = file.display().to_string();
+/// How a command's answer is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+pub(super) fn run(args: &ValidateArgs) -> Result<(), Failure> {
+    let loaded = load(&args.file, &HashKey::default())?;
+    let name = args.file.display().to_string();
+    let (rules, limits) = loaded
+        .set
+        .as_ref()
+        .map_or((0, 0), |set| (set.rules.len(), set.limits().count()));
+    let report = &loaded.report;
+    let count = |severity| report.of(severity).count();
+    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+    match args.format {
+        Format::Json => {
+            let answer = json!({
+                "file": name,
+                "valid": errors == 0,
+                "errors": errors,
+                "warnings": warnings,
+                "rules": rules,
+                "limits": limits,
+                "diagnostics": report.diagnostics,
+            });
+            super::print(&format!("{answer:#}"));
+            match errors {
+                0 => Ok(()),
+                _ => Err(Failure::Told),
+            }
+        }
+        Format::Text if errors > 0 => Err(invalid(&loaded)),
+        Format::Text => {
+            if warnings > 0 {
+                super::print(&report.to_string());
+            }
+            let told = match warnings {
+                0 => String::new(),
+                1 => ", 1 warning".to_owned(),
+                n => format!(", {n} warnings"),
+            };
+            super::print(&format!(
+                "{name}: valid, {rules} rules, {limits} limits{told}"
+            ));
+            Ok(())
+        }
+    }
+}
+
+/// Reads and compiles a rule file with those that belong to it.
+fn load(file: &Path, hash_key: &HashKey) -> Result<Loaded, Failure> {
     let text = std::fs::read_to_string(file).map_err(|error| {
-        Failure::Rules(format!("the rule file {name} cannot be read: {error}\n  hint: name another with --rules or TOLLGATE_RULES"))
+        Failure::Rules(format!("the rule file {} cannot be read: {error}\n  hint: name another with --rules or TOLLGATE_RULES", file.display()))
     })?;
-    rules::load(&name, &text)
-        .map_err(|report| Failure::Rules(format!("the rule file is not valid\n{report}")))
+    Ok(app::load_rules(file, &text, hash_key))
+}
+
+/// As [`load`]; what is wrong is a failure, and what is probably wrong is logged.
+pub(super) fn load_or_fail(file: &Path, hash_key: &HashKey) -> Result<RuleSet, Failure> {
+    let loaded = load(file, hash_key)?;
+    match loaded.set {
+        Some(set) => {
+            app::tell_warnings(&loaded.report);
+            Ok(set)
+        }
+        None => Err(invalid(&loaded)),
+    }
+}
+
+fn invalid(loaded: &Loaded) -> Failure {
+    Failure::Rules(format!("the rule file is not valid\n{}", loaded.report))
 }
