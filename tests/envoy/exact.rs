@@ -23,6 +23,7 @@ defaults: { on_store_error: proxy }
 rules:
   - { name: fixed, match: { path: /fixed_window }, key: [client_ip], limit: 100/day, algorithm: fixed_window }
   - { name: sliding, match: { path: /sliding_window }, key: [client_ip], limit: 100/day, algorithm: sliding_window }
+  - { name: log, match: { path: /sliding_log }, key: [client_ip], limit: 100/day, algorithm: sliding_log }
   - { name: bucket, match: { path: /token_bucket }, key: [client_ip], limit: 100/day, algorithm: token_bucket }
 ";
 
@@ -57,7 +58,7 @@ async fn exactly_100_of_1000_pass(replicas: usize) {
             "{algorithm}"
         );
     }
-    assert_eq!(upstream.count(), 300);
+    assert_eq!(upstream.count(), 400);
     for tollgate in &tollgates {
         let checks = tollgate.metric("tollgate_checks_total").await;
         assert!(checks > 0, "each replica is asked");
