@@ -22,16 +22,26 @@ use tollgate::{
     store::{Batch, ENFORCED, guard::Guarded, memory::MemoryStore},
 };
 
-/// `n` rules for as many paths; requests of this benchmark match the last.
-fn rule_set(n: usize) -> RuleSet {
+/// `n` rules that differ in one condition; requests of this benchmark match the last.
+fn rules_by(kind: &str, n: usize) -> RuleSet {
     let mut yaml = String::from("version: 1\nrules:\n");
     for i in 0..n {
+        let matches = match kind {
+            "path" => format!("path: \"/v1/service{i}/{{id}}\", methods: [GET]"),
+            "host" => format!("path: \"/v1/{{service}}/{{id}}\", host: h{i}.example.com"),
+            "header" => format!("path: \"/v1/{{service}}/{{id}}\", headers: {{ x-tenant: t{i} }}"),
+            _ => format!("path: {{ regex: \"/v1/service{i}/(?P<id>[^/]+)\" }}"),
+        };
         let _ = writeln!(
             yaml,
-            "  - {{ name: r{i}, match: {{ path: \"/v1/service{i}/{{id}}\", methods: [GET] }}, key: [client_ip, {{ path: id }}], limit: 1000000/s }}"
+            "  - {{ name: r{i}, match: {{ {matches} }}, key: [client_ip, {{ path: id }}], limit: 1000000/s }}"
         );
     }
     rules::load("bench", &yaml).unwrap()
+}
+
+fn rule_set(n: usize) -> RuleSet {
+    rules_by("path", n)
 }
 
 fn request<'a>(target: &'a str, headers: &'a HeaderMap) -> Attributes<'a> {
@@ -46,20 +56,31 @@ fn request<'a>(target: &'a str, headers: &'a HeaderMap) -> Attributes<'a> {
 }
 
 fn matching(c: &mut Criterion) {
-    let headers = HeaderMap::new();
     let mut group = c.benchmark_group("match");
-    for n in [1, 10, 100] {
-        let set = rule_set(n);
-        let target = format!("/v1/service{}/42?q=1", n - 1);
-        group.bench_with_input(BenchmarkId::new("rules", n), &set, |b, set| {
-            b.iter(|| {
-                let request = request(black_box(&target), &headers);
-                set.rules
-                    .iter()
-                    .filter(|rule| rule.matcher.matches(&request).is_some())
-                    .count()
+    for (kind, sizes) in [
+        ("path", &[1, 100, 1_000][..]),
+        ("host", &[1, 1_000]),
+        ("header", &[1, 1_000]),
+        ("regex", &[1, 100, 1_000]),
+    ] {
+        for &n in sizes {
+            let set = rules_by(kind, n);
+            let last = n - 1;
+            let target = format!("/v1/service{last}/42?q=1");
+            let host = format!("h{last}.example.com");
+            let mut headers = HeaderMap::new();
+            headers.insert("x-tenant", format!("t{last}").parse().unwrap());
+            group.bench_with_input(BenchmarkId::new(kind, n), &set, |b, set| {
+                b.iter(|| {
+                    let request = Attributes {
+                        host: normal_host(&host),
+                        ..request(black_box(&target), &headers)
+                    };
+                    let matched = set.matching(&request).count();
+                    assert_eq!(matched, 1);
+                });
             });
-        });
+        }
     }
     group.finish();
 }

@@ -40,7 +40,7 @@ impl HashKey {
     fn keyed(secret: &[u8], given: bool) -> Self {
         // HMAC takes keys of any length: the error cannot happen, and the default key would be no harm.
         let mac = Hmac::<Sha256>::new_from_slice(secret)
-            .unwrap_or_else(|_| Hmac::<Sha256>::new(&Default::default()));
+            .unwrap_or_else(|_| Hmac::<Sha256>::new(&hmac::digest::Key::<Hmac<Sha256>>::default()));
         let print = digest(&mac, b"");
         Self { mac, print, given }
     }

@@ -287,6 +287,10 @@ async fn keys_of_every_kind() {
     .await;
 }
 
+const fn paying<'a>(ip: &'a str, lines: &'a [&'a str]) -> Play<'a> {
+    from(ip, "/").and(lines)
+}
+
 impl<'a> Play<'a> {
     const fn and(self, lines: &'a [&'a str]) -> Self {
         Self { lines, ..self }
@@ -354,16 +358,16 @@ async fn costs_fixed_and_from_a_header() {
     )
     .await;
     let rule = "  - { name: c, key: [client_ip], cost: { header: x-cost, default: 2, max: 6 }, limit: 10/day }\n";
-    const fn of<'a>(ip: &'a str, lines: &'a [&'a str]) -> Play<'a> {
-        from(ip, "/").and(lines)
-    }
     // Above the maximum is the maximum; what is no cost is the default.
     plays(
         rule,
         &[
-            (of("192.0.2.1", &["x-cost: 99999999999999999999999"]), GOOD),
-            (of("192.0.2.1", &["x-cost: 4"]), GOOD),
-            (of("192.0.2.1", &["x-cost: 1"]), OVER),
+            (
+                paying("192.0.2.1", &["x-cost: 99999999999999999999999"]),
+                GOOD,
+            ),
+            (paying("192.0.2.1", &["x-cost: 4"]), GOOD),
+            (paying("192.0.2.1", &["x-cost: 1"]), OVER),
         ],
     )
     .await;
@@ -375,7 +379,7 @@ async fn costs_fixed_and_from_a_header() {
         "x-other: 1",
     ] {
         let lines = [odd];
-        let odd = of("192.0.2.2", &lines);
+        let odd = paying("192.0.2.2", &lines);
         plays(
             rule,
             &[

@@ -21,26 +21,31 @@ use super::{
 };
 use crate::request::Attributes;
 
+type Map<K, V> = HashMap<Box<K>, V, RandomState>;
+
+/// Rules by their place in the file, ascending.
+type Numbers = Vec<u32>;
+
 /// Finds the rules that may match a request.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Index {
     paths: Node,
-    hosts: HashMap<Box<str>, Vec<u32>, RandomState>,
-    domains: HashMap<Box<str>, Vec<u32>, RandomState>,
-    headers: Vec<(HeaderName, HashMap<Box<[u8]>, Vec<u32>, RandomState>)>,
-    always: Vec<u32>,
+    hosts: Map<str, Numbers>,
+    domains: Map<str, Numbers>,
+    headers: Vec<(HeaderName, Map<[u8], Numbers>)>,
+    always: Numbers,
 }
 
 /// A place in the tree of paths: what may follow, and which rules end here or have anything below.
 #[derive(Debug, Clone, Default)]
 struct Node {
-    literals: HashMap<Box<str>, Node, RandomState>,
+    literals: Map<str, Node>,
     /// After any segment.
     any: Option<Box<Node>>,
     /// Rules whose path ends here.
-    ends: Vec<u32>,
+    ends: Numbers,
     /// Rules with `**` here.
-    open: Vec<u32>,
+    open: Numbers,
 }
 
 /// A place of the index.

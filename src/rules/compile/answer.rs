@@ -178,17 +178,17 @@ impl Compiler<'_, '_> {
                 }
                 Some(Json::Object(out))
             }
-            plain => match serde_json::to_value(plain) {
-                Ok(value) => Some(Json::Plain(value)),
-                Err(_) => {
+            plain => {
+                let value = serde_json::to_value(plain).ok();
+                if value.is_none() {
                     self.document.problem(
                         path,
                         format!("JSON cannot say {}", describe(plain)),
                         "write it as text",
                     );
-                    None
                 }
-            },
+                value.map(Json::Plain)
+            }
         }
     }
 }

@@ -180,16 +180,15 @@ impl Compiler<'_, '_> {
     }
 
     fn rule(&mut self, rule: &file::Rule, path: &Path, defaults: &Defaults) -> Option<Rule> {
-        let name = match &rule.name {
-            Some(field) => self.name(field, "rule"),
-            None => {
-                self.document.problem(
-                    path,
-                    "the rule has no name",
-                    "add `name:`; it appears in keys, headers and metrics",
-                );
-                None
-            }
+        let name = if let Some(field) = &rule.name {
+            self.name(field, "rule")
+        } else {
+            self.document.problem(
+                path,
+                "the rule has no name",
+                "add `name:`; it appears in keys, headers and metrics",
+            );
+            None
         };
         let matcher = self.matcher(rule.matches.as_ref());
         let answer = self.answer(rule.answer.as_ref(), &defaults.answer);

@@ -121,7 +121,7 @@ impl Compiler<'_, '_> {
             let when = self.matcher(tier.when.as_ref());
             let limits = (tier.limit.as_ref(), tier.limits.as_ref());
             if let Some(plan) = self.plan(limits, &path, &format!("{rule}/{name}"), counting) {
-                tiers.push(Tier { when, name, plan });
+                tiers.push(Tier { name, when, plan });
             }
         }
         tiers
@@ -212,16 +212,15 @@ impl Compiler<'_, '_> {
             Some(field) => self.name(field, "override"),
             None => Some("override".into()),
         };
-        let key = match &given.key {
-            Some(key) => self.override_key(key, descriptor),
-            None => {
-                self.document.problem(
-                    &path,
-                    "the override says not for whom",
-                    "add `key:` with the value of the rule's key, or a list with one for each of its parts",
-                );
-                None
-            }
+        let key = if let Some(key) = &given.key {
+            self.override_key(key, descriptor)
+        } else {
+            self.document.problem(
+                &path,
+                "the override says not for whom",
+                "add `key:` with the value of the rule's key, or a list with one for each of its parts",
+            );
+            None
         };
         let Some(name) = name else { return };
         let limits = (given.limit.as_ref(), given.limits.as_ref());
