@@ -18,6 +18,7 @@ use tollgate::{
     clock::{Clock, ManualClock, SystemClock},
     limit::{
         Algorithm, Limit,
+        ban::Ban,
         calendar::{Calendar, Edges, Period},
     },
     store::{
@@ -267,6 +268,87 @@ async fn a_thousand_at_once_are_counted_exactly_by_three_replicas() {
     );
 }
 
+/// A limit of `amount` an hour, and a ban of an hour after `after` denials.
+fn with_ban(caller: &str, amount: u64, after: u64, group: u32) -> Batch {
+    let mut batch = Batch::default();
+    let window = limit(Algorithm::FixedWindow, amount);
+    batch.push(window, 1, group, |out| out.push_str(&limit_key(caller)));
+    let ban = Ban::new(after, HOUR, HOUR).unwrap();
+    batch.push_ban(ban, 1, group, |out| out.push_str(&ban_key(caller)));
+    batch
+}
+
+fn limit_key(caller: &str) -> String {
+    format!("tollgate:{{login:header.x={caller}}}:fixed_window:3600s")
+}
+
+fn ban_key(caller: &str) -> String {
+    format!("tollgate:{{login:header.x={caller}}}:ban")
+}
+
+#[tokio::test]
+async fn who_is_denied_too_often_is_banned_and_charged_nothing_meanwhile() {
+    on_both(|store| async move {
+        let batch = with_ban("a", 1, 3, ENFORCED);
+        let first = charge(&*store, &batch).await;
+        assert!(first.admitted);
+        assert_eq!(first.outcomes[1].remaining, 3);
+        for left in [2, 1] {
+            let denied = charge(&*store, &batch).await;
+            assert!(!denied.admitted && denied.outcomes[1].allowed);
+            assert_eq!(denied.outcomes[1].remaining, left, "{}", store.name());
+        }
+        let banned = charge(&*store, &batch).await;
+        assert!(!banned.admitted && !banned.outcomes[1].allowed);
+        assert_eq!(banned.outcomes[1].wait_us, HOUR);
+        // The limit is raised: it would admit, and the ban still denies and charges nothing.
+        let raised = with_ban("a", 10, 3, ENFORCED);
+        for _ in 0..5 {
+            let banned = charge(&*store, &raised).await;
+            assert!(!banned.admitted);
+            assert!(banned.outcomes[0].allowed && !banned.outcomes[1].allowed);
+            assert_eq!(banned.outcomes[0].remaining, 8, "{}", store.name());
+            assert!(banned.outcomes[1].wait_us <= HOUR);
+        }
+        assert!(
+            charge(&*store, &with_ban("b", 1, 3, ENFORCED))
+                .await
+                .admitted
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_ban_counts_what_its_own_limits_deny_and_nothing_else() {
+    on_both(|store| async move {
+        let mut batch = with_ban("a", 10, 1, ENFORCED);
+        batch.push(limit(Algorithm::FixedWindow, 1), 1, ENFORCED, |out| {
+            out.push_str("another rule's");
+        });
+        assert!(charge(&*store, &batch).await.admitted);
+        for _ in 0..5 {
+            let denied = charge(&*store, &batch).await;
+            assert!(!denied.admitted);
+            assert!(denied.outcomes[1].allowed, "{}", store.name());
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_ban_of_a_shadow_rule_denies_nobody() {
+    on_both(|store| async move {
+        let batch = with_ban("a", 1, 2, 7);
+        for denials in 0..6 {
+            let verdict = charge(&*store, &batch).await;
+            assert!(verdict.admitted);
+            assert_eq!(verdict.outcomes[1].allowed, denials < 2);
+        }
+    })
+    .await;
+}
+
 const DAY: u64 = 24 * HOUR;
 
 fn edges(first: u64) -> Edges {
@@ -402,6 +484,27 @@ async fn when_memory_is_full_new_callers_share_and_known_ones_stay() {
         store.sweep();
     }
     assert!((300..310).all(&ask), "expired counters make room");
+}
+
+#[tokio::test]
+async fn when_memory_is_full_nobody_is_banned_for_what_strangers_do() {
+    let clock = Arc::new(ManualClock::new(1_700_000_000_000_000));
+    let store = memory(2, clock.clone());
+    let ask = |caller: &str| store.charge_now(&with_ban(caller, 1, 2, ENFORCED));
+    assert!(ask("a").admitted && ask("b").admitted);
+    // Strangers share a limit, and a ban.
+    assert!(ask("c").admitted);
+    assert!(ask("d").outcomes[1].allowed);
+    assert!(!ask("e").outcomes[1].allowed);
+    assert!(!ask("f").outcomes[1].allowed);
+    // Those who are known are limited as before. There is no room to count what they are denied.
+    for _ in 0..5 {
+        let known = ask("a");
+        assert!(!known.outcomes[0].allowed && known.outcomes[1].allowed);
+    }
+    assert!(store.keys() <= 4, "{}", store.keys());
+    clock.advance(Duration::from_micros(HOUR));
+    assert!(ask("g").admitted, "all of it ends");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,7 +18,7 @@ use crate::{
         matcher::Params,
     },
     store::{
-        Batch, ENFORCED, StoreError,
+        Batch, Counted, ENFORCED, StoreError,
         guard::{Guarded, budget},
         memory::MemoryStore,
     },
@@ -200,10 +200,16 @@ impl Engine {
             if mode == OnStoreError::Local {
                 let start = local.charges().len();
                 for charge in &matched.batch.charges()[applied.charges.clone()] {
-                    let share = charge.limit.divided(self.options.replicas);
-                    local.push(share, charge.cost, charge.group, |key| {
-                        key.push_str(matched.batch.key(charge));
-                    });
+                    let copy_key = |key: &mut String| key.push_str(matched.batch.key(charge));
+                    match charge.counted {
+                        Counted::Limit(limit) => {
+                            let share = limit.divided(self.options.replicas);
+                            local.push(share, charge.cost, charge.group, copy_key);
+                        }
+                        Counted::Ban { ban, span } => {
+                            local.push_ban(ban, span, charge.group, copy_key);
+                        }
+                    }
                 }
                 local_rules.push(Applied {
                     charges: start..local.charges().len(),

@@ -7,6 +7,7 @@
 //! All times are microseconds since the Unix epoch; all numbers stay within 2^53, where the doubles of Redis' Lua are
 //! exact. The bounds below see to that, and a differential property test holds the two implementations together.
 
+pub mod ban;
 pub mod calendar;
 pub mod fixed_window;
 pub mod sliding_log;

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use super::{Algorithm, fixed_window, sliding_log, sliding_window, token_bucket};
+use super::{Algorithm, ban, fixed_window, sliding_log, sliding_window, token_bucket};
 
-/// What is stored for one caller and one limit.
+/// What is stored for one caller and one limit, or one ban.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
     /// See [`fixed_window::State`].
@@ -15,6 +15,8 @@ pub enum State {
     SlidingLog(sliding_log::State),
     /// See [`token_bucket::State`].
     TokenBucket(token_bucket::State),
+    /// Of no algorithm: see [`ban::State`].
+    Ban(ban::State),
 }
 
 /// The text that Redis stores: the numbers, separated by spaces, in the order of the fields. A log has its total and the time of
@@ -41,12 +43,13 @@ impl fmt::Display for State {
                 Ok(())
             }
             Self::TokenBucket(s) => write!(f, "{} {}", s.used, s.since_us),
+            Self::Ban(s) => s.fmt(f),
         }
     }
 }
 
 impl State {
-    /// Reads what [`Display`](fmt::Display) writes. `None` for anything else: a text that tollgate did not write.
+    /// Reads what [`Display`](fmt::Display) writes for this algorithm ([`ban::State::parse`] does for bans). `None` for anything else: a text that tollgate did not write.
     pub fn parse(algorithm: Algorithm, text: &str) -> Option<Self> {
         Some(match algorithm {
             Algorithm::FixedWindow => {
@@ -147,6 +150,12 @@ mod tests {
                 assert_eq!(State::parse(algorithm, text), None, "{algorithm} {text:?}");
             }
         }
+        for ban in ["", "1 2", "1 2 3 4", "1 2 x"] {
+            assert_eq!(ban::State::parse(ban), None, "{ban}");
+        }
+        let ban = ban::State::parse("1 2 3").unwrap();
+        assert_eq!((ban.denials, ban.since_us, ban.until_us), (1, 2, 3));
+        assert_eq!(State::Ban(ban).to_string(), "1 2 3");
         for log in ["4 17 16 2 17 3", "5 16 16 2 17 3", "5 16 17 2 16 3", "5 17"] {
             assert_eq!(State::parse(Algorithm::SlidingLog, log), None, "{log}");
         }

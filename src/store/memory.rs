@@ -19,10 +19,10 @@ use std::{
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
-use super::{Batch, Charge, Charging, ENFORCED, Store, StoreError, Verdict};
+use super::{Batch, Charge, Charging, Counted, ENFORCED, Store, StoreError, Verdict};
 use crate::{
     clock::Clock,
-    limit::{Outcome, State, Step},
+    limit::{Outcome, State},
 };
 
 const SHARDS: usize = 64;
@@ -116,30 +116,62 @@ impl MemoryStore {
 
     fn decide(&self, mut held: Held<'_>, batch: &Batch, now_us: u64) -> Verdict {
         let mut denied = Vec::new();
-        let mut steps: Vec<(Place, Option<Step>)> = Vec::with_capacity(batch.charges().len());
+        let mut pending: Vec<Pending> = Vec::with_capacity(batch.charges().len());
         let mut outcomes: Vec<Outcome> = Vec::with_capacity(batch.charges().len());
         for charge in batch.charges() {
-            let mut place = held.place(batch, charge, now_us);
-            let step = charge.limit.step(place.state.take(), now_us, charge.cost);
-            if !step.outcome.allowed {
+            let (next, outcome) = match &charge.counted {
+                Counted::Limit(limit) => {
+                    let mut place = held.place(batch, charge, now_us);
+                    let step = limit.step(place.state.take(), now_us, charge.cost);
+                    let entry = Entry {
+                        state: step.state,
+                        expires_us: step.expires_us,
+                    };
+                    let next = Pending {
+                        place: Some(place),
+                        entry: Some(entry),
+                    };
+                    (next, step.outcome)
+                }
+                Counted::Ban { ban, span } => {
+                    let covered = pending.len() - span..pending.len();
+                    let fits = outcomes[covered.clone()].iter().all(|o| o.allowed);
+                    let shares = pending[covered].iter().any(Pending::is_shared);
+                    let place = held.place_ban(batch, charge, now_us, shares, fits);
+                    let state = place.as_ref().and_then(|place| match place.state {
+                        Some(State::Ban(state)) => Some(state),
+                        _ => None,
+                    });
+                    let step = ban.step(state, now_us, fits || place.is_none());
+                    let entry = step.write.map(|(state, expires_us)| Entry {
+                        state: State::Ban(state),
+                        expires_us,
+                    });
+                    (Pending { place, entry }, step.outcome)
+                }
+            };
+            if !outcome.allowed {
                 denied.push(charge.group);
             }
-            outcomes.push(step.outcome);
-            steps.push((place, Some(step)));
+            outcomes.push(outcome);
+            pending.push(next);
         }
         let admitted = !denied.contains(&ENFORCED);
-        if admitted {
-            for (charge, (place, step)) in batch.charges().iter().zip(&mut steps) {
-                if !denied.contains(&charge.group)
-                    && let Some(step) = step.take()
-                {
-                    held.keep(batch.key(charge), place, step);
-                }
+        for (charge, next) in batch.charges().iter().zip(&mut pending) {
+            // A ban counts denials; what it has to store is stored in any case.
+            let is_charged = match charge.counted {
+                Counted::Limit(_) => admitted && !denied.contains(&charge.group),
+                Counted::Ban { .. } => true,
+            };
+            if is_charged && let (Some(place), Some(entry)) = (&next.place, next.entry.take()) {
+                held.keep(batch.key(charge), place, entry);
             }
         }
         drop(held);
-        for (place, _) in &steps {
-            if let Some(key) = &place.overflow {
+        for (charge, next) in batch.charges().iter().zip(&pending) {
+            if charge.limit().is_some()
+                && let Some(key) = next.place.as_ref().and_then(|p| p.overflow.as_ref())
+            {
                 (self.on_overflow)(key);
             }
         }
@@ -151,7 +183,8 @@ impl Store for MemoryStore {
     fn charge<'a>(&'a self, batch: &'a Batch, _deadline: Instant) -> Charging<'a> {
         let held = Held::lock(self, batch);
         let now_us = self.clock.now_us();
-        let verdict = if batch.charges().iter().all(|c| c.limit.covers(now_us)) {
+        let covers = |charge: &Charge| charge.limit().is_none_or(|limit| limit.covers(now_us));
+        let verdict = if batch.charges().iter().all(covers) {
             Ok(self.decide(held, batch, now_us))
         } else {
             Err(StoreError::Clock)
@@ -174,6 +207,20 @@ struct Place {
     state: Option<State>,
     /// The key of the shared counter, when the caller's own does not fit any more.
     overflow: Option<Box<str>>,
+}
+
+/// What becomes of a charge if it is made.
+struct Pending {
+    /// `None` for a ban that there is no room for.
+    place: Option<Place>,
+    /// `None` if what is stored stays.
+    entry: Option<Entry>,
+}
+
+impl Pending {
+    fn is_shared(&self) -> bool {
+        self.place.as_ref().is_some_and(|p| p.overflow.is_some())
+    }
 }
 
 /// The shards of one batch, locked in ascending order.
@@ -222,27 +269,10 @@ impl<'a> Held<'a> {
                 overflow: None,
             };
         }
-        if store.keys() + self.new_keys >= store.max_keys {
-            // Before anybody shares a counter: is there something to forget?
-            if let Some(shard) = self.shard(index)
-                && now_us.abs_diff(shard.swept_us) >= SWEEP_PAUSE_US
-            {
-                store.sweep_shard(shard, now_us);
-            }
-        }
-        if store.keys() + self.new_keys >= store.max_keys {
-            let overflow = overflow_key(key);
-            let overflow_index = store.shard_of(&overflow);
-            // If the store filled up only after the shards were chosen, the overflow counter's shard may not be held: this
-            // one batch may then exceed the bound.
-            if self.shard(overflow_index).is_some() {
-                let state = self.find(overflow_index, &overflow, now_us).flatten();
-                return Place {
-                    shard: overflow_index,
-                    state,
-                    overflow: Some(overflow.into()),
-                };
-            }
+        if self.is_full(index, now_us)
+            && let Some(place) = self.overflow(key, now_us)
+        {
+            return place;
         }
         self.new_keys += 1;
         Place {
@@ -252,6 +282,61 @@ impl<'a> Held<'a> {
         }
     }
 
+    /// Where a ban stands: shared if one of its rule's counters is. Callers with counters of their own are not banned for what
+    /// others do; when there is no room for a ban of their own, there is none (`None`).
+    fn place_ban(
+        &mut self,
+        batch: &Batch,
+        charge: &Charge,
+        now_us: u64,
+        shares: bool,
+        fits: bool,
+    ) -> Option<Place> {
+        let key = batch.key(charge);
+        let index = self.store.shard_of(key);
+        let state = self.find(index, key, now_us);
+        if state.is_none() && shares {
+            return self.overflow(key, now_us);
+        }
+        // Only a denial takes up room.
+        if state.is_none() && !fits {
+            if self.is_full(index, now_us) {
+                return None;
+            }
+            self.new_keys += 1;
+        }
+        Some(Place {
+            shard: index,
+            state: state.flatten(),
+            overflow: None,
+        })
+    }
+
+    /// Whether there is no room for another counter, when what has expired in its shard is forgotten.
+    fn is_full(&mut self, index: usize, now_us: u64) -> bool {
+        let store = self.store;
+        if store.keys() + self.new_keys >= store.max_keys
+            && let Some(shard) = self.shard(index)
+            && now_us.abs_diff(shard.swept_us) >= SWEEP_PAUSE_US
+        {
+            store.sweep_shard(shard, now_us);
+        }
+        store.keys() + self.new_keys >= store.max_keys
+    }
+
+    /// The counter that those share who come when there is no room. `None` if the store filled up only after the shards were
+    /// chosen, and this counter's is not among them: this one batch may then exceed the bound.
+    fn overflow(&mut self, key: &str, now_us: u64) -> Option<Place> {
+        let overflow = overflow_key(key);
+        let shard = self.store.shard_of(&overflow);
+        self.shard(shard)?;
+        Some(Place {
+            shard,
+            state: self.find(shard, &overflow, now_us).flatten(),
+            overflow: Some(overflow.into()),
+        })
+    }
+
     /// `None` if there is no such counter; `Some(None)` if it has expired, and its place can be used again.
     #[expect(clippy::option_option, reason = "absent and expired are two things")]
     fn find(&mut self, shard: usize, key: &str, now_us: u64) -> Option<Option<State>> {
@@ -259,16 +344,12 @@ impl<'a> Held<'a> {
         Some((entry.expires_us > now_us).then(|| entry.state.clone()))
     }
 
-    fn keep(&mut self, key: &str, place: &Place, step: Step) {
+    fn keep(&mut self, key: &str, place: &Place, entry: Entry) {
         let store = self.store;
         let Some(shard) = self.shard(place.shard) else {
             return;
         };
         let key = place.overflow.as_deref().unwrap_or(key);
-        let entry = Entry {
-            state: step.state,
-            expires_us: step.expires_us,
-        };
         if let Some(old) = shard.counters.get_mut(key) {
             *old = entry;
         } else {

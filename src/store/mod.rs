@@ -3,7 +3,7 @@
 //! # The promise
 //!
 //! [`Store::charge`] decides about a whole request at once. Either every enforced limit of the [`Batch`] fits and all of
-//! them are charged, or nothing is charged anywhere. Concurrent calls, from however many replicas share the store,
+//! them are charged, or nothing is charged anywhere. Only a [`Ban`] is noted in any case: it counts denials. Concurrent calls, from however many replicas share the store,
 //! behave as if they came one after the other. An error means that the store's answer is not known; the charge may have
 //! been made. The store's own clock decides about time.
 
@@ -16,20 +16,37 @@ use std::{future::Future, ops::Range, pin::Pin};
 use tokio::time::Instant;
 
 use crate::{
-    limit::{Limit, Outcome},
+    limit::{Limit, Outcome, ban::Ban},
     metrics::StoreFailure,
 };
 
 /// The group of charges that can deny a request. Every other group is one rule in shadow mode.
 pub const ENFORCED: u32 = 0;
 
-/// One limit to be charged for one caller.
+/// What a charge counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counted {
+    /// Admitted requests, against a limit.
+    Limit(Limit),
+    /// Denied requests, for a ban.
+    Ban {
+        /// The ban.
+        ban: Ban,
+        /// How many of the charges right before this one are its rule's limits: it counts when one of them does not fit.
+        span: usize,
+    },
+}
+
+/// How the key of a ban ends; other keys do not.
+pub const BAN_SUFFIX: &str = ":ban";
+
+/// One limit to be charged for one caller, or one ban to be heeded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Charge {
     key: Range<usize>,
-    /// The limit.
-    pub limit: Limit,
-    /// How much, at least 1.
+    /// The limit, or the ban.
+    pub counted: Counted,
+    /// How much, at least 1. Nothing to a ban.
     pub cost: u64,
     /// [`ENFORCED`], or a number of its own for each shadow rule.
     pub group: u32,
@@ -42,6 +59,16 @@ pub struct Batch {
     charges: Vec<Charge>,
 }
 
+impl Charge {
+    /// The limit, if it is one.
+    pub const fn limit(&self) -> Option<&Limit> {
+        match &self.counted {
+            Counted::Limit(limit) => Some(limit),
+            Counted::Ban { .. } => None,
+        }
+    }
+}
+
 impl Batch {
     /// Adds a charge; `write_key` appends its key, which must differ from all others of the batch.
     pub fn push(
@@ -51,11 +78,34 @@ impl Batch {
         group: u32,
         write_key: impl FnOnce(&mut String),
     ) {
+        self.add(Counted::Limit(limit), cost, group, write_key);
+    }
+
+    /// Adds a ban, right after the charges of its rule: it covers the `span` charges before it. `write_key` appends its
+    /// key, which ends with [`BAN_SUFFIX`].
+    pub fn push_ban(
+        &mut self,
+        ban: Ban,
+        span: usize,
+        group: u32,
+        write_key: impl FnOnce(&mut String),
+    ) {
+        let span = span.min(self.charges.len());
+        self.add(Counted::Ban { ban, span }, 1, group, write_key);
+    }
+
+    fn add(
+        &mut self,
+        counted: Counted,
+        cost: u64,
+        group: u32,
+        write_key: impl FnOnce(&mut String),
+    ) {
         let start = self.keys.len();
         write_key(&mut self.keys);
         self.charges.push(Charge {
             key: start..self.keys.len(),
-            limit,
+            counted,
             cost,
             group,
         });

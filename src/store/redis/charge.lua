@@ -4,11 +4,13 @@
 --   ARGV[7(i-1) + 1..7] its algorithm (1 fixed_window, 2 sliding_window, 3 token_bucket, 4 sliding_log, 6 fixed_window of a
 --                       calendar), group, cost, amount (of a bucket: its burst), window (us), tokens and period (us): a bucket's
 --                       rate in lowest terms. Of a calendar's window, tokens are the edges of three windows: "b0 b1 b2 b3" (us)
+--                       A ban on those whom limits deny is 5, group, for how many entries before it, after how many denials,
+--                       within how long (us), how long (us), 0
 --   answer              { admitted 0|1, now (us), then for each limit: fits 0|1, remaining, wait (us) }, or { 2, now } if now lies
 --                       outside of a calendar's edges: then nothing was charged
 --
 -- Group 0 is enforced: if one of its limits does not fit, nothing is written at all. Every other group is one shadow rule:
--- if one of its limits does not fit, only that group is not written. The arithmetic is that of src/limit/*.rs, line by
+-- if one of its limits does not fit, only that group is not written. Bans count denials, and are written in any case. The arithmetic is that of src/limit/*.rs, line by
 -- line, and explained there; a property test compares the two. Numbers here are doubles, exact up to 2^53. Costs are at
 -- least 1. (`%d` prints them through a C long: Redis has to be a 64-bit build.)
 --
@@ -37,7 +39,7 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 
 local answer = { 1, now }
-local values, expiries, denied = {}, {}, nil
+local values, expiries, denied, bans = {}, {}, nil, nil
 
 for i = 1, #KEYS do
   local key, at = KEYS[i], 7 * i - 6
@@ -213,6 +215,45 @@ for i = 1, #KEYS do
     end
     left = amount - total
 
+  elseif algorithm == '5' then
+    -- A ban. See src/limit/ban.rs.
+    local denials, since, till, duration, is_due = 0, now, 0, ARGV[at + 5] + 0, false
+    if stored then
+      denials, since, till = match(stored, '^(%d+) (%d+) (%d+)$')
+      if not denials then
+        error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
+      end
+      denials, since, till = denials + 0, since + 0, till + 0
+      if since > now then since = now end
+      if till > now + duration then
+        till, is_due = now + duration, true
+      end
+    end
+    if till > now then
+      fits, left, wait, expires = false, 0, till - now, till
+    else
+      if denials == 0 or now >= since + window then
+        denials, since = 0, now
+      end
+      for j = i - cost, i - 1 do
+        if answer[3 * j] == 0 then is_due = true end
+      end
+      if is_due then denials = denials + 1 end
+      if is_due and denials >= amount then
+        fits, left, wait = false, 0, duration
+        denials, since, till, expires = 0, now, now + duration, now + duration
+      else
+        fits, left, wait = true, amount - denials, 0
+        if left < 1 then left = 1 end
+        till, expires = 0, since + window
+      end
+    end
+    if is_due then
+      value = format('%d %d %d', denials, since, till)
+      bans = bans or {}
+      bans[#bans + 1] = i
+    end
+
   else
     -- token_bucket. See src/limit/token_bucket.rs.
     local tokens, period = ARGV[at + 5] + 0, ARGV[at + 6] + 0
@@ -269,12 +310,18 @@ for i = 1, #KEYS do
   values[i], expiries[i] = value, expires
 end
 
+if bans then
+  for _, i in ipairs(bans) do
+    redis.call('SET', KEYS[i], values[i], 'PX', format('%d', math.ceil((expiries[i] - now) / 1000)))
+    values[i] = nil
+  end
+end
 if denied and denied['0'] then
   answer[1] = 0
   return answer
 end
 for i = 1, #KEYS do
-  if not (denied and denied[ARGV[7 * i - 5]]) then
+  if values[i] and not (denied and denied[ARGV[7 * i - 5]]) then
     redis.call('SET', KEYS[i], values[i], 'PX', format('%d', math.ceil((expiries[i] - now) / 1000)))
   end
 end

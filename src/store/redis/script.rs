@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 
 use crate::{
-    limit::{Algorithm, Outcome, calendar::Edges},
-    store::{Batch, StoreError, Verdict},
+    limit::{Algorithm, Limit, Outcome, calendar::Edges},
+    store::{Batch, Charge, Counted, StoreError, Verdict},
 };
 
 /// The script, as it is loaded into Redis.
@@ -27,27 +27,41 @@ pub fn command(verb: &str, script: &str, batch: &Batch) -> Cmd {
         cmd.arg(batch.key(charge));
     }
     for charge in charges {
-        let limit = &charge.limit;
-        let rate = limit.rate();
-        let algorithm = match limit.algorithm() {
-            Algorithm::FixedWindow if limit.edges().is_some() => 6,
-            Algorithm::FixedWindow => 1,
-            Algorithm::SlidingWindow => 2,
-            Algorithm::TokenBucket => 3,
-            Algorithm::SlidingLog => 4,
-        };
-        cmd.arg(algorithm)
-            .arg(charge.group)
-            .arg(charge.cost)
-            .arg(limit.burst())
-            .arg(limit.window_us());
-        match limit.edges().map(Edges::get) {
-            Some([a, b, c, d]) => cmd.arg(format!("{a} {b} {c} {d}")),
-            None => cmd.arg(rate.tokens),
-        };
-        cmd.arg(rate.period_us);
+        match &charge.counted {
+            Counted::Limit(limit) => push_limit(&mut cmd, limit, charge),
+            Counted::Ban { ban, span } => {
+                cmd.arg(5)
+                    .arg(charge.group)
+                    .arg(*span)
+                    .arg(ban.after())
+                    .arg(ban.within_us())
+                    .arg(ban.for_us())
+                    .arg(0);
+            }
+        }
     }
     cmd
+}
+
+fn push_limit(cmd: &mut Cmd, limit: &Limit, charge: &Charge) {
+    let rate = limit.rate();
+    let algorithm = match limit.algorithm() {
+        Algorithm::FixedWindow if limit.edges().is_some() => 6,
+        Algorithm::FixedWindow => 1,
+        Algorithm::SlidingWindow => 2,
+        Algorithm::TokenBucket => 3,
+        Algorithm::SlidingLog => 4,
+    };
+    cmd.arg(algorithm)
+        .arg(charge.group)
+        .arg(charge.cost)
+        .arg(limit.burst())
+        .arg(limit.window_us());
+    match limit.edges().map(Edges::get) {
+        Some([a, b, c, d]) => cmd.arg(format!("{a} {b} {c} {d}")),
+        None => cmd.arg(rate.tokens),
+    };
+    cmd.arg(rate.period_us);
 }
 
 /// Whether Redis does not have the script: after a restart, a `SCRIPT FLUSH` or a fail-over.
@@ -137,7 +151,7 @@ fn malformed(value: &Value) -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{limit::Limit, store::ENFORCED};
+    use crate::store::ENFORCED;
 
     #[test]
     fn the_command_carries_every_key_and_limit() {

@@ -1,0 +1,169 @@
+//! After so many denials within so long, deny for so long: for callers who do not take no for an answer.
+//!
+//! A ban stands beside the limits of a rule and counts how often one of them does not fit. The window of that count begins with its
+//! first denial. A denial by the ban itself counts nothing, so a ban ends when it was to end, however often its caller
+//! comes meanwhile. When it has ended, the count begins at zero.
+//!
+//! This is the one thing that is written when a request is denied.
+
+use std::fmt;
+
+use super::{MAX_WINDOW_US, MIN_WINDOW_US, Outcome, state::numbers};
+
+/// The largest number of denials that a ban may wait for.
+pub const MAX_AFTER: u64 = 1_000_000;
+
+/// After `after` denials within `within_us`, deny for `for_us`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ban {
+    after: u64,
+    within_us: u64,
+    for_us: u64,
+}
+
+/// Why a ban cannot be built. Each says the bound that was crossed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidBan {
+    /// No denial, or more than [`MAX_AFTER`].
+    #[error("a ban comes after 1 to 1000000 denials")]
+    After,
+    /// A count that lasts too short or too long.
+    #[error("a ban counts denials within 1 ms to 366 days")]
+    Within,
+    /// A ban that lasts too short or too long.
+    #[error("a ban lasts between 1 ms and 366 days")]
+    For,
+}
+
+/// What is stored: denials since when, or until when a ban is in force. Times are microseconds since the epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct State {
+    /// Denials in the window that began at `since_us`. 0 while a ban is in force.
+    pub denials: u64,
+    /// The first of these denials; or the beginning of the ban.
+    pub since_us: u64,
+    /// The end of the ban; 0 if there is none.
+    pub until_us: u64,
+}
+
+/// The text that Redis stores: the numbers in the order of the fields.
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.denials, self.since_us, self.until_us)
+    }
+}
+
+impl State {
+    /// Reads what [`Display`](fmt::Display) writes. `None` for anything else: a text that tollgate did not write.
+    pub fn parse(text: &str) -> Option<Self> {
+        let [denials, since_us, until_us] = numbers(text)?;
+        Some(Self {
+            denials,
+            since_us,
+            until_us,
+        })
+    }
+}
+
+/// The result of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// What to store, whether the request is admitted or not, and from when on (microseconds since the epoch) it means the same
+    /// as nothing. `None` if what is stored stays.
+    pub write: Option<(State, u64)>,
+    /// Allowed: not banned, and as many denials remain until there is a ban. Denied: banned, for as long as `wait_us` says.
+    pub outcome: Outcome,
+}
+
+impl Ban {
+    /// A ban of `for_us` microseconds after `after` denials within `within_us` microseconds.
+    pub fn new(after: u64, within_us: u64, for_us: u64) -> Result<Self, InvalidBan> {
+        let windows = MIN_WINDOW_US..=MAX_WINDOW_US;
+        if !(1..=MAX_AFTER).contains(&after) {
+            return Err(InvalidBan::After);
+        }
+        if !windows.contains(&within_us) {
+            return Err(InvalidBan::Within);
+        }
+        if !windows.contains(&for_us) {
+            return Err(InvalidBan::For);
+        }
+        Ok(Self {
+            after,
+            within_us,
+            for_us,
+        })
+    }
+
+    /// Denials until the ban begins.
+    pub const fn after(&self) -> u64 {
+        self.after
+    }
+
+    /// How long a denial counts, in microseconds since the first of them.
+    pub const fn within_us(&self) -> u64 {
+        self.within_us
+    }
+
+    /// How long the ban lasts, in microseconds.
+    pub const fn for_us(&self) -> u64 {
+        self.for_us
+    }
+
+    /// What becomes of `state` at `now_us`, when the limits that the ban covers fit or do not.
+    pub fn step(&self, state: Option<State>, now_us: u64, limits_fit: bool) -> Step {
+        let mut state = state.unwrap_or(State {
+            denials: 0,
+            since_us: now_us,
+            until_us: 0,
+        });
+        // After the clock went back, nothing lies in the future.
+        state.since_us = state.since_us.min(now_us);
+        // Nor does a ban last longer than it does now. The new end is stored: it would move on with the clock otherwise.
+        let latest = now_us + self.for_us;
+        let is_cut = state.until_us > latest;
+        state.until_us = state.until_us.min(latest);
+        if state.until_us > now_us {
+            return Step {
+                write: is_cut.then_some((state, state.until_us)),
+                outcome: banned(state.until_us - now_us),
+            };
+        }
+        if state.denials == 0 || now_us >= state.since_us + self.within_us {
+            state.denials = 0;
+            state.since_us = now_us;
+        }
+        if !limits_fit {
+            state.denials += 1;
+            if state.denials >= self.after {
+                let ban = State {
+                    denials: 0,
+                    since_us: now_us,
+                    until_us: latest,
+                };
+                return Step {
+                    write: Some((ban, latest)),
+                    outcome: banned(self.for_us),
+                };
+            }
+        }
+        state.until_us = 0;
+        Step {
+            write: (!limits_fit).then_some((state, state.since_us + self.within_us)),
+            outcome: Outcome {
+                allowed: true,
+                // When `after` was lowered, the next denial brings the ban.
+                remaining: self.after.saturating_sub(state.denials).max(1),
+                wait_us: 0,
+            },
+        }
+    }
+}
+
+const fn banned(wait_us: u64) -> Outcome {
+    Outcome {
+        allowed: false,
+        remaining: 0,
+        wait_us,
+    }
+}
