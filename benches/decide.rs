@@ -8,7 +8,7 @@
     reason = "a benchmark fails by panicking"
 )]
 
-use std::{fmt::Write as _, hint::black_box, net::IpAddr, sync::Arc, time::Duration};
+use std::{fmt::Write as _, hint::black_box, net::IpAddr, sync::Arc};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use http::HeaderMap;
@@ -132,10 +132,7 @@ fn deciding(c: &mut Criterion) {
         Guarded::new(memory(), Arc::clone(&metrics)),
         memory(),
         metrics,
-        Options {
-            deadline: Duration::from_millis(50),
-            replicas: 1,
-        },
+        Options::default(),
     );
     c.bench_function("decide/memory", |b| {
         b.iter(|| {

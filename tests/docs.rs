@@ -93,6 +93,30 @@ fn the_shipped_rules_are_valid_with_their_examples() {
     assert!(set.rules.len() >= 3);
 }
 
+/// Rules that ask for other headers bring a warning: what it says must be so.
+#[test]
+fn the_shipped_proxies_forward_the_headers_that_rules_may_count_on() {
+    let envoy = read("envoy/envoy.yaml");
+    let (_, rest) = envoy.split_once("allowed_headers:").unwrap();
+    let (block, _) = rest.split_once("disallowed_headers:").unwrap();
+    let of_envoy: Vec<&str> = block
+        .split("exact: ")
+        .skip(1)
+        .map(|rest| rest.split(',').next().unwrap())
+        .collect();
+    assert_eq!(of_envoy, rules::SHIPPED_HEADERS);
+    let nginx = read("nginx/nginx.conf");
+    let (_, rest) = nginx.split_once("location = /_tollgate {").unwrap();
+    let (block, _) = rest.split_once("\n        }").unwrap();
+    let of_nginx: Vec<String> = block
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("proxy_set_header "))
+        .filter(|line| line.contains("$http_"))
+        .map(|line| line.split(' ').next().unwrap().to_ascii_lowercase())
+        .collect();
+    assert_eq!(of_nginx, rules::SHIPPED_HEADERS);
+}
+
 #[test]
 fn links_lead_somewhere() {
     let mut count = 0;
@@ -152,6 +176,7 @@ fn metrics_in_the_documents_exist() {
     metrics
         .rule("data")
         .fell_back(FallbackMode::Local, StoreFailure::Deadline);
+    metrics.limit("data", "data");
     let text = metrics.encode();
     let mut count = 0;
     for document in DOCUMENTS {

@@ -69,6 +69,7 @@ impl World {
             Options {
                 deadline: DEADLINE,
                 replicas,
+                ..Options::default()
             },
         );
         Self {

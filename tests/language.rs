@@ -621,3 +621,130 @@ rules:
     // Another key is another caller; the same key is the same.
     assert_eq!(keys, [1, 2, 2]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bans_are_told_seen_and_lifted() {
+    let redis = Redis::start();
+    let tollgate = Tollgate::start(Settings {
+        rules: "version: 1
+rules:
+  - { name: login, match: { path: /login }, key: [client_ip], limit: 1/day, ban: { after: 2, within: 10h, for: 20h } }
+  - { name: all, key: [client_ip], limit: 100/day }
+",
+        redis: Some(&redis),
+        ..Settings::default()
+    })
+    .await;
+    let key = "tollgate:{login:client_ip=203.0.113.7}:ban";
+    let login = get("/login", &[]);
+    assert_eq!(play(&tollgate, login).await.status, GOOD);
+    let denied = play(&tollgate, login).await;
+    assert_eq!(denied.status, OVER);
+    assert_eq!(denied.header("x-tollgate-limit"), Some("login"));
+    assert!(redis.cli(&["GET", key]).starts_with("1 "), "one denial");
+    for _ in 0..3 {
+        let banned = play(&tollgate, login).await;
+        assert_eq!(banned.status, OVER);
+        assert_eq!(banned.header("x-tollgate-rule"), Some("login"));
+        // The day's limit denies for longer than the ban.
+        assert_eq!(banned.header("x-tollgate-limit"), Some("login"));
+    }
+    // Who has been given more is still banned.
+    redis.cli(&[
+        "DEL",
+        "tollgate:{login:client_ip=203.0.113.7}:sliding_window:86400s",
+    ]);
+    let banned = play(&tollgate, login).await;
+    assert_eq!(banned.status, OVER);
+    assert_eq!(banned.header("x-tollgate-limit"), Some("login/ban"));
+    assert_eq!(
+        banned.header("ratelimit-policy"),
+        Some("\"login/ban\";q=2;w=36000")
+    );
+    let (left, wait) = banned.remaining();
+    assert!(left == 0 && (71_000..=72_000).contains(&wait), "{wait}");
+    let problem = banned.json();
+    assert_eq!(
+        problem["type"],
+        "https://iana.org/assignments/http-problem-types#abnormal-usage-detected"
+    );
+    assert_eq!(
+        problem["violated-policies"],
+        serde_json::json!(["login/ban"])
+    );
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(
+        detail.starts_with("banned after 2 denials within 10h; try again in"),
+        "{detail}"
+    );
+    // A ban is on one rule and one caller.
+    assert_eq!(play(&tollgate, get("/", &[])).await.status, GOOD);
+    assert_eq!(
+        play(&tollgate, from("203.0.113.8", "/login")).await.status,
+        GOOD
+    );
+    assert_eq!(
+        tollgate.metric("tollgate_bans_total{rule=\"login\"}").await,
+        1
+    );
+    for (limit, denials) in [("login", 4), ("login/ban", 1)] {
+        let name = format!("tollgate_denials_total{{rule=\"login\",limit=\"{limit}\"}}");
+        assert_eq!(tollgate.metric(&name).await, denials, "{limit}");
+    }
+    let ttl: u64 = redis.cli(&["TTL", key]).parse().unwrap();
+    assert!((71_000..=72_000).contains(&ttl), "{ttl}");
+    assert_eq!(redis.cli(&["DEL", key]), "1");
+    assert_eq!(play(&tollgate, login).await.status, GOOD);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn denials_are_logged_with_the_names_of_the_answer_and_no_secret() {
+    let rules = "version: 1
+rules:
+  - { name: gone, match: { path: /gone }, action: deny }
+  - { name: tried, key: [client_ip], limit: 1/day, mode: shadow }
+  - name: api
+    match: { path: '/v1/**' }
+    key: [{ header: x-api-key, secret: true }]
+    limits: [1/day, 9/h]
+";
+    let tollgate = Tollgate::start(Settings {
+        rules,
+        args: &["--log-format=json", "--log-decisions-rate=3"],
+        ..Settings::default()
+    })
+    .await;
+    let lines = ["x-api-key: hunter2"];
+    let api = get("/v1/../v1/a?token=hunter2", &lines);
+    assert_eq!(play(&tollgate, api).await.status, GOOD);
+    let denied = play(&tollgate, api).await;
+    assert_eq!(denied.status, OVER);
+    assert_eq!(play(&tollgate, get("/gone", &[])).await.status, SHUT);
+    for _ in 0..10 {
+        assert_eq!(play(&tollgate, api).await.status, OVER);
+    }
+    let log = tollgate.log();
+    assert!(!log.contains("hunter2"), "{log}");
+    let logged: Vec<serde_json::Value> = log
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter(|line: &serde_json::Value| line["target"] == "tollgate::decision")
+        .collect();
+    let of = |rule: &str| {
+        let found = logged.iter().find(|line| line["rule"] == rule);
+        found.unwrap_or_else(|| panic!("nothing of {rule}:\n{log}"))
+    };
+    let api = of("api");
+    assert_eq!(api["outcome"], "denied");
+    assert_eq!(
+        Some(api["limit"].as_str().unwrap()),
+        denied.header("x-tollgate-limit")
+    );
+    assert_eq!(denied.json()["violated-policies"][0], api["limit"]);
+    let key = api["key"].as_str().unwrap();
+    assert!(key.starts_with("header.x-api-key=#"), "{key}");
+    assert_eq!(api["path"], "/v1/a");
+    assert!(api["retry_after_ms"].as_u64().unwrap() > 80_000_000);
+    assert_eq!(of("tried")["outcome"], "shadow_denied");
+    assert_eq!(of("gone")["reason"], "action: deny");
+}

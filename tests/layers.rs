@@ -27,7 +27,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     (
         "cli",
-        &["app", "contract", "hash", "rules", "server", "store"],
+        &[
+            "app", "contract", "engine", "hash", "rules", "server", "store",
+        ],
     ),
 ];
 

@@ -13,6 +13,7 @@ use super::{Failure, LogFormat, validate};
 use crate::{
     app::{self, Settings, StoreSettings},
     contract::AnswerOptions,
+    engine,
     hash::HashKey,
     server::{self, ListenAddr},
     store::redis,
@@ -101,6 +102,14 @@ pub struct ServeArgs {
     #[arg(long, env = "TOLLGATE_LEGACY_HEADERS", value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
     legacy_headers: bool,
 
+    /// Which decisions are logged
+    #[arg(long, env = "TOLLGATE_LOG_DECISIONS", value_name = "WHICH", value_enum, default_value_t = LogDecisions::Denied)]
+    log_decisions: LogDecisions,
+
+    /// The most decisions logged a second; the next line says how many were left out
+    #[arg(long, env = "TOLLGATE_LOG_DECISIONS_RATE", value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    log_decisions_rate: u32,
+
     /// How log lines look
     #[arg(long, env = "TOLLGATE_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -117,6 +126,27 @@ enum StoreKind {
     Memory,
     /// In Redis: shared by all replicas
     Redis,
+}
+
+/// Which decisions are logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogDecisions {
+    /// None
+    None,
+    /// Denials, and what rules in shadow mode would have denied
+    Denied,
+    /// All
+    All,
+}
+
+impl From<LogDecisions> for engine::LogDecisions {
+    fn from(which: LogDecisions) -> Self {
+        match which {
+            LogDecisions::None => Self::None,
+            LogDecisions::Denied => Self::Denied,
+            LogDecisions::All => Self::All,
+        }
+    }
 }
 
 fn positive_duration(text: &str) -> Result<Duration, String> {
@@ -161,6 +191,10 @@ impl ServeArgs {
                 idle_timeout: self.idle_timeout,
                 drain_timeout: self.drain_timeout,
                 ..server::Options::default()
+            },
+            log: engine::LogOptions {
+                which: self.log_decisions.into(),
+                per_second: self.log_decisions_rate,
             },
             answers: AnswerOptions {
                 legacy_headers: self.legacy_headers,

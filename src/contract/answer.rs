@@ -2,7 +2,8 @@
 //!
 //! * `RateLimit` and `RateLimit-Policy`: draft-ietf-httpapi-ratelimit-headers-11, as RFC 9651 lists with one member for each
 //!   limit. `t` is the time until more is left; of a denial it equals `Retry-After`.
-//! * The body of a denial is `application/problem+json` (RFC 9457) with the draft's `quota-exceeded` type.
+//! * The body of a denial is `application/problem+json` (RFC 9457) with the draft's `quota-exceeded` type; of a ban, with its
+//!   `abnormal-usage-detected`.
 //! * Exactly 200 admits: Envoy takes 204 for a denial.
 
 use std::fmt::Write as _;
@@ -16,7 +17,9 @@ use http_body_util::Full;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Endpoint, Fault, NO_STORE, RATELIMIT, RATELIMIT_POLICY, X_TOLLGATE_RULE};
+use super::{
+    Endpoint, Fault, NO_STORE, RATELIMIT, RATELIMIT_POLICY, X_TOLLGATE_LIMIT, X_TOLLGATE_RULE,
+};
 use crate::{
     engine::{Decision, Quota, Verdict},
     rules::answer::{Answer, Body, Facts, Json},
@@ -26,6 +29,8 @@ const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
+const ABNORMAL_USAGE: &str =
+    "https://iana.org/assignments/http-problem-types#abnormal-usage-detected";
 
 /// What answers carry beyond the standard.
 #[derive(Debug, Clone, Copy, Default)]
@@ -58,7 +63,7 @@ pub fn answer(
 ) -> Response<Full<Bytes>> {
     let mut response = match decision.verdict {
         Verdict::Allowed => Response::new(Full::default()),
-        Verdict::Limited { retry_after_us } => {
+        Verdict::Limited { retry_after_us } | Verdict::Banned { retry_after_us } => {
             let jitter = decision
                 .answer
                 .as_ref()
@@ -84,6 +89,11 @@ pub fn answer(
     let headers = response.headers_mut();
     if let Some(rule) = &decision.rule {
         insert(headers, X_TOLLGATE_RULE, rule.to_string());
+    }
+    if decision.verdict != Verdict::Allowed
+        && let Some(denied) = decision.quotas.first()
+    {
+        insert(headers, X_TOLLGATE_LIMIT, denied.name.to_string());
     }
     if let Some(nearest) = decision.quotas.iter().min_by_key(|quota| quota.remaining) {
         insert(
@@ -195,6 +205,15 @@ fn usual_problem(decision: &Decision, facts: &Facts<'_>) -> Map<String, Value> {
                 quota.name, quota.text, facts.retry_after
             ),
         ),
+        (Verdict::Banned { .. }, quota) => (
+            ABNORMAL_USAGE,
+            "Too Many Requests",
+            format!(
+                "banned after {}; try again in {} s",
+                quota.map_or("too many denials", |quota| &quota.text),
+                facts.retry_after
+            ),
+        ),
         (Verdict::Limited { .. }, None) => (
             QUOTA_EXCEEDED,
             "Too Many Requests",
@@ -220,8 +239,11 @@ fn usual_problem(decision: &Decision, facts: &Facts<'_>) -> Map<String, Value> {
             .iter()
             .map(|quota| &*quota.name)
             .collect::<Vec<_>>(),
-        retry_after: matches!(decision.verdict, Verdict::Limited { .. })
-            .then_some(facts.retry_after),
+        retry_after: matches!(
+            decision.verdict,
+            Verdict::Limited { .. } | Verdict::Banned { .. }
+        )
+        .then_some(facts.retry_after),
     };
     match serde_json::to_value(problem) {
         Ok(Value::Object(members)) => members,

@@ -82,5 +82,8 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_ENVOY_BUDGET: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+/// The rule that decided.
 const X_TOLLGATE_RULE: HeaderName = HeaderName::from_static("x-tollgate-rule");
+/// The limit that denied.
+const X_TOLLGATE_LIMIT: HeaderName = HeaderName::from_static("x-tollgate-limit");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     limit::Outcome,
-    rules::{NamedLimit, Rule, answer::Answer},
+    rules::{NamedBan, NamedLimit, Rule, answer::Answer},
 };
 
 /// What to tell the proxy.
@@ -15,7 +15,7 @@ pub struct Decision {
     /// The rule that decided. Of an admitted request: the `allow` rule that ended the walk, else the rule with the limit that
     /// is nearest to being reached.
     pub rule: Option<Arc<str>>,
-    /// The limits to report. Of a denied request, only the one that denied.
+    /// The limits to report. Of a denied request, only the one that denied, which may be a ban.
     pub quotas: Vec<Quota>,
     /// What the rule that denied says of the answer.
     pub answer: Option<Arc<Answer>>,
@@ -31,6 +31,11 @@ pub enum Verdict {
         /// Microseconds until the same request fits, when nobody else comes; 0 if not known.
         retry_after_us: u64,
     },
+    /// Denied too often.
+    Banned {
+        /// Microseconds until the ban ends.
+        retry_after_us: u64,
+    },
     /// Turned away by a rule; waiting does not help.
     Forbidden,
     /// Not known: the store is away, and a rule leaves the decision to the proxy.
@@ -40,13 +45,13 @@ pub enum Verdict {
 /// One limit as an answer reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quota {
-    /// `data` or `search/1s`.
+    /// `data` or `search/1s`; of a ban, `data/ban`.
     pub name: Arc<str>,
     /// `"data";q=5;w=60`.
     pub policy: Arc<str>,
-    /// `5/m`, as the rule file says it.
+    /// `5/m`, as the rule file says it; of a ban, `5 denials within 10m`.
     pub text: Arc<str>,
-    /// Requests per window.
+    /// Requests per window; of a ban, denials.
     pub amount: u64,
     /// What is left.
     pub remaining: u64,
@@ -75,13 +80,24 @@ impl Decision {
 }
 
 impl Quota {
-    pub(super) fn new(limit: &NamedLimit, outcome: &Outcome) -> Self {
+    pub(super) fn of_limit(limit: &NamedLimit, outcome: &Outcome) -> Self {
         Self {
             name: Arc::clone(&limit.name),
             policy: Arc::clone(&limit.policy),
             text: Arc::clone(&limit.text),
             amount: limit.limit.amount(),
             remaining: outcome.remaining,
+            wait_us: outcome.wait_us,
+        }
+    }
+
+    pub(super) fn of_ban(ban: &NamedBan, outcome: &Outcome) -> Self {
+        Self {
+            name: Arc::clone(&ban.name),
+            policy: Arc::clone(&ban.policy),
+            text: Arc::clone(&ban.text),
+            amount: ban.ban.after(),
+            remaining: 0,
             wait_us: outcome.wait_us,
         }
     }

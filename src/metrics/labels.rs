@@ -136,6 +136,12 @@ pub(super) struct DecisionLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct LimitLabels {
+    pub(super) rule: String,
+    pub(super) limit: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct FallbackLabels {
     pub(super) rule: String,
     pub(super) mode: FallbackMode,

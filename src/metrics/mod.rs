@@ -3,6 +3,7 @@
 
 mod labels;
 
+use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -16,7 +17,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use labels::{
-    ContractLabel, DecisionLabels, FallbackLabels, FaultLabel, RuleLabel, StoreErrorLabel,
+    ContractLabel, DecisionLabels, FallbackLabels, FaultLabel, LimitLabels, RuleLabel,
+    StoreErrorLabel,
 };
 
 pub use labels::{Contract, ContractFault, FallbackMode, Outcome, StoreFailure};
@@ -35,6 +37,8 @@ const BUCKETS: [f64; 12] = [
 pub struct Metrics {
     registry: Registry,
     decisions: Family<DecisionLabels, Counter>,
+    denials: Family<LimitLabels, Counter>,
+    bans: Family<RuleLabel, Counter>,
     checks: Family<ContractLabel, Counter>,
     check_duration: Histogram,
     store_duration: Histogram,
@@ -60,6 +64,8 @@ pub struct Metrics {
     pub handler_panics: Counter,
     /// Rules that have series now, so that those of rules that are gone can be dropped.
     rules: Mutex<Vec<String>>,
+    /// Limits that do.
+    limits: Mutex<HashSet<LimitLabels>>,
 }
 
 /// One rule's counters, resolved beforehand: the check path looks no label up.
@@ -67,6 +73,7 @@ pub struct Metrics {
 pub struct RuleMetrics {
     name: String,
     outcomes: [Counter; Outcome::ALL.len()],
+    bans: Counter,
     fallbacks: Family<FallbackLabels, Counter>,
 }
 
@@ -74,6 +81,11 @@ impl RuleMetrics {
     /// Counts one decision.
     pub fn decided(&self, outcome: Outcome) {
         self.outcomes[outcome as usize].inc();
+    }
+
+    /// Counts the beginning of a ban.
+    pub fn banned(&self) {
+        self.bans.inc();
     }
 
     /// Counts one decision that had to be made without the store. Looks labels up, as it is not on the ordinary path.
@@ -103,6 +115,12 @@ impl Metrics {
         r.register("build", "The version that runs", Info::new(build));
         let metrics = Self {
             decisions: counter(r, "decisions", "Decisions by rule and outcome"),
+            denials: counter(
+                r,
+                "denials",
+                "Denials by the limit or ban that denied, also of rules in shadow mode",
+            ),
+            bans: counter(r, "bans", "Bans that began, by rule"),
             checks: counter(r, "checks", "Checks by the endpoint they came to"),
             check_duration: histogram(r, "check_duration", "From a check's arrival to its answer"),
             store_duration: histogram(
@@ -175,6 +193,7 @@ impl Metrics {
                 "Requests that ended in a panic: bugs in tollgate",
             ),
             rules: Mutex::default(),
+            limits: Mutex::default(),
             registry,
         };
         for &contract in Contract::ALL {
@@ -217,8 +236,37 @@ impl Metrics {
                 self.decisions
                     .get_or_create_owned(&decision(name, Outcome::ALL[i]))
             }),
+            bans: self.bans.get_or_create_owned(&rule_label(name)),
             fallbacks: self.store_fallbacks.clone(),
         }
+    }
+
+    /// The counter of denials by a limit. The same names give the same counter, also across reloads.
+    pub fn limit(&self, rule: &str, limit: &str) -> Counter {
+        let labels = LimitLabels {
+            rule: rule.to_owned(),
+            limit: limit.to_owned(),
+        };
+        let counter = self.denials.get_or_create_owned(&labels);
+        self.limits().insert(labels);
+        counter
+    }
+
+    /// Drops the series of all limits but those of which `keep` says so by their name.
+    pub fn retain_limits(&self, keep: impl Fn(&str) -> bool) {
+        self.limits().retain(|labels| {
+            let keep = keep(&labels.limit);
+            if !keep {
+                self.denials.remove(labels);
+            }
+            keep
+        });
+    }
+
+    fn limits(&self) -> std::sync::MutexGuard<'_, HashSet<LimitLabels>> {
+        self.limits
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Drops the series of all rules but these. A handle of a dropped rule may still be used; what it counts is not seen.
@@ -237,6 +285,7 @@ impl Metrics {
             self.decisions.remove(&decision(rule, outcome));
         }
         self.memory_overflows.remove(&rule_label(rule));
+        self.bans.remove(&rule_label(rule));
         for &mode in FallbackMode::ALL {
             for &reason in StoreFailure::ALL {
                 self.store_fallbacks.remove(&FallbackLabels {

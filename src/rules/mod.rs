@@ -23,16 +23,19 @@ use std::{
 
 use serde::Serialize;
 
-pub use self::diagnostic::{Diagnostic, Report, Severity};
 use self::{
     answer::Answer,
     index::Index,
     key::Descriptor,
     matcher::{Matcher, Params},
 };
+pub use self::{
+    compile::SHIPPED_HEADERS,
+    diagnostic::{Diagnostic, Report, Severity},
+};
 use crate::{
     hash::HashKey,
-    limit::{Limit, calendar::Calendar},
+    limit::{Limit, ban::Ban, calendar::Calendar},
     request::{Attributes, ClientIpPolicy},
 };
 
@@ -178,6 +181,19 @@ impl Rule {
             Action::Allow | Action::Deny(_) => None,
         }
     }
+
+    /// The names of all that may deny: its limits, those of its tiers and overrides, and its ban.
+    pub fn limit_names(&self) -> impl Iterator<Item = &Arc<str>> {
+        let action = self.limit_action();
+        let limits = action
+            .into_iter()
+            .flat_map(LimitAction::plans)
+            .flat_map(Plan::limits);
+        let ban = action.and_then(|action| action.ban.as_ref());
+        limits
+            .map(|limit| &limit.name)
+            .chain(ban.map(|ban| &ban.name))
+    }
 }
 
 /// What a rule does with a request that matches.
@@ -204,6 +220,8 @@ pub struct LimitAction {
     pub tiers: Vec<Tier>,
     /// What holds for one caller, by the descriptor as it stands in keys. Comes before tiers.
     pub overrides: HashMap<Box<str>, Plan>,
+    /// Who is denied for longer, because limits denied them too often.
+    pub ban: Option<NamedBan>,
     /// Whether a denial is only counted and logged.
     pub mode: Mode,
     /// What happens while the store does not answer.
@@ -352,6 +370,19 @@ impl NamedLimit {
             Some(calendar) => self.limit.aligned(calendar.edges(now_us)),
         }
     }
+}
+
+/// A ban with everything about it that can be written ahead of time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedBan {
+    /// The arithmetic.
+    pub ban: Ban,
+    /// `login/ban`: what it is called in answers, logs and metrics.
+    pub name: Arc<str>,
+    /// `"login/ban";q=5;w=600`: its member of `RateLimit-Policy`. The quota is one of denials.
+    pub policy: Arc<str>,
+    /// `5 denials within 10m`.
+    pub text: Arc<str>,
 }
 
 /// Whether a rule denies.

@@ -82,7 +82,9 @@ async fn the_shipped_configuration_turns_200_into_429_after_five() {
         let log = stack.envoy.access_log();
         let denied = log.lines().find(|line| line.contains("\"status\":429"));
         denied.is_some_and(|line| {
-            line.contains("\"rule\":\"data\"") && line.contains("ext_authz_denied")
+            line.contains("\"rule\":\"data\"")
+                && line.contains("\"limit\":\"data\"")
+                && line.contains("ext_authz_denied")
         })
     })
     .await;

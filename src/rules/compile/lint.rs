@@ -28,6 +28,7 @@ pub(super) fn lint(document: &mut Document<'_>, rules: &[Rule], paths: &[Path]) 
         if let Action::Limit(action) = &rule.action {
             lint_tiers(document, action, path);
             lint_limits(document, action, path);
+            lint_ban(document, action, path);
             lint_against_others(document, rules, index, action, path);
         }
     }
@@ -99,6 +100,27 @@ fn lint_limits(document: &mut Document<'_>, action: &LimitAction, path: &Path) {
                 );
             }
         }
+    }
+}
+
+fn lint_ban(document: &mut Document<'_>, action: &LimitAction, path: &Path) {
+    if action.ban.is_none() {
+        return;
+    }
+    let at = path.child(Step::Key("ban".to_owned()));
+    if action.descriptor.parts.is_empty() {
+        document.warning(
+            &at,
+            "the rule has no key, so this ban is on everybody",
+            "give the rule a `key`, like [client_ip]",
+        );
+    }
+    if action.plans().all(|plan| plan.limits().is_empty()) {
+        document.warning(
+            &at,
+            "the ban can never begin: it counts what the rule's limits deny, and there are none",
+            "give the rule a limit, or remove the ban",
+        );
     }
 }
 

@@ -1,11 +1,14 @@
 //! From the model to a [`RuleSet`]: what the values mean together, and everything that cannot be meant.
 
 mod answer;
+mod forwarded;
 mod key;
 mod limits;
 mod lint;
 mod matching;
 mod plan;
+
+pub use self::forwarded::SHIPPED_HEADERS;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -113,6 +116,7 @@ impl Compiler<'_, '_> {
             }
         }
         lint::lint(self.document, &rules, &paths);
+        self.forwarded(file.forwarded_headers.as_ref(), &rules, &paths);
         RuleSet::new(
             rules,
             self.client_ip.clone(),
@@ -253,6 +257,7 @@ impl Compiler<'_, '_> {
                 rule.overrides_file
                     .as_ref()
                     .map(|field| findings.path(field)),
+                rule.ban.as_ref().map(|field| findings.path(field)),
                 rule.on_store_error
                     .as_ref()
                     .map(|field| findings.path(field)),
@@ -309,6 +314,7 @@ impl Compiler<'_, '_> {
         let cost = self.cost(rule.cost.as_ref());
         let tiers = self.tiers(rule.tiers.as_ref(), name, counting);
         let overrides = self.overrides(rule, name, counting, &descriptor);
+        let ban = self.ban(rule.ban.as_ref(), name);
         let limits = (rule.limit.as_ref(), rule.limits.as_ref());
         let plan = self.plan(limits, path, name, counting)?;
         Some(LimitAction {
@@ -317,6 +323,7 @@ impl Compiler<'_, '_> {
             plan,
             tiers,
             overrides,
+            ban,
             mode: given(rule.mode.as_ref()).map_or(defaults.mode, |name| (*name).into()),
             on_store_error: given(rule.on_store_error.as_ref())
                 .map_or(defaults.on_store_error, |name| (*name).into()),

@@ -1,20 +1,26 @@
 //! `cost`, `tiers` and `overrides`: what a rule charges whom.
 
-use std::{collections::HashMap, path::Path as FilePath};
+use std::{collections::HashMap, path::Path as FilePath, sync::Arc, time::Duration};
 
 use http::HeaderName;
 
 use super::{Compiler, given, limits::Counting};
 use crate::{
-    limit::MAX_AMOUNT,
+    limit::{
+        MAX_AMOUNT,
+        ban::{Ban, InvalidBan},
+    },
     rules::{
-        Cost, Plan, Tier,
+        Cost, NamedBan, Plan, Tier,
         decode::{Field, Findings},
         file::{self, CostFields, Override, OverridesFile},
         key::{Context, Descriptor},
         yaml::Document,
     },
 };
+
+/// What a rule's ban is called after its name.
+const BAN: &str = "ban";
 
 impl Compiler<'_, '_> {
     pub(super) fn cost(&mut self, field: Option<&Field<file::Cost>>) -> Cost {
@@ -89,6 +95,73 @@ impl Compiler<'_, '_> {
         fits
     }
 
+    pub(super) fn ban(&mut self, field: Option<&Field<file::Ban>>, rule: &str) -> Option<NamedBan> {
+        let field = field?;
+        let file::Ban {
+            after,
+            within,
+            duration,
+        } = field.value.as_ref()?;
+        let example = "for example { after: 5, within: 10m, for: 1h }";
+        let (Some(after), Some(within), Some(duration)) = (after, within, duration) else {
+            let missing = [
+                ("after", after.is_none()),
+                ("within", within.is_none()),
+                ("for", duration.is_none()),
+            ];
+            let missing: Vec<&str> = missing
+                .iter()
+                .filter_map(|(name, missing)| missing.then_some(*name))
+                .collect();
+            self.problem(
+                field,
+                format!("the ban has no `{}`", missing.join("` and no `")),
+                example,
+            );
+            return None;
+        };
+        let (denials, within_us, for_us) = (after.value?, within.value?.0, duration.value?.0);
+        let ban = match Ban::new(denials, within_us, for_us) {
+            Ok(ban) => ban,
+            Err(error) => {
+                match error {
+                    InvalidBan::After => self.problem(after, error.to_string(), example),
+                    InvalidBan::Within => self.problem(within, error.to_string(), example),
+                    InvalidBan::For => self.problem(duration, error.to_string(), example),
+                }
+                return None;
+            }
+        };
+        let name = format!("{rule}/{BAN}");
+        let window = if within_us.is_multiple_of(1_000_000) {
+            format!(";w={}", within_us / 1_000_000)
+        } else {
+            String::new()
+        };
+        let within = humantime::format_duration(Duration::from_micros(within_us));
+        Some(NamedBan {
+            ban,
+            policy: format!("\"{name}\";q={denials}{window}").into(),
+            text: format!("{denials} denials within {within}").into(),
+            name: name.into(),
+        })
+    }
+
+    /// The name of a tier or an override: that of the rule's ban is taken.
+    fn plan_name(&mut self, field: &Field<String>, what: &str) -> Option<Arc<str>> {
+        if field.value.as_deref() == Some(BAN) {
+            self.problem(
+                field,
+                format!(
+                    "{BAN:?} cannot be the name of this {what}: in answers it is the rule's ban"
+                ),
+                "call it something else",
+            );
+            return None;
+        }
+        self.name(field, what)
+    }
+
     pub(super) fn tiers(
         &mut self,
         field: Option<&Field<Vec<Field<file::Tier>>>>,
@@ -100,7 +173,7 @@ impl Compiler<'_, '_> {
             let Some(tier) = &field.value else { continue };
             let path = self.findings.path(field);
             let name = match &tier.name {
-                Some(field) => self.name(field, "tier"),
+                Some(field) => self.plan_name(field, "tier"),
                 None => Some(format!("tier{}", index + 1).into()),
             };
             if tier.when.is_none() {
@@ -209,7 +282,7 @@ impl Compiler<'_, '_> {
         let Some(given) = &field.value else { return };
         let path = self.findings.path(field);
         let name = match &given.name {
-            Some(field) => self.name(field, "override"),
+            Some(field) => self.plan_name(field, "override"),
             None => Some("override".into()),
         };
         let key = if let Some(key) = &given.key {

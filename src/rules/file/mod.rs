@@ -15,7 +15,7 @@ pub(super) use self::{
     key::{KEY_PARTS, KeyPart, NamedPart},
     limit::{LimitFields, LimitSpec, Rate},
     matching::{Match, Network, PathSpec, ValueSpec, ValueTests},
-    plan::{Cost, CostFields, KeyValue, Override, OverridesFile, Tier},
+    plan::{Ban, Cost, CostFields, KeyValue, Override, OverridesFile, Tier},
 };
 use super::{Mode, OnStoreError, decode::Field, key::OnMissing};
 use crate::limit::Algorithm;
@@ -24,6 +24,7 @@ use crate::limit::Algorithm;
 pub(super) struct RuleFile {
     pub(super) version: Option<Field<u64>>,
     pub(super) client_ip: Option<Field<ClientIp>>,
+    pub(super) forwarded_headers: Option<Field<Vec<Field<String>>>>,
     pub(super) defaults: Option<Field<Defaults>>,
     pub(super) rules: Option<Field<Vec<Field<Rule>>>>,
 }
@@ -58,6 +59,7 @@ pub(super) struct Rule {
     pub(super) tiers: Option<Field<Vec<Field<Tier>>>>,
     pub(super) overrides: Option<Field<Vec<Field<Override>>>>,
     pub(super) overrides_file: Option<Field<String>>,
+    pub(super) ban: Option<Field<Ban>>,
     pub(super) answer: Option<Field<Answer>>,
     pub(super) mode: Option<Field<ModeName>>,
     pub(super) on_store_error: Option<Field<OnStoreErrorName>>,

@@ -73,6 +73,15 @@ pub(in crate::rules) struct Override {
     pub(in crate::rules) limits: Option<Field<Vec<Field<LimitSpec>>>>,
 }
 
+/// Who is denied too often is denied for longer.
+#[derive(Debug, Clone, Deserialize)]
+pub(in crate::rules) struct Ban {
+    pub(in crate::rules) after: Option<Field<u64>>,
+    pub(in crate::rules) within: Option<Field<Span>>,
+    #[serde(rename = "for")]
+    pub(in crate::rules) duration: Option<Field<Span>>,
+}
+
 /// A file of overrides.
 #[derive(Debug, Deserialize)]
 pub(in crate::rules) struct OverridesFile {

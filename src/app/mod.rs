@@ -1,5 +1,7 @@
 //! The composition root: store → engine → servers, reload, signals, and the drain at the end.
 
+mod shown;
+
 use std::{
     io,
     path::{Path, PathBuf},
@@ -8,7 +10,6 @@ use std::{
 };
 
 use anyhow::Context as _;
-use serde_json::{Value, json};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{Notify, watch},
@@ -19,15 +20,12 @@ use tracing::{error, info, warn};
 use crate::{
     clock::{Clock, SystemClock},
     contract::AnswerOptions,
-    engine::{self, Engine, Live},
+    engine::{self, Engine},
     hash::HashKey,
     health::{Component, Health},
     metrics::Metrics,
     reload,
-    rules::{
-        self, Action, Cost, NamedLimit, Plan, Report, RuleSet, Surroundings,
-        matcher::{Conditions, Matcher, Networks},
-    },
+    rules::{self, Report, RuleSet, Surroundings},
     server::{self, ListenAddr, Listener, admin::Admin, check::CheckPort},
     store::{
         Store,
@@ -58,6 +56,8 @@ pub struct Settings {
     pub max_keys: usize,
     /// Of the check port.
     pub server: server::Options,
+    /// What is logged of decisions.
+    pub log: engine::LogOptions,
     /// What answers carry.
     pub answers: AnswerOptions,
 }
@@ -111,6 +111,7 @@ pub async fn serve(settings: Settings, rules: RuleSet) -> anyhow::Result<()> {
         engine::Options {
             deadline: settings.deadline,
             replicas: settings.replicas,
+            log: settings.log,
         },
     ));
     metrics.rules_in_force(rule_count, clock.now_us());
@@ -136,7 +137,7 @@ pub async fn serve(settings: Settings, rules: RuleSet) -> anyhow::Result<()> {
     let sweeping = tokio::spawn(swept(memory, Arc::clone(&metrics)));
     let admin = Admin::new(health.clone(), Arc::clone(&metrics), {
         let engine = Arc::clone(&engine);
-        move || rules_json(&engine.live()).to_string() + "\n"
+        move || shown::rules(&engine.live()).to_string() + "\n"
     });
     let administered = tokio::spawn(server::serve(
         admin_listener,
@@ -345,105 +346,4 @@ async fn swept(memory: Arc<MemoryStore>, metrics: Arc<Metrics>) {
             .memory_keys
             .set(i64::try_from(memory.keys()).unwrap_or(i64::MAX));
     }
-}
-
-/// The rule set in force, for `/rules`.
-fn rules_json(live: &Live) -> Value {
-    let rules: Vec<Value> = live.set.rules.iter().map(rule_json).collect();
-    json!({
-        "generation": live.generation,
-        "client_ip": {
-            "trusted_proxies": live.set.client_ip.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "ipv6_prefix": live.set.client_ip.ipv6_prefix,
-        },
-        "rules": rules,
-    })
-}
-
-fn rule_json(rule: &rules::Rule) -> Value {
-    let mut out = json!({ "name": *rule.name, "match": conditions_json(&rule.matcher) });
-    match &rule.action {
-        Action::Allow => out["action"] = json!("allow"),
-        Action::Deny(mode) => {
-            out["action"] = json!("deny");
-            out["mode"] = json!(mode);
-        }
-        Action::Limit(action) => {
-            out["action"] = json!("limit");
-            out["mode"] = json!(action.mode);
-            out["on_store_error"] = json!(action.on_store_error);
-            out["key"] = json!(action.descriptor.names());
-            out["on_missing"] = json!(action.descriptor.on_missing);
-            out["cost"] = match &action.cost {
-                Cost::Fixed(cost) => json!(cost),
-                Cost::Header { name, default, max } => {
-                    json!({ "header": name.as_str(), "default": default, "max": max })
-                }
-            };
-            out["limits"] = plan_json(&action.plan);
-            out["tiers"] = action
-                .tiers
-                .iter()
-                .map(|tier| {
-                    json!({
-                        "name": *tier.name,
-                        "when": conditions_json(&tier.when),
-                        "limits": plan_json(&tier.plan),
-                    })
-                })
-                .collect();
-            // How many, not whose: their keys are of those callers alone.
-            out["overrides"] = json!(action.overrides.len());
-        }
-    }
-    out
-}
-
-fn conditions_json(matcher: &Matcher) -> Value {
-    fn block(conditions: &Conditions) -> Value {
-        let texts = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>();
-        json!({
-            "path": texts(&mut conditions.paths.iter().map(ToString::to_string)),
-            "methods": conditions.methods,
-            "host": texts(&mut conditions.hosts.iter().map(ToString::to_string)),
-            "client_ip": conditions.client_ip.iter().flat_map(Networks::blocks).map(ToString::to_string).collect::<Vec<_>>(),
-            "headers": conditions.headers.iter().map(|header| header.name.as_str()).collect::<Vec<_>>(),
-            "query": conditions.query.iter().map(|parameter| &parameter.name).collect::<Vec<_>>(),
-        })
-    }
-    let mut out = block(&matcher.when);
-    if !matcher.not.is_empty() {
-        out["not"] = matcher.not.iter().map(block).collect();
-    }
-    out
-}
-
-fn plan_json(plan: &Plan) -> Value {
-    match plan {
-        Plan::Unlimited => json!("unlimited"),
-        Plan::Nothing => json!(0),
-        Plan::Limits(limits) => limits.iter().map(limit_json).collect(),
-    }
-}
-
-fn limit_json(limit: &NamedLimit) -> Value {
-    let mut out = json!({
-        "name": *limit.name,
-        "rate": *limit.text,
-        "algorithm": limit.limit.algorithm().name(),
-        "amount": limit.limit.amount(),
-        "burst": limit.limit.burst(),
-    });
-    match &limit.calendar {
-        None => {
-            let window = Duration::from_micros(limit.limit.window_us());
-            out["window_seconds"] = json!(window.as_secs_f64());
-        }
-        Some(calendar) => {
-            out["align"] = json!("calendar");
-            out["window"] = json!(calendar.period().name());
-            out["timezone"] = json!(calendar.timezone());
-        }
-    }
-    out
 }

@@ -1,0 +1,158 @@
+//! The decision log: who was denied by what, one structured line each, and never more lines than one can read.
+//!
+//! Lines have the target `tollgate::decision`. Callers stand in them as they do in keys, so secrets are hashed; paths are
+//! without their query.
+
+use std::sync::{Mutex, PoisonError};
+
+use tokio::time::{Duration, Instant};
+use tracing::info;
+
+use crate::{metrics::Outcome, request::Attributes};
+
+/// What is logged of decisions.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Which decisions.
+    pub which: Which,
+    /// The most lines a second; the others are counted, and the next line says how many they were.
+    pub per_second: u32,
+}
+
+/// Which decisions are logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Which {
+    /// None.
+    None,
+    /// Denials, and what rules in shadow mode would have denied.
+    #[default]
+    Denied,
+    /// All.
+    All,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            which: Which::default(),
+            per_second: 10,
+        }
+    }
+}
+
+/// Writes decisions into the log.
+pub(super) struct DecisionLog {
+    options: Options,
+    second: Mutex<Second>,
+}
+
+/// The second that lines are counted in.
+struct Second {
+    began: Instant,
+    lines: u32,
+    unlogged: u64,
+}
+
+/// What is to be said of a decision.
+#[derive(Clone, Copy)]
+pub(super) struct Entry<'a> {
+    pub(super) outcome: Outcome,
+    /// The rule that decided.
+    pub(super) rule: Option<&'a str>,
+    /// The limit that denied.
+    pub(super) limit: Option<&'a str>,
+    /// Why, if it was no limit.
+    pub(super) reason: Option<&'a str>,
+    /// The caller as keys show it.
+    pub(super) key: Option<&'a str>,
+    /// Microseconds.
+    pub(super) retry_after_us: Option<u64>,
+}
+
+/// The longest path that is logged whole, in characters.
+const MAX_PATH: usize = 256;
+
+impl DecisionLog {
+    pub(super) fn new(options: Options) -> Self {
+        Self {
+            options,
+            second: Mutex::new(Second {
+                began: Instant::now(),
+                lines: 0,
+                unlogged: 0,
+            }),
+        }
+    }
+
+    /// Whether admissions are logged too.
+    pub(super) fn wants_all(&self) -> bool {
+        self.options.which == Which::All
+    }
+
+    pub(super) fn tell(&self, request: &Attributes<'_>, entry: Entry<'_>) {
+        if self.options.which == Which::None {
+            return;
+        }
+        let Some(unlogged) = self.room(Instant::now()) else {
+            return;
+        };
+        let path: &str = match request.path.char_indices().nth(MAX_PATH) {
+            Some((end, _)) => &request.path[..end],
+            None => &request.path,
+        };
+        info!(
+            target: "tollgate::decision",
+            outcome = entry.outcome.as_str(),
+            rule = entry.rule,
+            limit = entry.limit,
+            reason = entry.reason,
+            key = entry.key,
+            retry_after_ms = entry.retry_after_us.map(|us| us.div_ceil(1_000)),
+            method = request.method,
+            host = &*request.host,
+            path,
+            client = request.client_ip.map(tracing::field::display),
+            unlogged = (unlogged > 0).then_some(unlogged),
+            "decided"
+        );
+    }
+
+    /// Whether there is room for a line now; with it comes how many were not logged since the last one.
+    fn room(&self, now: Instant) -> Option<u64> {
+        let mut second = self.second.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.duration_since(second.began) >= Duration::from_secs(1) {
+            second.began = now;
+            second.lines = 0;
+        }
+        if second.lines >= self.options.per_second {
+            second.unlogged += 1;
+            return None;
+        }
+        second.lines += 1;
+        Some(std::mem::take(&mut second.unlogged))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_lines_a_second_and_the_next_one_says_what_is_missing() {
+        let log = DecisionLog::new(Options {
+            which: Which::Denied,
+            per_second: 2,
+        });
+        let at = |ms| Instant::now() + Duration::from_millis(ms);
+        let start = at(10_000);
+        let after = |ms| start + Duration::from_millis(ms);
+        assert_eq!(log.room(after(0)), Some(0));
+        assert_eq!(log.room(after(999)), Some(0));
+        for _ in 0..5 {
+            assert_eq!(log.room(after(999)), None);
+        }
+        assert_eq!(log.room(after(1_000)), Some(5));
+        assert_eq!(log.room(after(1_000)), Some(0));
+        assert_eq!(log.room(after(1_001)), None);
+    }
+}
