@@ -13,14 +13,16 @@
 //! * [`store`]: where consumption is kept, in memory or in Redis, and the one call that decides and charges.
 //! * [`engine`]: one decision.
 //! * [`contract`]: what each proxy sends and accepts.
+//! * [`explain`]: one decision, told to people.
 //!
-//! Imports point down: `cli → app → server, reload → contract → engine → rules, store → limit`. A test keeps it so.
+//! Imports point down: `cli → app → server, reload, explain → contract → engine → rules, store → limit`. A test keeps it so.
 
 pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod contract;
 pub mod engine;
+pub mod explain;
 pub mod hash;
 pub mod health;
 pub mod limit;

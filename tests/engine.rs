@@ -12,7 +12,12 @@ use tollgate::{
     metrics::Metrics,
     request::{Attributes, normal_host, normal_path, query_of},
     rules,
-    store::{Batch, Charging, Store, StoreError, guard::Guarded, memory::MemoryStore},
+    store::{
+        Batch, Charging, Store, StoreError,
+        guard::Guarded,
+        memory::MemoryStore,
+        reading::{Read, Reads},
+    },
 };
 
 const DEADLINE: Duration = Duration::from_millis(50);
@@ -129,6 +134,12 @@ enum Broken {
     Refuses,
     /// It says nothing.
     Hangs,
+}
+
+impl Read for Broken {
+    fn read<'a>(&'a self, _: &'a Batch) -> Reads<'a> {
+        Box::pin(async { Err(StoreError::Unavailable("test".to_owned())) })
+    }
 }
 
 impl Store for Broken {

@@ -17,18 +17,19 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("rules", &["hash", "limit", "request"]),
     ("engine", &["limit", "metrics", "request", "rules", "store"]),
     ("contract", &["engine", "metrics", "request", "rules"]),
+    ("explain", &["contract", "engine", "request", "rules"]),
     ("server", &["contract", "engine", "health", "metrics"]),
     (
         "app",
         &[
-            "clock", "contract", "engine", "hash", "health", "metrics", "reload", "rules",
-            "server", "store",
+            "clock", "contract", "engine", "explain", "hash", "health", "metrics", "reload",
+            "rules", "server", "store",
         ],
     ),
     (
         "cli",
         &[
-            "app", "contract", "engine", "hash", "rules", "server", "store",
+            "app", "clock", "contract", "engine", "explain", "hash", "rules", "server", "store",
         ],
     ),
 ];

@@ -1,5 +1,6 @@
 //! The composition root: store → engine → servers, reload, signals, and the drain at the end.
 
+mod asked;
 mod shown;
 
 use std::{
@@ -17,6 +18,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
+use self::asked::Asked;
 use crate::{
     clock::{Clock, SystemClock},
     contract::AnswerOptions,
@@ -135,13 +137,18 @@ pub async fn serve(settings: Settings, rules: RuleSet) -> anyhow::Result<()> {
         stopped.clone(),
     )?);
     let sweeping = tokio::spawn(swept(memory, Arc::clone(&metrics)));
-    let admin = Admin::new(health.clone(), Arc::clone(&metrics), {
-        let engine = Arc::clone(&engine);
-        move || shown::rules(&engine.live()).to_string() + "\n"
-    });
+    let asked = Asked {
+        engine: Arc::clone(&engine),
+        store: store_name,
+        answers: settings.answers,
+    };
+    let admin = Admin::new(health.clone(), Arc::clone(&metrics), asked);
     let administered = tokio::spawn(server::serve(
         admin_listener,
-        move |request| std::future::ready(admin.respond(&request)),
+        move |request| {
+            let admin = admin.clone();
+            async move { admin.respond(request).await }
+        },
         ADMIN,
         Arc::new(()),
         until(stopped),

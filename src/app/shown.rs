@@ -9,6 +9,7 @@ use crate::{
     rules::{
         Action, Cost, NamedLimit, Plan, Rule,
         matcher::{Conditions, Matcher, Networks},
+        quota::span_text,
     },
 };
 
@@ -119,8 +120,4 @@ fn limit_json(limit: &NamedLimit) -> Value {
         }
     }
     out
-}
-
-fn span_text(us: u64) -> String {
-    humantime::format_duration(Duration::from_micros(us)).to_string()
 }

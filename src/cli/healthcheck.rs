@@ -137,7 +137,7 @@ mod tests {
     use crate::health::Health;
     use crate::metrics::Metrics;
     use crate::server::admin::Admin;
-    use crate::server::{Listener, Options, serve};
+    use crate::server::{Listener, Options, admin::tests::Echo, serve};
     use std::sync::Arc;
 
     async fn check(addr: ListenAddr) -> Result<String, String> {
@@ -149,14 +149,14 @@ mod tests {
     #[tokio::test]
     async fn says_what_the_admin_port_says() {
         let health = Health::new();
-        let admin = Admin::new(health.clone(), Arc::new(Metrics::new()), String::new);
+        let admin = Admin::new(health.clone(), Arc::new(Metrics::new()), Echo);
         let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap())
             .await
             .unwrap();
         let addr = listener.local_addr().unwrap();
         let handler = move |request| {
             let admin = admin.clone();
-            async move { admin.respond(&request) }
+            async move { admin.respond(request).await }
         };
         tokio::spawn(serve(
             listener,

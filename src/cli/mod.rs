@@ -12,6 +12,7 @@
     reason = "doc comments of options are their help texts"
 )]
 
+mod explain;
 pub mod healthcheck;
 pub mod serve;
 pub mod upstream;
@@ -49,6 +50,8 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     /// Check a rule file and print everything that is wrong with it
     Validate(validate::ValidateArgs),
+    /// Say what would be decided about a request, and why; charges nothing
+    Explain(Box<explain::ExplainArgs>),
     /// Run a small demo application to put behind a proxy
     Upstream(upstream::UpstreamArgs),
     /// Ask a running tollgate whether it is ready; for container health checks
@@ -112,6 +115,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     {
         Command::Serve(args) => serve::run(*args),
         Command::Validate(args) => validate::run(&args),
+        Command::Explain(args) => block_on(explain::run(*args)),
         Command::Upstream(args) => block_on(async {
             start_logging("info", LogFormat::Text)?;
             upstream::run(&args, app::signalled()?)
@@ -154,6 +158,15 @@ enum LogFormat {
     /// For people
     Text,
     /// One object a line
+    Json,
+}
+
+/// How a command's answer is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// For programs
     Json,
 }
 

@@ -53,22 +53,12 @@ pub struct ServeArgs {
     #[arg(long, env = "TOLLGATE_STORE", value_name = "STORE")]
     store: Option<StoreKind>,
 
-    /// Redis: redis://[user[:password]@]host[:port][/db], or unix:///path
-    #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true)]
-    redis_url: Option<String>,
+    #[command(flatten)]
+    redis: RedisArgs,
 
     /// Connections to Redis that carry checks
     #[arg(long, env = "TOLLGATE_REDIS_LANES", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     redis_lanes: u16,
-
-    /// The key of the hash under which secrets stand in Redis and logs; the same for all that share a Redis
-    #[arg(
-        long,
-        env = "TOLLGATE_HASH_KEY",
-        value_name = "SECRET",
-        hide_env_values = true
-    )]
-    hash_key: Option<String>,
 
     /// The longest that a check waits for Redis; a proxy's own shorter time-out counts too
     #[arg(long, env = "TOLLGATE_DEADLINE", value_name = "TIME", default_value = "50ms", value_parser = positive_duration)]
@@ -119,6 +109,42 @@ pub struct ServeArgs {
     log_level: String,
 }
 
+/// Which Redis, and how secrets stand in it.
+#[derive(Debug, Args)]
+pub(super) struct RedisArgs {
+    /// Redis: redis://[user[:password]@]host[:port][/db], or unix:///path
+    #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true)]
+    redis_url: Option<String>,
+
+    /// The key of the hash under which secrets stand in Redis and logs; the same for all that share a Redis
+    #[arg(
+        long,
+        env = "TOLLGATE_HASH_KEY",
+        value_name = "SECRET",
+        hide_env_values = true
+    )]
+    hash_key: Option<String>,
+}
+
+impl RedisArgs {
+    /// How to reach it, if it was said which.
+    pub(super) fn options(&self) -> Option<redis::Options> {
+        let url = self.redis_url.as_deref().filter(|url| !url.is_empty())?;
+        Some(redis::Options {
+            url: url.to_owned(),
+            lanes: 1,
+            answer_timeout: ANSWER_TIMEOUT.0,
+        })
+    }
+
+    pub(super) fn hash_key(&self) -> HashKey {
+        let given = self.hash_key.as_deref();
+        given
+            .filter(|secret| !secret.is_empty())
+            .map_or_else(HashKey::default, |secret| HashKey::new(secret.as_bytes()))
+    }
+}
+
 /// Where counters are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum StoreKind {
@@ -163,13 +189,12 @@ const ANSWER_TIMEOUT: (Duration, u32) = (Duration::from_millis(250), 4);
 
 impl ServeArgs {
     fn store(&self) -> Result<StoreSettings, Failure> {
-        let url = self.redis_url.as_deref().filter(|url| !url.is_empty());
-        match (self.store, url) {
+        match (self.store, self.redis.options()) {
             (Some(StoreKind::Memory), _) | (None, None) => Ok(StoreSettings::Memory),
-            (_, Some(url)) => Ok(StoreSettings::Redis(redis::Options {
-                url: url.to_owned(),
+            (_, Some(options)) => Ok(StoreSettings::Redis(redis::Options {
                 lanes: usize::from(self.redis_lanes),
                 answer_timeout: ANSWER_TIMEOUT.0.max(self.deadline * ANSWER_TIMEOUT.1),
+                ..options
             })),
             (Some(StoreKind::Redis), None) => Err(Failure::Usage(
                 "--store redis needs to know which: add --redis-url redis://127.0.0.1:6379, or set REDIS_URL".to_owned(),
@@ -199,10 +224,7 @@ impl ServeArgs {
             answers: AnswerOptions {
                 legacy_headers: self.legacy_headers,
             },
-            hash_key: self
-                .hash_key
-                .filter(|secret| !secret.is_empty())
-                .map_or_else(HashKey::default, |secret| HashKey::new(secret.as_bytes())),
+            hash_key: self.redis.hash_key(),
             rules: self.rules,
         })
     }

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::json;
 
-use super::Failure;
+use super::{Failure, Format};
 use crate::{
     app,
     hash::HashKey,
@@ -26,15 +26,6 @@ pub(super) struct ValidateArgs {
     /// How the findings are printed
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Text)]
     format: Format,
-}
-
-/// How a command's answer is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For people
-    Text,
-    /// For programs
-    Json,
 }
 
 pub(super) fn run(args: &ValidateArgs) -> Result<(), Failure> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     Decision, Live, Quota, Verdict,
     log::{DecisionLog, Entry},
-    walk::{Counting, Denial, Effect, Matched, Met},
+    walk::{Counting, Denial, Effect, Matched, Met, Subject},
 };
 use crate::{
     limit::Outcome,
@@ -71,23 +71,94 @@ impl<'a> Denying<'a> {
     }
 }
 
-impl<'a> Counting<'a> {
-    /// What denies for the longest time, if anything does.
-    fn denying<'o>(&self, outcomes: &'o [Outcome]) -> Option<(Denying<'a>, &'o Outcome)> {
-        let outcomes = &outcomes[self.charges.clone()];
-        let limits = self.limits.iter().map(Denying::Limit);
-        let all = limits.chain(self.ban.map(Denying::Ban)).zip(outcomes);
-        // The first of several that deny equally long.
-        all.filter(|(_, outcome)| !outcome.allowed)
-            .reduce(|longest, next| {
-                if next.1.wait_us > longest.1.wait_us {
-                    next
-                } else {
-                    longest
-                }
-            })
+/// What denies a request, and for how long.
+pub(super) struct Denier<'m, 'a> {
+    met: &'m Met<'a>,
+    counting: &'m Counting<'a>,
+    what: Denying<'a>,
+    outcome: Outcome,
+}
+
+impl<'m, 'a> Denier<'m, 'a> {
+    /// What denies for the longest time of what a rule counts, if anything does; the first of several that deny equally long.
+    fn of(met: &'m Met<'a>, counting: &'m Counting<'a>, outcomes: &[Outcome]) -> Option<Self> {
+        let limits = counting.limits.iter().map(Denying::Limit);
+        let all = limits.chain(counting.ban.map(Denying::Ban));
+        let denying = all
+            .zip(&outcomes[counting.charges.clone()])
+            .filter(|(_, outcome)| !outcome.allowed)
+            .map(|(what, outcome)| Self {
+                met,
+                counting,
+                what,
+                outcome: *outcome,
+            });
+        denying.reduce(Self::longer)
     }
 
+    fn longer(self, other: Self) -> Self {
+        if other.outcome.wait_us > self.outcome.wait_us {
+            other
+        } else {
+            self
+        }
+    }
+
+    fn decision(&self) -> Decision {
+        let retry_after_us = self.outcome.wait_us;
+        let (verdict, quota) = match self.what {
+            Denying::Limit(limit) => (
+                Verdict::Limited { retry_after_us },
+                Quota::of_limit(limit, &self.outcome),
+            ),
+            Denying::Ban(ban) => (
+                Verdict::Banned { retry_after_us },
+                Quota::of_ban(ban, &self.outcome),
+            ),
+        };
+        Decision {
+            quotas: vec![quota],
+            ..Decision::of(verdict, self.met.rule)
+        }
+    }
+}
+
+/// The decision that follows from what a store says about all that rules count, and what denies. Counts nothing.
+pub(super) fn conclude<'m, 'a>(
+    matched: &'m Matched<'a>,
+    verdict: &store::Verdict,
+) -> (Decision, Option<Denier<'m, 'a>>) {
+    let enforced = matched
+        .counting()
+        .filter(|(_, counting)| counting.action.mode == Mode::Enforce);
+    if !verdict.admitted {
+        let deniers =
+            enforced.filter_map(|(met, counting)| Denier::of(met, counting, &verdict.outcomes));
+        if let Some(denier) = deniers.reduce(Denier::longer) {
+            return (denier.decision(), Some(denier));
+        }
+        return (Decision::allowed(), None);
+    }
+    let mut quotas = Vec::with_capacity(verdict.outcomes.len());
+    let mut nearest: Option<(&Met<'_>, u64)> = None;
+    for (met, counting) in enforced {
+        let outcomes = &verdict.outcomes[counting.charges.clone()];
+        for (limit, outcome) in counting.limits.iter().zip(outcomes) {
+            quotas.push(Quota::of_limit(limit, outcome));
+            if nearest.is_none_or(|(_, least)| outcome.remaining < least) {
+                nearest = Some((met, outcome.remaining));
+            }
+        }
+    }
+    let decision = Decision {
+        rule: nearest.map(|(met, _)| Arc::clone(&met.rule.name)),
+        quotas,
+        ..Decision::allowed()
+    };
+    (decision, None)
+}
+
+impl Counting<'_> {
     /// Whether the ban began with this request.
     fn ban_begins(&self, outcomes: &[Outcome]) -> bool {
         let Some((ban, (outcome, of_limits))) =
@@ -115,29 +186,21 @@ impl<'a> Deciding<'a> {
 
     /// The decision, if the walk ended with a denial.
     pub(super) fn denied_without_counting(&self) -> Option<Decision> {
-        let end = self.matched.end()?;
-        let Effect::Denies { why, .. } = &end.effect else {
-            return None;
-        };
+        let (end, why) = self.matched.forbidden()?;
         self.denied_by_rule(end, why, metrics::Outcome::Denied);
         Some(Decision::of(Verdict::Forbidden, end.rule))
     }
 
     fn denied_by_rule(&self, met: &Met<'_>, why: &Denial<'_>, outcome: metrics::Outcome) {
         self.live.metrics[met.index].decided(outcome);
-        let (reason, subject) = match why {
-            Denial::Action => ("action: deny", None),
-            Denial::MissingKey { subject } => ("on_missing: deny", Some(subject)),
-            Denial::Nothing { subject, .. } => ("limit: 0", Some(subject)),
-        };
         self.log.tell(
             self.request,
             Entry {
                 outcome,
                 rule: Some(&met.rule.name),
                 limit: None,
-                reason: Some(reason),
-                key: subject.map(|subject| subject.descriptor()),
+                reason: Some(why.reason()),
+                key: why.subject().map(Subject::descriptor),
                 retry_after_us: None,
             },
         );
@@ -155,85 +218,34 @@ impl<'a> Deciding<'a> {
         verdict: &store::Verdict,
         words: Words,
     ) -> Decision {
-        let store::Verdict { admitted, outcomes } = verdict;
-        let mut quotas = Vec::with_capacity(outcomes.len());
-        // Of what denies, that which does so longest; of the limits that admit, the one that is nearest to its end.
-        let mut denying: Option<(&Met<'_>, &Counting<'_>, Denying<'_>, &Outcome)> = None;
-        let mut nearest: Option<(&Met<'_>, u64)> = None;
         for (met, counting) in matched.counting() {
             let metrics = &self.live.metrics[met.index];
-            let own = counting.denying(outcomes);
             if counting.action.mode == Mode::Shadow {
-                match own {
-                    Some((what, outcome)) => {
-                        self.denied_by_limit(
-                            met,
-                            counting,
-                            (what, outcome),
-                            metrics::Outcome::ShadowDenied,
-                        );
-                    }
-                    None if *admitted => metrics.decided(words.allowed),
+                match Denier::of(met, counting, &verdict.outcomes) {
+                    Some(denier) => self.denied_by_limit(&denier, metrics::Outcome::ShadowDenied),
+                    None if verdict.admitted => metrics.decided(words.allowed),
                     None => {}
                 }
-                continue;
-            }
-            if counting.ban_begins(outcomes) {
+            } else if verdict.admitted {
+                metrics.decided(words.allowed);
+            } else if counting.ban_begins(&verdict.outcomes) {
                 metrics.banned();
             }
-            if let Some((what, outcome)) = own
-                && denying.is_none_or(|(.., longest)| outcome.wait_us > longest.wait_us)
-            {
-                denying = Some((met, counting, what, outcome));
-            }
-            if *admitted {
-                metrics.decided(words.allowed);
-                for (limit, outcome) in counting
-                    .limits
-                    .iter()
-                    .zip(&outcomes[counting.charges.clone()])
-                {
-                    quotas.push(Quota::of_limit(limit, outcome));
-                    if nearest.is_none_or(|(_, least)| outcome.remaining < least) {
-                        nearest = Some((met, outcome.remaining));
-                    }
-                }
-            }
         }
-        match denying {
-            Some((met, counting, what, outcome)) if !admitted => {
-                self.denied_by_limit(met, counting, (what, outcome), words.denied);
-                let retry_after_us = outcome.wait_us;
-                let (verdict, quota) = match what {
-                    Denying::Limit(limit) => (
-                        Verdict::Limited { retry_after_us },
-                        Quota::of_limit(limit, outcome),
-                    ),
-                    Denying::Ban(ban) => (
-                        Verdict::Banned { retry_after_us },
-                        Quota::of_ban(ban, outcome),
-                    ),
-                };
-                Decision {
-                    quotas: vec![quota],
-                    ..Decision::of(verdict, met.rule)
-                }
-            }
-            _ => Decision {
-                rule: nearest.map(|(met, _)| Arc::clone(&met.rule.name)),
-                quotas,
-                ..Decision::allowed()
-            },
+        let (decision, denier) = conclude(matched, verdict);
+        if let Some(denier) = denier {
+            self.denied_by_limit(&denier, words.denied);
         }
+        decision
     }
 
-    fn denied_by_limit(
-        &self,
-        met: &Met<'_>,
-        counting: &Counting<'_>,
-        (what, outcome): (Denying<'_>, &Outcome),
-        word: metrics::Outcome,
-    ) {
+    fn denied_by_limit(&self, denier: &Denier<'_, '_>, word: metrics::Outcome) {
+        let Denier {
+            met,
+            counting,
+            what,
+            outcome,
+        } = denier;
         self.live.metrics[met.index].decided(word);
         self.live.denied_by(what.name());
         self.log.tell(

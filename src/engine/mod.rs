@@ -2,6 +2,7 @@
 
 mod combine;
 mod decision;
+pub mod explain;
 mod log;
 mod walk;
 
@@ -125,7 +126,7 @@ impl Engine {
         if let Some(decision) = deciding.denied_without_counting() {
             return decision;
         }
-        let mut decision = if deciding.matched.batch.is_empty() {
+        let decision = if deciding.matched.batch.is_empty() {
             Decision::allowed()
         } else {
             let deadline = Instant::now() + budget(self.options.deadline, proxy_waits);
@@ -140,10 +141,10 @@ impl Engine {
                 Err(error) => deciding.without_store(&error, &self.fallback, self.options.replicas),
             }
         };
+        let decision = deciding.matched.ended(decision);
         if decision.verdict == Verdict::Allowed {
             if let Some(end) = deciding.matched.end() {
                 live.metrics[end.index].decided(metrics::Outcome::Allowed);
-                decision.rule = Some(Arc::clone(&end.rule.name));
             }
             deciding.tell_admission(&decision);
         }

@@ -2,8 +2,9 @@
 //!
 //! It counts nothing and tells nobody: an explanation takes the same walk as a decision.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
+use super::{Decision, Verdict};
 use crate::{
     request::Attributes,
     rules::{
@@ -143,6 +144,25 @@ impl<'a> Matched<'a> {
         self.met.last().filter(|met| met.effect.ends())
     }
 
+    /// The rule that ended the walk with a denial, and why, if one did.
+    pub(super) fn forbidden(&self) -> Option<(&Met<'a>, &Denial<'a>)> {
+        let end = self.end()?;
+        match &end.effect {
+            Effect::Denies { why, .. } => Some((end, why)),
+            _ => None,
+        }
+    }
+
+    /// A decision, with the rule that let the request pass if one did.
+    pub(super) fn ended(&self, mut decision: Decision) -> Decision {
+        if decision.verdict == Verdict::Allowed
+            && let Some(end) = self.end()
+        {
+            decision.rule = Some(Arc::clone(&end.rule.name));
+        }
+        decision
+    }
+
     /// The rules that count, with what they count.
     pub(super) fn counting(&self) -> impl Iterator<Item = (&Met<'a>, &Counting<'a>)> {
         self.met.iter().filter_map(|met| match &met.effect {
@@ -221,6 +241,25 @@ struct Place<'a> {
     index: usize,
     rule: &'a Rule,
     now_us: u64,
+}
+
+impl Denial<'_> {
+    /// As the rule file says it.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Action => "action: deny",
+            Self::MissingKey { .. } => "on_missing: deny",
+            Self::Nothing { .. } => "limit: 0",
+        }
+    }
+
+    /// Whom it denies, if that matters.
+    pub(super) fn subject(&self) -> Option<&Subject> {
+        match self {
+            Self::Action => None,
+            Self::MissingKey { subject } | Self::Nothing { subject, .. } => Some(subject),
+        }
+    }
 }
 
 impl Effect<'_> {

@@ -1,6 +1,6 @@
 //! Rates as people write them: `5/m`, `100/30s`, `1000 per 5 minutes`, `20/s burst 40`.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use crate::limit::{MAX_AMOUNT, MAX_WINDOW_US, MIN_WINDOW_US};
 
@@ -162,6 +162,11 @@ pub fn window_label(window_us: u64) -> String {
     } else {
         format!("{}ms", window_us / 1_000)
     }
+}
+
+/// A length of time in words: `10m`, `1h 30m`.
+pub fn span_text(us: u64) -> String {
+    humantime::format_duration(Duration::from_micros(us)).to_string()
 }
 
 #[cfg(test)]

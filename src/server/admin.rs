@@ -1,14 +1,16 @@
-//! The admin port: `/livez`, `/readyz`, `/metrics` and `/rules`.
+//! The admin port: `/livez`, `/readyz`, `/metrics`, `/rules` and `/explain`.
 //!
 //! A port of its own, because a proxy that passes a client's path on lets the client choose among everything on the check
 //! port, and a `200` from here would count as an allowed request there.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Body;
 
 use crate::health::Health;
 use crate::metrics::{self, Metrics};
@@ -16,40 +18,60 @@ use crate::metrics::{self, Metrics};
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The longest question that `/explain` reads, in bytes.
+const MAX_QUESTION: usize = 128 * 1024;
+
 /// What answers on the admin port. Clones share it.
 #[derive(Clone)]
 pub struct Admin {
     health: Health,
     metrics: Arc<Metrics>,
-    rules: Arc<dyn Fn() -> String + Send + Sync>,
+    ask: Arc<dyn Ask>,
+}
+
+/// An answer to a question about a request, some time; the error says why it cannot be answered.
+pub type Explains<'a> = Pin<Box<dyn Future<Output = Result<String, String>> + Send + 'a>>;
+
+/// What the admin port asks those who know the rules.
+pub trait Ask: Send + Sync {
+    /// The rule set in force, as JSON.
+    fn rules(&self) -> String;
+
+    /// What would be decided about a request and why, as JSON or as text. The question is JSON.
+    fn explain<'a>(&'a self, question: &'a [u8], as_text: bool) -> Explains<'a>;
 }
 
 impl Admin {
-    /// `rules` gives the rule set in force as JSON.
-    pub fn new(
-        health: Health,
-        metrics: Arc<Metrics>,
-        rules: impl Fn() -> String + Send + Sync + 'static,
-    ) -> Self {
+    /// `ask` is asked what health and metrics do not know.
+    pub fn new(health: Health, metrics: Arc<Metrics>, ask: impl Ask + 'static) -> Self {
         Self {
             health,
             metrics,
-            rules: Arc::new(rules),
+            ask: Arc::new(ask),
         }
     }
 
     /// Answers one request. The query is ignored: probes and scrapers append all sorts of things.
-    pub fn respond<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+    pub async fn respond<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
+    where
+        B: Body<Data = Bytes, Error: Into<BoxError>>,
+    {
         let Some(endpoint) = Endpoint::at(request.uri().path()) else {
             let list = Endpoint::ALL.map(Endpoint::path).join("\n");
             let text = format!("not found, there are:\n{list}\n");
             return response(request.method(), StatusCode::NOT_FOUND, TEXT, text);
         };
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let text = "only GET and HEAD are answered here\n".to_owned();
+        let (methods, allow): (&[Method], _) = match endpoint {
+            Endpoint::Explain => (&[Method::POST], "POST"),
+            _ => (&[Method::GET, Method::HEAD], "GET, HEAD"),
+        };
+        if !methods.contains(request.method()) {
+            let text = format!("only {} is answered here\n", allow.replace(", ", " and "));
             let mut refusal =
                 response(request.method(), StatusCode::METHOD_NOT_ALLOWED, TEXT, text);
-            let allow = HeaderValue::from_static("GET, HEAD");
+            let allow = HeaderValue::from_static(allow);
             refusal.headers_mut().insert(header::ALLOW, allow);
             return refusal;
         }
@@ -66,9 +88,30 @@ impl Admin {
                 (status, JSON, report.to_json() + "\n")
             }
             Endpoint::Metrics => (StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.encode()),
-            Endpoint::Rules => (StatusCode::OK, JSON, (self.rules)()),
+            Endpoint::Rules => (StatusCode::OK, JSON, self.ask.rules()),
+            Endpoint::Explain => return self.explain(request).await,
         };
         response(request.method(), status, content_type, body)
+    }
+
+    async fn explain<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
+    where
+        B: Body<Data = Bytes, Error: Into<BoxError>>,
+    {
+        let (parts, body) = request.into_parts();
+        let accept = parts.headers.get(header::ACCEPT);
+        let as_text = accept.is_some_and(|accept| accept.as_bytes().starts_with(b"text/plain"));
+        let Ok(question) = Limited::new(body, MAX_QUESTION).collect().await else {
+            let text = format!("a question has at most {MAX_QUESTION} bytes\n");
+            return response(&parts.method, StatusCode::PAYLOAD_TOO_LARGE, TEXT, text);
+        };
+        let question = question.to_bytes();
+        let (status, content_type, body) = match self.ask.explain(&question, as_text).await {
+            Ok(text) if as_text => (StatusCode::OK, TEXT, text),
+            Ok(json) => (StatusCode::OK, JSON, json),
+            Err(error) => (StatusCode::BAD_REQUEST, TEXT, error),
+        };
+        response(&parts.method, status, content_type, body + "\n")
     }
 }
 
@@ -86,10 +129,17 @@ enum Endpoint {
     Readyz,
     Metrics,
     Rules,
+    Explain,
 }
 
 impl Endpoint {
-    const ALL: [Self; 4] = [Self::Livez, Self::Readyz, Self::Metrics, Self::Rules];
+    const ALL: [Self; 5] = [
+        Self::Livez,
+        Self::Readyz,
+        Self::Metrics,
+        Self::Rules,
+        Self::Explain,
+    ];
 
     const fn path(self) -> &'static str {
         match self {
@@ -97,6 +147,7 @@ impl Endpoint {
             Self::Readyz => "/readyz",
             Self::Metrics => "/metrics",
             Self::Rules => "/rules",
+            Self::Explain => "/explain",
         }
     }
 
@@ -130,17 +181,23 @@ fn response(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use http_body_util::BodyExt;
 
     async fn ask(admin: &Admin, method: Method, path: &str) -> (u16, String, String) {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .body(())
-            .unwrap();
-        let response = admin.respond(&request);
+        ask_with(admin, method, path, "").await
+    }
+
+    async fn ask_with(
+        admin: &Admin,
+        method: Method,
+        path: &str,
+        question: &str,
+    ) -> (u16, String, String) {
+        let request = Request::builder().method(method).uri(path);
+        let body = Full::new(Bytes::copy_from_slice(question.as_bytes()));
+        let response = admin.respond(request.body(body).unwrap()).await;
         let status = response.status().as_u16();
         let headers = response.headers();
         let header = |name| {
@@ -160,10 +217,43 @@ mod tests {
 
     fn admin() -> (Admin, Health) {
         let health = Health::new();
-        let admin = Admin::new(health.clone(), Arc::new(Metrics::new()), || {
-            r#"{"rules":[]}"#.to_owned()
-        });
+        let admin = Admin::new(health.clone(), Arc::new(Metrics::new()), Echo);
         (admin, health)
+    }
+
+    /// Knows no rules, and says what it was asked.
+    pub(crate) struct Echo;
+
+    impl Ask for Echo {
+        fn rules(&self) -> String {
+            r#"{"rules":[]}"#.to_owned()
+        }
+
+        fn explain<'a>(&'a self, question: &'a [u8], _: bool) -> Explains<'a> {
+            let question = String::from_utf8_lossy(question).into_owned();
+            let answer = match &*question {
+                "" => Err("nothing was asked".to_owned()),
+                _ => Ok(question),
+            };
+            Box::pin(std::future::ready(answer))
+        }
+    }
+
+    #[tokio::test]
+    async fn explain_is_asked_with_a_body_of_bounded_length() {
+        let (admin, _) = admin();
+        let post =
+            async |question: &str| ask_with(&admin, Method::POST, "/explain", question).await;
+        let (status, seen, body) = post("why").await;
+        assert_eq!((status, &*body), (200, "why\n"));
+        assert!(seen.starts_with("application/json"), "{seen}");
+        assert_eq!(post("").await.0, 400);
+        assert_eq!(post(&"x".repeat(MAX_QUESTION)).await.0, 200);
+        let (status, _, body) = post(&"x".repeat(MAX_QUESTION + 1)).await;
+        assert_eq!(status, 413, "{body}");
+        let (status, seen, _) = ask(&admin, Method::GET, "/explain").await;
+        assert_eq!(status, 405);
+        assert!(seen.contains("|POST|"), "{seen}");
     }
 
     #[tokio::test]
@@ -219,7 +309,7 @@ mod tests {
             let (status, _, body) = ask(&admin, Method::GET, path).await;
             assert_eq!(status, 404, "{path}");
             assert!(
-                body.contains("/livez\n/readyz\n/metrics\n/rules\n"),
+                body.contains("/livez\n/readyz\n/metrics\n/rules\n/explain\n"),
                 "{body}"
             );
         }

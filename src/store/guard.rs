@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 
-use super::{Batch, Store, StoreError, Verdict};
+use super::{
+    Batch, Store, StoreError, Verdict,
+    reading::{Read, Reads},
+};
 use crate::metrics::Metrics;
 
 /// A store that answers before the deadline or not at all.
@@ -40,6 +43,13 @@ impl Guarded {
             self.metrics.store_failed(error.kind());
         }
         result
+    }
+}
+
+/// Without a deadline: who reads is no proxy.
+impl Read for Guarded {
+    fn read<'a>(&'a self, batch: &'a Batch) -> Reads<'a> {
+        self.store.read(batch)
     }
 }
 

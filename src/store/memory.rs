@@ -19,7 +19,10 @@ use std::{
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
-use super::{Batch, Charge, Charging, Counted, ENFORCED, Store, StoreError, Verdict};
+use super::{
+    Batch, Charge, Charging, Counted, ENFORCED, Store, StoreError, Verdict,
+    reading::{Read, Reading, Reads},
+};
 use crate::{
     clock::Clock,
     limit::{Outcome, State},
@@ -198,6 +201,27 @@ impl Store for MemoryStore {
 
     fn name(&self) -> &'static str {
         "memory"
+    }
+}
+
+impl Read for MemoryStore {
+    fn read<'a>(&'a self, batch: &'a Batch) -> Reads<'a> {
+        let now_us = self.clock.now_us();
+        let state_of = |key: &str| {
+            let shard = self.lock(self.shard_of(key));
+            let entry = shard.counters.get(key)?;
+            (entry.expires_us > now_us).then(|| entry.state.clone())
+        };
+        let states = batch.charges().iter().map(|charge| {
+            let key = batch.key(charge);
+            // Who has no counter shares one, when there is no room.
+            state_of(key).or_else(|| {
+                let full = self.keys() >= self.max_keys && charge.limit().is_some();
+                full.then(|| state_of(&overflow_key(key)))?
+            })
+        });
+        let states = states.collect();
+        Box::pin(std::future::ready(Ok(Reading { now_us, states })))
     }
 }
 

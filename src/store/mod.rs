@@ -9,12 +9,14 @@
 
 pub mod guard;
 pub mod memory;
+pub mod reading;
 pub mod redis;
 
 use std::{future::Future, ops::Range, pin::Pin};
 
 use tokio::time::Instant;
 
+use self::reading::Read;
 use crate::{
     limit::{Limit, Outcome, ban::Ban},
     metrics::StoreFailure,
@@ -194,7 +196,7 @@ impl StoreError {
 pub type Charging<'a> = Pin<Box<dyn Future<Output = Result<Verdict, StoreError>> + Send + 'a>>;
 
 /// Keeps consumption. See the module for what must hold.
-pub trait Store: Send + Sync {
+pub trait Store: Read {
     /// Decides about the batch and charges it. Past `deadline` nobody waits for the answer: a store that has not begun
     /// by then must not charge.
     fn charge<'a>(&'a self, batch: &'a Batch, deadline: Instant) -> Charging<'a>;

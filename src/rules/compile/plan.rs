@@ -1,6 +1,6 @@
 //! `cost`, `tiers` and `overrides`: what a rule charges whom.
 
-use std::{collections::HashMap, path::Path as FilePath, sync::Arc, time::Duration};
+use std::{collections::HashMap, path::Path as FilePath, sync::Arc};
 
 use http::HeaderName;
 
@@ -15,6 +15,7 @@ use crate::{
         decode::{Field, Findings},
         file::{self, CostFields, Override, OverridesFile},
         key::{Context, Descriptor},
+        quota::span_text,
         yaml::Document,
     },
 };
@@ -138,7 +139,7 @@ impl Compiler<'_, '_> {
         } else {
             String::new()
         };
-        let within = humantime::format_duration(Duration::from_micros(within_us));
+        let within = span_text(within_us);
         Some(NamedBan {
             ban,
             policy: format!("\"{name}\";q={denials}{window}").into(),

@@ -68,8 +68,8 @@ impl fmt::Display for Mismatch<'_> {
                 let shown = value.as_deref().map(|value| (value, false));
                 value_mismatch(f, "query parameter", name, test, shown)
             }
-            Failed::Not { of: 1, .. } => f.write_str("not: matches"),
-            Failed::Not { index, .. } => write!(f, "not[{index}]: matches"),
+            Failed::Not { of: 1, .. } => f.write_str("`not` excludes it"),
+            Failed::Not { index, .. } => write!(f, "`not[{index}]` excludes it"),
         }
     }
 }

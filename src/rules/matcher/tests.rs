@@ -129,19 +129,19 @@ fn every_condition_says_why_it_does_not_hold() {
             "{ not: { client_ip: 10.0.0.0/8 } }",
             "GET h / 1.1.1.1",
             "GET h / 10.1.1.1",
-            "not: matches",
+            "`not` excludes it",
         ),
         (
             "{ not: { client_ip: 10.0.0.0/8, methods: [POST] } }",
             "GET h / 10.1.1.1",
             "POST h / 10.1.1.1",
-            "not: matches",
+            "`not` excludes it",
         ),
         (
             "{ path: /a/*, not: [{ path: /a/b }, { path: /a/c }] }",
             "GET h /a/d",
             "GET h /a/c",
-            "not[1]: matches",
+            "`not[1]` excludes it",
         ),
     ] {
         assert_eq!(plain(conditions, good), "yes", "{conditions}");

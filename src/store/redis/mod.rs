@@ -1,6 +1,7 @@
 //! Counters in Redis: one script call per check, sent over a few long-lived lanes.
 
 mod lane;
+mod read;
 pub mod script;
 mod time;
 
@@ -21,11 +22,15 @@ use tokio::{
     time::Instant,
 };
 
+pub use self::read::Reader;
 use self::{
     lane::{Job, Lane, Patience},
     time::RedisTime,
 };
-use super::{Batch, Charging, Store, StoreError};
+use super::{
+    Batch, Charging, Store, StoreError,
+    reading::{Read, Reads},
+};
 
 /// How to reach Redis.
 #[derive(Debug, Clone)]
@@ -61,6 +66,7 @@ pub type OnChange = Box<dyn Fn(Result<(), &StoreError>) + Send + Sync>;
 /// The store in Redis.
 pub struct RedisStore {
     lanes: Vec<LaneHandle>,
+    reader: Reader,
     hasher: RandomState,
     health: Arc<Health>,
     time: Arc<RedisTime>,
@@ -74,23 +80,29 @@ struct LaneHandle {
 /// Checks that may wait for a lane. With a deadline of tens of milliseconds a longer queue would only hold stale ones.
 const QUEUE: usize = 16_384;
 
+/// A pool of at most `connections`; none is made before it is asked for.
+fn pool(options: &Options, connections: usize) -> Result<Pool, InvalidOptions> {
+    if options.url.starts_with("rediss:") {
+        return Err(InvalidOptions::Tls);
+    }
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(options.answer_timeout))
+        .set_response_timeout(Some(options.answer_timeout));
+    let manager = Manager::new_with_config(options.url.as_str(), config)
+        .map_err(|error| InvalidOptions::Url(error.category().to_owned()))?;
+    Pool::builder(manager)
+        .max_size(connections)
+        .runtime(Runtime::Tokio1)
+        .build()
+        .map_err(|error| InvalidOptions::Pool(error.to_string()))
+}
+
 impl RedisStore {
     /// Starts the lanes; they connect by themselves, now and after every loss. Must be called within a tokio runtime.
     pub fn start(options: &Options, on_change: OnChange) -> Result<Self, InvalidOptions> {
-        if options.url.starts_with("rediss:") {
-            return Err(InvalidOptions::Tls);
-        }
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(options.answer_timeout))
-            .set_response_timeout(Some(options.answer_timeout));
-        let manager = Manager::new_with_config(options.url.as_str(), config)
-            .map_err(|error| InvalidOptions::Url(error.category().to_owned()))?;
         let lanes = options.lanes.max(1);
-        let pool = Pool::builder(manager)
-            .max_size(lanes)
-            .runtime(Runtime::Tokio1)
-            .build()
-            .map_err(|error| InvalidOptions::Pool(error.to_string()))?;
+        let pool = pool(options, lanes)?;
+        let reader = Reader::new(options)?;
         let health = Arc::new(Health::new(lanes, on_change));
         let time = Arc::new(RedisTime::new());
         let patience = Patience {
@@ -116,6 +128,7 @@ impl RedisStore {
             .collect();
         Ok(Self {
             lanes,
+            reader,
             hasher: RandomState::default(),
             health,
             time,
@@ -183,6 +196,12 @@ impl Store for RedisStore {
 
     fn name(&self) -> &'static str {
         "redis"
+    }
+}
+
+impl Read for RedisStore {
+    fn read<'a>(&'a self, batch: &'a Batch) -> Reads<'a> {
+        self.reader.read(batch)
     }
 }
 

@@ -1,0 +1,109 @@
+//! Reads counters and charges nothing, over a connection of its own: people who look must not hold up checks.
+
+use std::time::Duration;
+
+use deadpool_redis::{Connection, Pool, PoolError};
+use redis::{Pipeline, Value, aio::ConnectionLike as _};
+use tokio::time::timeout;
+
+use super::{InvalidOptions, Options, pool, script};
+use crate::{
+    limit::{State, ban},
+    store::{
+        Batch, Charge, Counted, StoreError,
+        reading::{Read, Reading, Reads},
+    },
+};
+
+/// Reads what is in Redis. Needs no more rights than `+get +time +ping`.
+pub struct Reader {
+    pool: Pool,
+    patience: Duration,
+}
+
+impl Reader {
+    /// A reader that connects when it is asked first.
+    pub fn new(options: &Options) -> Result<Self, InvalidOptions> {
+        Ok(Self {
+            pool: pool(options, 1)?,
+            patience: options.answer_timeout,
+        })
+    }
+
+    async fn read_now(&self, batch: &Batch) -> Result<Reading, StoreError> {
+        let mut connection = self.pool.get().await.map_err(|error| match error {
+            PoolError::Backend(error) => StoreError::Unavailable(error.to_string()),
+            other => StoreError::Unavailable(other.to_string()),
+        })?;
+        let mut commands = Pipeline::with_capacity(batch.charges().len() + 1);
+        for charge in batch.charges() {
+            commands.cmd("GET").arg(batch.key(charge));
+        }
+        // After the counters: so none of them lies in its future.
+        commands.cmd("TIME");
+        let count = batch.charges().len() + 1;
+        let answers = connection.req_packed_commands(&commands, 0, count).await;
+        let mut values = match answers {
+            Ok(values) => values,
+            Err(error) => {
+                // A broken connection does not go back to the pool.
+                let _ = Connection::take(connection);
+                return Err(StoreError::Broken(error.to_string()));
+            }
+        };
+        let now_us = values.pop().as_ref().and_then(time).ok_or_else(|| {
+            StoreError::Malformed("redis did not tell its time when it was asked".to_owned())
+        })?;
+        let states = batch.charges().iter().zip(values);
+        let states = states.map(|(charge, value)| state(batch, charge, value));
+        Ok(Reading {
+            now_us,
+            states: states.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl Read for Reader {
+    fn read<'a>(&'a self, batch: &'a Batch) -> Reads<'a> {
+        Box::pin(async move {
+            timeout(self.patience * 4, self.read_now(batch))
+                .await
+                .unwrap_or(Err(StoreError::Deadline))
+        })
+    }
+}
+
+fn time(value: &Value) -> Option<u64> {
+    let Value::Array(parts) = value else {
+        return None;
+    };
+    let number = |value: &Value| match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok()?.parse::<u64>().ok(),
+        _ => None,
+    };
+    let [seconds, micros] = &parts[..] else {
+        return None;
+    };
+    number(seconds)?
+        .checked_mul(1_000_000)?
+        .checked_add(number(micros)?)
+}
+
+fn state(batch: &Batch, charge: &Charge, value: Value) -> Result<Option<State>, StoreError> {
+    let text = match value {
+        Value::Nil => return Ok(None),
+        Value::BulkString(bytes) => String::from_utf8(bytes).unwrap_or_default(),
+        Value::ServerError(error) => return Err(script::refused(&error.into())),
+        _ => String::new(),
+    };
+    let state = match &charge.counted {
+        Counted::Limit(limit) => State::parse(limit.algorithm(), &text),
+        Counted::Ban { .. } => ban::State::parse(&text).map(State::Ban),
+    };
+    state.map(Some).ok_or_else(|| {
+        StoreError::Malformed(format!(
+            "the value of {} is not a counter of tollgate: remove it with DEL",
+            batch.key(charge)
+        ))
+    })
+}
