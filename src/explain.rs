@@ -278,7 +278,12 @@ fn counts_text(f: &mut fmt::Formatter<'_>, counts: &Counts, width: usize) -> fmt
     detail(f, width, "key", &counts.key)?;
     // A part without a value stands alone.
     if !counts.key.is_empty() && counts.key.split(',').any(|part| !part.contains('=')) {
-        detail(f, width, "", "a part is missing: all who lack it share these counters")?;
+        detail(
+            f,
+            width,
+            "",
+            "a part is missing: all who lack it share these counters",
+        )?;
     }
     if counts.source != "rule" {
         detail(f, width, "from", &counts.source)?;

@@ -172,7 +172,7 @@ impl Counting<'_> {
     }
 }
 
-impl<'a> Deciding<'a> {
+impl Deciding<'_> {
     /// Counts what rules in shadow mode would have denied without counting anything.
     pub(super) fn count_shadow_denials(&self) {
         for met in &self.matched.met {

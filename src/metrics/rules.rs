@@ -1,0 +1,222 @@
+//! The series of rules and limits, which come and go with the rule file.
+
+use std::{
+    collections::HashSet,
+    sync::{MutexGuard, PoisonError},
+};
+
+use prometheus_client::metrics::{counter::Counter, family::Family};
+
+use super::{
+    FallbackMode, Metrics, Outcome, StoreFailure,
+    labels::{DecisionLabels, FallbackLabels, LimitLabels, RuleLabel},
+};
+
+/// One rule's counters, resolved beforehand: the check path looks no label up.
+#[derive(Debug, Clone)]
+pub struct RuleMetrics {
+    name: String,
+    outcomes: [Counter; Outcome::ALL.len()],
+    bans: Counter,
+    fallbacks: Family<FallbackLabels, Counter>,
+}
+
+impl RuleMetrics {
+    /// Counts one decision.
+    pub fn decided(&self, outcome: Outcome) {
+        self.outcomes[outcome as usize].inc();
+    }
+
+    /// Counts the beginning of a ban.
+    pub fn banned(&self) {
+        self.bans.inc();
+    }
+
+    /// Counts one decision that had to be made without the store. Looks labels up, as it is not on the ordinary path.
+    pub fn fell_back(&self, mode: FallbackMode, reason: StoreFailure) {
+        self.fallbacks
+            .get_or_create(&FallbackLabels {
+                rule: self.name.clone(),
+                mode,
+                reason,
+            })
+            .inc();
+    }
+}
+
+impl Metrics {
+    /// The counters of a rule. The same name gives the same counters, also across reloads.
+    pub fn rule(&self, name: &str) -> RuleMetrics {
+        let mut rules = self.rules();
+        if !rules.iter().any(|known| known == name) {
+            rules.push(name.to_owned());
+        }
+        // Exists from the start, as the others do.
+        self.memory_overflows.get_or_create_owned(&rule_label(name));
+        RuleMetrics {
+            name: name.to_owned(),
+            outcomes: std::array::from_fn(|i| {
+                self.decisions
+                    .get_or_create_owned(&decision(name, Outcome::ALL[i]))
+            }),
+            bans: self.bans.get_or_create_owned(&rule_label(name)),
+            fallbacks: self.store_fallbacks.clone(),
+        }
+    }
+
+    /// The counter of denials by a limit. The same names give the same counter, also across reloads.
+    pub fn limit(&self, rule: &str, limit: &str) -> Counter {
+        let labels = LimitLabels {
+            rule: rule.to_owned(),
+            limit: limit.to_owned(),
+        };
+        let counter = self.denials.get_or_create_owned(&labels);
+        self.limits().insert(labels);
+        counter
+    }
+
+    /// Drops the series of all limits but those of which `keep` says so by their name.
+    pub fn retain_limits(&self, keep: impl Fn(&str) -> bool) {
+        self.limits().retain(|labels| {
+            let keep = keep(&labels.limit);
+            if !keep {
+                self.denials.remove(labels);
+            }
+            keep
+        });
+    }
+
+    fn limits(&self) -> MutexGuard<'_, HashSet<LimitLabels>> {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Drops the series of all rules but these. A handle of a dropped rule may still be used; what it counts is not seen.
+    pub fn retain_rules(&self, names: &[&str]) {
+        self.rules().retain(|rule| {
+            let keep = names.contains(&rule.as_str());
+            if !keep {
+                self.drop_rule(rule);
+            }
+            keep
+        });
+    }
+
+    fn drop_rule(&self, rule: &str) {
+        for &outcome in Outcome::ALL {
+            self.decisions.remove(&decision(rule, outcome));
+        }
+        self.memory_overflows.remove(&rule_label(rule));
+        self.bans.remove(&rule_label(rule));
+        for &mode in FallbackMode::ALL {
+            for &reason in StoreFailure::ALL {
+                self.store_fallbacks.remove(&FallbackLabels {
+                    rule: rule.to_owned(),
+                    mode,
+                    reason,
+                });
+            }
+        }
+    }
+
+    fn rules(&self) -> MutexGuard<'_, Vec<String>> {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts one charge to a rule's overflow counter.
+    pub fn overflowed(&self, rule: &str) {
+        self.memory_overflows.get_or_create(&rule_label(rule)).inc();
+    }
+}
+
+fn decision(rule: &str, outcome: Outcome) -> DecisionLabels {
+    DecisionLabels {
+        rule: rule.to_owned(),
+        outcome,
+    }
+}
+
+fn rule_label(rule: &str) -> RuleLabel {
+    RuleLabel {
+        rule: rule.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_has_the_same_counters_after_a_reload() {
+        let metrics = Metrics::new();
+        metrics.rule("data").decided(Outcome::Denied);
+        metrics.rule("data").decided(Outcome::Denied);
+        metrics.rule("data").decided(Outcome::ShadowDenied);
+        let text = metrics.encode();
+        assert!(
+            text.contains(r#"tollgate_decisions_total{rule="data",outcome="denied"} 2"#),
+            "{text}"
+        );
+        assert!(
+            text.contains(r#"tollgate_decisions_total{rule="data",outcome="shadow_denied"} 1"#),
+            "{text}"
+        );
+        assert!(
+            text.contains(r#"tollgate_decisions_total{rule="data",outcome="allowed"} 0"#),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn series_of_rules_that_are_gone_are_dropped() {
+        let metrics = Metrics::new();
+        for name in ["old", "kept"] {
+            let rule = metrics.rule(name);
+            rule.decided(Outcome::Allowed);
+            metrics.overflowed(name);
+            for &mode in FallbackMode::ALL {
+                for &reason in StoreFailure::ALL {
+                    rule.fell_back(mode, reason);
+                }
+            }
+        }
+        assert!(metrics.encode().contains(r#"rule="old""#));
+        metrics.retain_rules(&["kept", "not yet seen"]);
+        let text = metrics.encode();
+        assert!(!text.contains(r#"rule="old""#), "{text}");
+        assert!(
+            text.contains(
+                r#"tollgate_store_fallbacks_total{rule="kept",mode="local",reason="overloaded"} 1"#
+            ),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn names_in_labels_are_escaped() {
+        let metrics = Metrics::new();
+        metrics.rule("a\"b\\c\nd");
+        assert!(
+            metrics.encode().contains(r#"rule="a\"b\\c\nd""#),
+            "{}",
+            metrics.encode()
+        );
+    }
+
+    #[test]
+    fn series_of_limits_that_are_gone_are_dropped() {
+        let metrics = Metrics::new();
+        for (rule, limit) in [("a", "a/1s"), ("a", "a/60s"), ("b", "b/ban")] {
+            metrics.limit(rule, limit).inc();
+        }
+        metrics.limit("a", "a/60s").inc();
+        metrics.retain_limits(|limit| limit != "a/1s");
+        let text = metrics.encode();
+        assert!(!text.contains("a/1s"), "{text}");
+        for line in [
+            r#"tollgate_denials_total{rule="a",limit="a/60s"} 2"#,
+            r#"tollgate_denials_total{rule="b",limit="b/ban"} 1"#,
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+    }
+}
