@@ -23,7 +23,7 @@ use std::{io::IsTerminal as _, process::ExitCode};
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use crate::app;
+use crate::{app, rules};
 
 /// A rate limiter that is itself an external-authorization service.
 ///
@@ -52,6 +52,8 @@ enum Command {
     Validate(validate::ValidateArgs),
     /// Say what would be decided about a request, and why; charges nothing
     Explain(Box<explain::ExplainArgs>),
+    /// Print the JSON Schema of rule files, for editors
+    Schema,
     /// Run a small demo application to put behind a proxy
     Upstream(upstream::UpstreamArgs),
     /// Ask a running tollgate whether it is ready; for container health checks
@@ -116,6 +118,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(*args),
         Command::Validate(args) => validate::run(&args),
         Command::Explain(args) => block_on(explain::run(*args)),
+        Command::Schema => {
+            print(&format!("{:#}", rules::schema()));
+            Ok(())
+        }
         Command::Upstream(args) => block_on(async {
             start_logging("info", LogFormat::Text)?;
             upstream::run(&args, app::signalled()?)

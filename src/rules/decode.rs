@@ -4,8 +4,9 @@
 //! is recorded with its path, the field is left without a value, and the next one is read. Unknown keys are recorded too, with the
 //! name that was probably meant.
 
-use std::{cell::RefCell, fmt, marker::PhantomData, rc::Rc};
+use std::{borrow::Cow, cell::RefCell, fmt, marker::PhantomData, rc::Rc};
 
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::{
     self, Deserialize, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess,
     Visitor, value::StrDeserializer,
@@ -22,6 +23,25 @@ use super::{
 pub(super) struct Field<T> {
     path: usize,
     pub(super) value: Option<T>,
+}
+
+/// In the schema a field is its value.
+impl<T: JsonSchema> JsonSchema for Field<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn schema_id() -> Cow<'static, str> {
+        T::schema_id()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        generator.subschema_for::<T>()
+    }
 }
 
 /// What was found on the way: the paths of all fields, and all problems.

@@ -71,6 +71,11 @@ pub fn load_with(name: &str, text: &str, surroundings: Surroundings<'_>) -> Load
     }
 }
 
+/// The JSON Schema of rule files, for editors (draft 2020-12).
+pub fn schema() -> serde_json::Value {
+    file::schema()
+}
+
 /// As [`load_with`], for a file that stands alone, without a secret for its hashes. On an error the report holds everything
 /// that could be told in one go.
 pub fn load(name: &str, text: &str) -> Result<RuleSet, Report> {

@@ -52,6 +52,11 @@ const UNITS: &[(&[&str], u64)] = &[
     (&["w", "week", "weeks"], 604_800_000_000),
 ];
 
+/// All names of units of time.
+pub(super) fn unit_names() -> impl Iterator<Item = &'static str> {
+    UNITS.iter().flat_map(|(names, _)| names.iter().copied())
+}
+
 fn invalid(message: String, hint: &str) -> InvalidQuota {
     InvalidQuota {
         message,

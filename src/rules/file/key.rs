@@ -22,11 +22,17 @@ pub(in crate::rules) enum KeyPart {
 optional_fields! {
     /// `{ header: x-api-key, secret: true }`: one source, and how it is shown.
     pub(in crate::rules) struct NamedPart {
+        /// A {parameter} of the rule's paths.
         path: String,
+        /// A request header.
         header: String,
+        /// A cookie; always hashed.
         cookie: String,
+        /// A query parameter.
         query: String,
+        /// A claim of the bearer token, which is not verified; a list leads to a member of a claim.
         jwt: Vec<Field<String>>,
+        /// Whether only a hash of the value may be seen.
         secret: bool,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{
     Deserialize, Deserializer,
     de::{self, MapAccess, Visitor},
@@ -24,18 +25,26 @@ pub(in crate::rules) enum LimitSpec {
 optional_fields! {
     /// A limit with everything that it can say.
     pub(in crate::rules) struct LimitFields {
+        /// How many per how long.
+        #[schemars(required)]
         rate: Rate,
+        /// How many at once: makes it a token bucket.
+        #[schemars(range(min = 1, max = 1_000_000_000))]
         burst: u64,
+        /// How it counts.
         algorithm: AlgorithmName,
+        /// `calendar`: windows are the hours, days, weeks or months of `timezone`.
         align: AlignName,
+        /// A name of the IANA time zone database, like Europe/Paris; UTC if not said.
         timezone: String,
     }
 }
 
 /// What the windows of a limit begin with.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(in crate::rules) enum AlignName {
+    /// The calendar of the time zone.
     Calendar,
 }
 

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::{
     Deserialize, Deserializer,
     de::{self, MapAccess, SeqAccess, Visitor},
@@ -17,15 +18,23 @@ use crate::rules::{
     matcher::{HostPattern, PathPattern, Pattern},
 };
 
-/// Conditions, and what must not hold beside them.
-#[derive(Debug, Clone, Default, Deserialize)]
+/// Conditions that must all hold, and what must not hold beside them.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub(in crate::rules) struct Match {
+    /// One of these paths, without query: whole segments, {name} or * for any one, ** for any number.
     pub(in crate::rules) path: Option<Field<Vec<Field<PathSpec>>>>,
+    /// One of these methods; GET includes HEAD.
     pub(in crate::rules) methods: Option<Field<Vec<Field<Method>>>>,
+    /// One of these hosts, or *. for every name below.
     pub(in crate::rules) host: Option<Field<Vec<Field<HostPattern>>>>,
+    /// The client's address is in one of these networks.
     pub(in crate::rules) client_ip: Option<Field<Vec<Field<Network>>>>,
+    /// Request headers and what they must be.
     pub(in crate::rules) headers: Option<Field<BTreeMap<String, Field<ValueSpec>>>>,
+    /// Query parameters, decoded, and what they must be.
     pub(in crate::rules) query: Option<Field<BTreeMap<String, Field<ValueSpec>>>>,
+    /// Does not hold if all conditions in it hold; of a list, none may.
     pub(in crate::rules) not: Option<Field<Vec<Field<Match>>>>,
 }
 
@@ -49,6 +58,8 @@ pub(in crate::rules) enum PathSpec {
 optional_fields! {
     /// A regular expression of the whole path.
     pub(in crate::rules) struct RegexFields {
+        /// About the whole path; its named groups are parameters.
+        #[schemars(required)]
         regex: Regex,
     }
 }
@@ -103,10 +114,15 @@ pub(in crate::rules) enum ValueSpec {
 optional_fields! {
     /// Tests of a value; all must hold.
     pub(in crate::rules) struct ValueTests {
+        /// One of these.
         exact: Vec<Field<Text>>,
+        /// Begins with one of these.
         prefix: Vec<Field<Text>>,
+        /// About the whole value.
         regex: Regex,
+        /// Whether there is one.
         present: bool,
+        /// Whether there is none.
         absent: bool,
     }
 }

@@ -5,9 +5,11 @@ mod key;
 mod limit;
 mod matching;
 mod plan;
+mod schema;
 mod short;
 mod text;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub(super) use self::{
@@ -16,69 +18,123 @@ pub(super) use self::{
     limit::{LimitFields, LimitSpec, Rate},
     matching::{Match, Network, PathSpec, ValueSpec, ValueTests},
     plan::{Ban, Cost, CostFields, KeyValue, Override, OverridesFile, Tier},
+    schema::schema,
 };
 use super::{Mode, OnStoreError, decode::Field, key::OnMissing};
 use crate::limit::Algorithm;
 
-#[derive(Debug, Deserialize)]
+/// The rules of a tollgate: which requests are limited, for whom, and by how much.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields, title = "tollgate rules")]
 pub(super) struct RuleFile {
+    /// The version of this format: 1.
+    #[schemars(required, extend("const" = 1))]
     pub(super) version: Option<Field<u64>>,
+    /// How a client's address is found and keyed.
     pub(super) client_ip: Option<Field<ClientIp>>,
+    /// Headers that your proxy forwards beside those of the shipped configurations; "*" for all. Spares the warnings of them.
     pub(super) forwarded_headers: Option<Field<Vec<Field<String>>>>,
+    /// What holds for rules that say nothing themselves.
     pub(super) defaults: Option<Field<Defaults>>,
+    /// Read from top to bottom: `allow` and `deny` end the walk, and every `limit` rule that matches until then applies.
+    #[schemars(required)]
     pub(super) rules: Option<Field<Vec<Field<Rule>>>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// How a client's address is found and keyed.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub(super) struct ClientIp {
+    /// Proxies in front of your proxy. Only their word about the hop before them is believed.
     pub(super) trusted_proxies: Option<Field<Vec<Field<Network>>>>,
+    /// How many bits tell IPv6 clients apart, 1 to 128; 64 if not said: a site.
+    #[schemars(range(min = 1, max = 128))]
     pub(super) ipv6_prefix: Option<Field<u64>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// What holds for rules that say nothing themselves.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub(super) struct Defaults {
+    /// How limits count; `sliding_window` if not said.
     pub(super) algorithm: Option<Field<AlgorithmName>>,
+    /// Whether rules deny; `enforce` if not said.
     pub(super) mode: Option<Field<ModeName>>,
+    /// What it means when a request lacks a part of a key; `shared` if not said.
     pub(super) on_missing: Option<Field<OnMissingName>>,
+    /// What a rule does while Redis does not answer; `local` if not said.
     pub(super) on_store_error: Option<Field<OnStoreErrorName>>,
+    /// What a denied caller gets.
     pub(super) answer: Option<Field<Answer>>,
 }
 
-#[derive(Debug, Deserialize)]
+/// A rule: which requests, and what happens to them.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub(super) struct Rule {
+    /// Unique; part of Redis keys, answers, logs and metrics.
+    #[schemars(
+        required,
+        length(min = 1, max = 64),
+        regex(pattern = r"^[A-Za-z0-9_.-]+$")
+    )]
     pub(super) name: Option<Field<String>>,
+    /// Conditions that must all hold; without any, the rule is about every request.
     #[serde(rename = "match")]
     pub(super) matches: Option<Field<Match>>,
+    /// `limit` if not said.
     pub(super) action: Option<Field<ActionName>>,
+    /// Whose requests share a counter; without it, everybody's.
     pub(super) key: Option<Field<Vec<Field<KeyPart>>>>,
+    /// What it means when a request lacks a part of the key.
     pub(super) on_missing: Option<Field<OnMissingName>>,
+    /// How many requests per how long.
     pub(super) limit: Option<Field<LimitSpec>>,
+    /// Several limits; all apply.
     pub(super) limits: Option<Field<Vec<Field<LimitSpec>>>>,
+    /// How this rule's limits count.
     pub(super) algorithm: Option<Field<AlgorithmName>>,
+    /// What a request takes from the limits; 1 if not said.
     pub(super) cost: Option<Field<Cost>>,
+    /// Limits for callers of one kind; the first whose `when` holds.
     pub(super) tiers: Option<Field<Vec<Field<Tier>>>>,
+    /// Limits for single callers; before tiers.
     pub(super) overrides: Option<Field<Vec<Field<Override>>>>,
+    /// A file with further overrides, relative to this one; watched too.
     pub(super) overrides_file: Option<Field<String>>,
+    /// Who is denied too often is denied for longer.
     pub(super) ban: Option<Field<Ban>>,
+    /// What a denied caller gets.
     pub(super) answer: Option<Field<Answer>>,
+    /// `shadow` counts and tells, and never denies.
     pub(super) mode: Option<Field<ModeName>>,
+    /// What the rule does while Redis does not answer.
     pub(super) on_store_error: Option<Field<OnStoreErrorName>>,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+/// What happens to requests that match.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum ActionName {
+    /// Counts them.
     Limit,
+    /// Lets them pass, and ends the walk.
     Allow,
+    /// Turns them away, and ends the walk.
     Deny,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+/// How a limit counts.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum AlgorithmName {
+    /// N per window that begins with the first request, or with the calendar.
     FixedWindow,
+    /// N in any window, estimated from two counters.
     SlidingWindow,
+    /// N in any window, exactly; at most 1,000.
     SlidingLog,
+    /// N per window on average, and a burst at once.
     TokenBucket,
 }
 
@@ -93,10 +149,13 @@ impl From<AlgorithmName> for Algorithm {
     }
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+/// Whether a rule denies.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum ModeName {
+    /// It does.
     Enforce,
+    /// It only counts, and says what it would have denied.
     Shadow,
 }
 
@@ -109,11 +168,15 @@ impl From<ModeName> for Mode {
     }
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+/// What it means when a request lacks a part of the key.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum OnMissingName {
+    /// All who lack it share a counter.
     Shared,
+    /// The rule does not apply.
     Skip,
+    /// The request is denied.
     Deny,
 }
 
@@ -127,12 +190,17 @@ impl From<OnMissingName> for OnMissing {
     }
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+/// What a rule does while Redis does not answer.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum OnStoreErrorName {
+    /// Counts in this process, with the limit divided by `--replicas`.
     Local,
+    /// Admits, uncounted.
     Allow,
+    /// Denies with 429.
     Deny,
+    /// Answers 503: the proxy's own failure mode decides.
     Proxy,
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{
     Deserialize, Deserializer,
     de::{self, MapAccess, SeqAccess, Visitor},
@@ -25,8 +26,14 @@ pub(in crate::rules) enum Cost {
 optional_fields! {
     /// A cost that a header tells.
     pub(in crate::rules) struct CostFields {
+        /// Which header.
+        #[schemars(required)]
         header: String,
+        /// Without the header, or when it is no whole number above 0; 1 if not said.
+        #[schemars(range(min = 1, max = 1_000_000_000))]
         default: u64,
+        /// No more than this, whatever the header says.
+        #[schemars(required, range(min = 1, max = 1_000_000_000))]
         max: u64,
     }
 }
@@ -56,28 +63,49 @@ impl<'de> Deserialize<'de> for Cost {
 }
 
 /// Limits for callers of one kind.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub(in crate::rules) struct Tier {
+    /// What it is called in answers; `tier1` and so on if not said.
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_.-]+$"))]
     pub(in crate::rules) name: Option<Field<String>>,
+    /// Who: conditions as in `match`.
+    #[schemars(required)]
     pub(in crate::rules) when: Option<Field<Match>>,
+    /// How many requests per how long.
     pub(in crate::rules) limit: Option<Field<LimitSpec>>,
+    /// Several limits; all apply.
     pub(in crate::rules) limits: Option<Field<Vec<Field<LimitSpec>>>>,
 }
 
 /// Limits for one caller.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub(in crate::rules) struct Override {
+    /// What it is called in answers; `override` if not said.
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_.-]+$"))]
     pub(in crate::rules) name: Option<Field<String>>,
+    /// Whom: the value of the rule's key, or a list with one for each of its parts.
+    #[schemars(required)]
     pub(in crate::rules) key: Option<Field<Vec<Field<KeyValue>>>>,
+    /// How many requests per how long.
     pub(in crate::rules) limit: Option<Field<LimitSpec>>,
+    /// Several limits; all apply.
     pub(in crate::rules) limits: Option<Field<Vec<Field<LimitSpec>>>>,
 }
 
 /// Who is denied too often is denied for longer.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub(in crate::rules) struct Ban {
+    /// The denials that begin the ban.
+    #[schemars(required, range(min = 1, max = 1_000_000))]
     pub(in crate::rules) after: Option<Field<u64>>,
+    /// How long a denial counts, since the first of them.
+    #[schemars(required)]
     pub(in crate::rules) within: Option<Field<Span>>,
+    /// How long the ban lasts.
+    #[schemars(required)]
     #[serde(rename = "for")]
     pub(in crate::rules) duration: Option<Field<Span>>,
 }

@@ -28,7 +28,8 @@ pub(super) fn fields<'de, A: MapAccess<'de>, T: serde::Deserialize<'de>>(
 macro_rules! optional_fields {
     ($(#[$attribute:meta])* $vis:vis struct $name:ident { $($(#[$field_attribute:meta])* $field:ident: $type:ty,)+ }) => {
         $(#[$attribute])*
-        #[derive(Debug, Clone, serde::Deserialize)]
+        #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
+        #[schemars(deny_unknown_fields)]
         $vis struct $name {
             $($(#[$field_attribute])* $vis $field: Option<crate::rules::decode::Field<$type>>,)+
         }
