@@ -11,6 +11,7 @@ use serde_yaml::Value;
 use super::{
     diagnostic::{Diagnostic, Report, Severity},
     locate,
+    syntax::{self, Broken},
 };
 
 /// One step from a node to a child.
@@ -81,11 +82,19 @@ impl<'a> Document<'a> {
     /// The tree; `None` when the text is not YAML, which is then reported.
     pub(super) fn parse(&mut self) -> Option<Value> {
         let parsed = serde_yaml::from_str::<Value>(self.text).and_then(|mut value| {
+            if let Some((path, found)) = syntax::bad_merge(&value) {
+                self.problem(
+                    &path,
+                    format!("`<<` takes in the fields of another mapping, and this is {found}"),
+                    "write <<: *name, and &name in front of the fields that are meant",
+                );
+                return Ok(None);
+            }
             value.apply_merge()?;
-            Ok(value)
+            Ok(Some(value))
         });
         match parsed {
-            Ok(value) => Some(value),
+            Ok(value) => value,
             Err(error) => {
                 self.broken = Some(self.twice_written().unwrap_or_else(|| self.syntax(&error)));
                 None
@@ -158,18 +167,22 @@ impl<'a> Document<'a> {
     }
 
     fn syntax(&self, error: &serde_yaml::Error) -> Diagnostic {
-        let (line, column) = error
-            .location()
-            .map_or((0, 0), |at| (at.line(), at.column()));
+        let Broken {
+            line,
+            column,
+            width,
+            message,
+            hint,
+        } = syntax::explain(self.text, error);
         Diagnostic {
             severity: Severity::Error,
             file: self.name.to_owned(),
             line,
             column,
-            width: 1,
+            width,
             field: String::new(),
-            message: syntax_message(&error.to_string()),
-            hint: self.syntax_hint(line),
+            message,
+            hint: Some(hint),
             source: self.line(line).to_owned(),
         }
     }
@@ -197,20 +210,6 @@ impl<'a> Document<'a> {
             .and_then(|index| self.text.lines().nth(index))
             .unwrap_or_default()
     }
-
-    fn syntax_hint(&self, line: usize) -> Option<String> {
-        let source = self.line(line);
-        let text = if source.trim_start_matches(' ').starts_with('\t') || source.contains('\t') {
-            "YAML is indented with spaces: replace the tab"
-        } else if source.contains(['{', '}', '*', '&', '@', '%']) {
-            "quote values with { } * & @ or %, like path: \"/users/{id}\""
-        } else if source.matches(": ").count() > 1 {
-            "quote a value that holds a colon and a space"
-        } else {
-            return None;
-        };
-        Some(text.to_owned())
-    }
 }
 
 /// The message and, if it carries one, its hint.
@@ -218,16 +217,6 @@ pub(super) fn split_hint(text: &str) -> (String, Option<String>) {
     match text.split_once("\nhint: ") {
         Some((message, hint)) => (message.to_owned(), Some(hint.to_owned())),
         None => (text.to_owned(), None),
-    }
-}
-
-/// The library's message without the place, which stands in front anyway.
-fn syntax_message(text: &str) -> String {
-    let end = text.find(" at line ").unwrap_or(text.len());
-    let message = &text[..end];
-    match message.split_once(": ") {
-        Some((path, rest)) if path.starts_with("rules") => rest.to_owned(),
-        _ => message.to_owned(),
     }
 }
 
