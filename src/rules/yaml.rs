@@ -94,11 +94,27 @@ impl<'a> Document<'a> {
             Ok(Some(value))
         });
         match parsed {
+            Ok(Some(Value::Null)) => {
+                self.problem(
+                    &Path::default(),
+                    "the file is empty",
+                    "begin it with `version: 1`; all fields are in docs/rules.md",
+                );
+                None
+            }
             Ok(value) => value,
             Err(error) => {
                 self.broken = Some(self.twice_written().unwrap_or_else(|| self.syntax(&error)));
                 None
             }
+        }
+    }
+
+    /// Reports what is wrong with the name of a field.
+    pub(super) fn problem_with_name(&mut self, path: &Path, message: String, hint: &str) {
+        self.problem(path, message, hint);
+        if let Some(problem) = self.problems.last_mut() {
+            problem.at_key = true;
         }
     }
 
@@ -227,9 +243,14 @@ fn token_width(line: &str, column: usize, is_key: bool) -> usize {
         _ if is_key => rest.find(':').unwrap_or(rest.len()),
         Some(quote @ ('"' | '\'')) => rest[1..].find(quote).map_or(rest.len(), |at| at + 2),
         Some('[' | '{') => 1,
+        Some('-') if rest.starts_with("- ") => 1,
         _ => {
             let comment = rest.find(" #").unwrap_or(rest.len());
-            let flow = rest.find([',', ']', '}']).unwrap_or(rest.len());
+            // Outside of braces and brackets, commas and more of them belong to the value.
+            let before: String = line.chars().take(column.saturating_sub(1)).collect();
+            let is_within = before.contains(['{', '[']);
+            let flow = rest.find([',', ']', '}']).filter(|_| is_within);
+            let flow = flow.unwrap_or(rest.len());
             let key = rest
                 .find(": ")
                 .or_else(|| rest.strip_suffix(':').map(str::len));

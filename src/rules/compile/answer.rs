@@ -47,7 +47,11 @@ impl Compiler<'_, '_> {
             && let Some(jitter) = field.value
         {
             if jitter.0 > MAX_JITTER_US {
-                self.problem(field, "the jitter is longer than an hour", "for example 5s");
+                self.problem(
+                    field,
+                    "the jitter is longer than an hour",
+                    "write 1h, or less",
+                );
             }
             answer.retry_after_jitter_us = jitter.0;
         }
@@ -85,15 +89,19 @@ impl Compiler<'_, '_> {
                 continue;
             };
             let Ok(header) = HeaderName::from_bytes(name.as_bytes()) else {
-                self.problem(
-                    field,
+                self.document.problem_with_name(
+                    &self.findings.path(field),
                     format!("{name:?} is not the name of a header"),
                     "write it like x-reason",
                 );
                 continue;
             };
             if FRAMING.contains(&header) {
-                self.problem(field, format!("{name} is the server's own"), "remove it");
+                self.document.problem_with_name(
+                    &self.findings.path(field),
+                    format!("{name} is the server's own"),
+                    "remove it",
+                );
                 continue;
             }
             match template(text) {

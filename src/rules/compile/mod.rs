@@ -77,6 +77,18 @@ impl Compiler<'_, '_> {
         self.document.problem(&path, message, hint);
     }
 
+    /// Whether something is wrong in a field or within it already, so that what it lacks is probably no error of its own.
+    fn troubled<T>(&self, field: &Field<T>) -> bool {
+        self.findings.troubled(&self.findings.path(field))
+    }
+
+    /// Whether something in a field has been reported already.
+    fn is_told<T>(&self, field: &Field<T>) -> bool {
+        let path = self.findings.path(field);
+        let mut problems = self.document.problems.iter();
+        problems.any(|problem| problem.path.0.starts_with(&path.0))
+    }
+
     fn rule_set(&mut self, file: &RuleFile) -> RuleSet {
         let root = Path::default();
         self.version(file.version.as_ref());
@@ -85,6 +97,11 @@ impl Compiler<'_, '_> {
         let mut rules = Vec::new();
         let mut paths = Vec::new();
         match &file.rules {
+            // Told already: `rules:` without a value, or another word for it.
+            None if self
+                .findings
+                .troubled(&root.child(Step::Key("rules".to_owned())))
+                || self.findings.misspelt(&root, "rules") => {}
             None => self.document.problem(
                 &root,
                 "the file has no rules",
@@ -112,12 +129,26 @@ impl Compiler<'_, '_> {
                 }
             }
         }
-        lint::lint(self.document, &rules, &paths);
+        self.lint(&rules, &paths);
         RuleSet::new(
             rules,
             self.client_ip.clone(),
             self.surroundings.hash_key.clone(),
         )
+    }
+
+    /// Warns of what was probably not meant; of rules with an error not, because what is left of them is not what was written.
+    fn lint(&mut self, rules: &[Rule], paths: &[Path]) {
+        let is_sound = |path: &Path| {
+            let mut told = self.document.problems.iter();
+            !self.findings.troubled(path)
+                && !told.any(|problem| problem.path.0.starts_with(&path.0))
+        };
+        let sound = rules.iter().zip(paths).filter(|(_, path)| is_sound(path));
+        let (rules, paths): (Vec<Rule>, Vec<Path>) = sound
+            .map(|(rule, path)| (rule.clone(), path.clone()))
+            .unzip();
+        lint::lint(self.document, &rules, &paths);
     }
 
     fn version(&mut self, field: Option<&Field<u64>>) {
@@ -181,17 +212,27 @@ impl Compiler<'_, '_> {
 
     fn rule(&mut self, rule: &file::Rule, path: &Path, defaults: &Defaults) -> Option<Rule> {
         let name = if let Some(field) = &rule.name {
-            self.name(field, "rule")
+            self.name(field, "a rule")
         } else {
-            self.document.problem(
-                path,
-                "the rule has no name",
-                "add `name:`; it appears in keys, headers and metrics",
-            );
+            if !self.findings.misspelt(path, "name") {
+                self.document.problem(
+                    path,
+                    "the rule has no name",
+                    "add `name:`; it appears in keys, headers and metrics",
+                );
+            }
             None
         };
         let matcher = self.matcher(rule.matches.as_ref());
         let answer = self.answer(rule.answer.as_ref(), &defaults.answer);
+        if rule
+            .action
+            .as_ref()
+            .is_some_and(|field| field.value.is_none())
+        {
+            // Nobody knows what else belongs to it.
+            return None;
+        }
         let action = match given(rule.action.as_ref()) {
             None | Some(ActionName::Limit) => Action::Limit(Box::new(self.limit_action(
                 rule,
@@ -228,7 +269,7 @@ impl Compiler<'_, '_> {
         if !valid {
             self.problem(
                 field,
-                format!("{name:?} cannot be a {what}'s name"),
+                format!("{name:?} cannot be the name of {what}"),
                 "use up to 64 letters, digits, `_`, `.` and `-`: the name is part of Redis keys and headers",
             );
             return None;

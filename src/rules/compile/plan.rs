@@ -1,6 +1,6 @@
 //! `cost`, `tiers` and `overrides`: what a rule charges whom.
 
-use std::{collections::HashMap, path::Path as FilePath};
+use std::{collections::HashMap, io::ErrorKind, path::Path as FilePath};
 
 use http::HeaderName;
 
@@ -12,7 +12,7 @@ use crate::{
         decode::{Field, Findings},
         file::{self, CostFields, Override, OverridesFile},
         key::{Context, Descriptor},
-        yaml::Document,
+        yaml::{Document, Path},
     },
 };
 
@@ -36,7 +36,9 @@ impl Compiler<'_, '_> {
 
     fn cost_from_header(&mut self, field: &Field<file::Cost>, fields: &CostFields) -> Option<Cost> {
         let Some(header) = &fields.header else {
-            self.problem(field, "the cost names no header", "add `header: x-cost`");
+            if !self.troubled(field) {
+                self.problem(field, "the cost names no header", "add `header: x-cost`");
+            }
             return None;
         };
         let text = header.value.as_deref()?;
@@ -49,11 +51,13 @@ impl Compiler<'_, '_> {
             return None;
         };
         let Some(max) = &fields.max else {
-            self.problem(
-                field,
-                "the cost has no maximum, so one request could take all that is left",
-                "add `max: 100`",
-            );
+            if !self.troubled(field) {
+                self.problem(
+                    field,
+                    "the cost has no maximum, so one request could take all that is left",
+                    "add `max: 100`",
+                );
+            }
             return None;
         };
         let default = fields.default.as_ref();
@@ -80,10 +84,16 @@ impl Compiler<'_, '_> {
     fn check_cost<T>(&mut self, field: &Field<T>, cost: u64) -> bool {
         let fits = (1..=MAX_AMOUNT).contains(&cost);
         if !fits {
+            let hint = match cost {
+                0 => {
+                    "for requests that cost nothing, write a rule with `action: allow` above this one"
+                }
+                _ => "write a smaller one, and a smaller limit with it",
+            };
             self.problem(
                 field,
                 format!("a cost is between 1 and {MAX_AMOUNT}, not {cost}"),
-                "for requests that cost nothing, write a rule with `action: allow` above this one",
+                hint,
             );
         }
         fits
@@ -100,10 +110,10 @@ impl Compiler<'_, '_> {
             let Some(tier) = &field.value else { continue };
             let path = self.findings.path(field);
             let name = match &tier.name {
-                Some(field) => self.name(field, "tier"),
+                Some(field) => self.name(field, "a tier"),
                 None => Some(format!("tier{}", index + 1).into()),
             };
-            if tier.when.is_none() {
+            if tier.when.is_none() && !self.findings.misspelt(&path, "when") {
                 self.document.problem(
                     &path,
                     "the tier says not who is in it",
@@ -162,10 +172,14 @@ impl Compiler<'_, '_> {
         let text = match (self.surroundings.read)(path) {
             Ok(text) => text,
             Err(error) => {
+                let message = match error.kind() {
+                    ErrorKind::NotFound => format!("there is no file {}", path.display()),
+                    _ => format!("{} cannot be read: {error}", path.display()),
+                };
                 self.problem(
                     field,
-                    format!("{} cannot be read: {error}", path.display()),
-                    "the path is relative to the rule file's directory",
+                    message,
+                    "write the path of a file that tollgate may read, relative to the rule file's directory",
                 );
                 return;
             }
@@ -187,6 +201,13 @@ impl Compiler<'_, '_> {
             };
             if let Some(file) = &root.value {
                 there.version(file.version.as_ref());
+                if file.overrides.is_none() && !findings.troubled(&Path::default()) {
+                    there.document.problem(
+                        &Path::default(),
+                        "the file has no overrides",
+                        "add `overrides:` with a list of them, which may be empty: []",
+                    );
+                }
                 for field in given(file.overrides.as_ref()).into_iter().flatten() {
                     there.override_for(field, name, counting, descriptor, out);
                 }
@@ -209,11 +230,13 @@ impl Compiler<'_, '_> {
         let Some(given) = &field.value else { return };
         let path = self.findings.path(field);
         let name = match &given.name {
-            Some(field) => self.name(field, "override"),
+            Some(field) => self.name(field, "an override"),
             None => Some("override".into()),
         };
         let key = if let Some(key) = &given.key {
             self.override_key(key, descriptor)
+        } else if self.troubled(field) {
+            None
         } else {
             self.document.problem(
                 &path,
@@ -257,9 +280,12 @@ impl Compiler<'_, '_> {
             self.problem(
                 field,
                 format!(
-                    "the rule's key has {} parts, and here are {} values",
-                    parts.len(),
-                    values.len()
+                    "the rule's key has {}, and here {}",
+                    counted(parts.len(), "part"),
+                    match values.len() {
+                        1 => "is 1 value".to_owned(),
+                        n => format!("are {n} values"),
+                    }
                 ),
                 &format!("write one for each of: {}", descriptor.names().join(", ")),
             );
@@ -283,5 +309,12 @@ impl Compiler<'_, '_> {
             }
         }
         Some(key)
+    }
+}
+
+fn counted(number: usize, what: &str) -> String {
+    match number {
+        1 => format!("1 {what}"),
+        _ => format!("{number} {what}s"),
     }
 }
