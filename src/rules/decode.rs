@@ -279,7 +279,15 @@ impl<'de> Deserializer<'de> for Node<'de> {
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.value {
-            Value::Null => visitor.visit_none(),
+            // A `match:` that was left empty would match everything, and a `key:` be everybody's.
+            Value::Null => {
+                let error = Error::new(
+                    "the field has no value\nhint: write one, or remove the field; a value that begins with # must be in quotes"
+                        .to_owned(),
+                );
+                self.findings.record(&self.path, true, &error);
+                visitor.visit_none()
+            }
             _ => visitor.visit_some(self),
         }
     }

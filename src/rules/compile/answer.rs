@@ -187,7 +187,9 @@ impl Compiler<'_, '_> {
                 Some(Json::Object(out))
             }
             plain => {
-                let value = serde_json::to_value(plain).ok();
+                // JSON has neither infinities nor NaN, and would say null.
+                let is_finite = plain.as_f64().is_none_or(f64::is_finite);
+                let value = serde_json::to_value(plain).ok().filter(|_| is_finite);
                 if value.is_none() {
                     self.document.problem(
                         path,

@@ -107,6 +107,7 @@ impl Compiler<'_, '_> {
         &mut self,
         field: Option<&Field<BTreeMap<String, Field<ValueSpec>>>>,
     ) -> Vec<HeaderTest> {
+        self.some_tests(field, "a header");
         let mut out = Vec::new();
         for (name, field) in given(field).into_iter().flatten() {
             let test = self.value_test(field);
@@ -127,10 +128,29 @@ impl Compiler<'_, '_> {
         out
     }
 
+    /// Reports conditions on nothing, which would hold always.
+    fn some_tests(
+        &mut self,
+        field: Option<&Field<BTreeMap<String, Field<ValueSpec>>>>,
+        what: &str,
+    ) {
+        if let Some(field) = field
+            && field.value.as_ref().is_some_and(BTreeMap::is_empty)
+            && !self.troubled(field)
+        {
+            self.problem(
+                field,
+                "there is no condition here",
+                &format!("name {what}, or remove the field"),
+            );
+        }
+    }
+
     fn query_of(
         &mut self,
         field: Option<&Field<BTreeMap<String, Field<ValueSpec>>>>,
     ) -> Vec<QueryTest> {
+        self.some_tests(field, "a parameter");
         let mut out = Vec::new();
         for (name, field) in given(field).into_iter().flatten() {
             out.extend(self.value_test(field).map(|test| QueryTest {

@@ -199,6 +199,12 @@ impl FromText for Method {
 
     fn from_text(text: &str) -> Result<Self, String> {
         let upper = text.to_ascii_uppercase();
+        // It would be one by its letters, and no request has it.
+        if matches!(upper.as_str(), "*" | "ALL" | "ANY") {
+            return Err(format!(
+                "{text:?} is no method that requests have\nhint: for all methods, leave `methods` out"
+            ));
+        }
         if http::Method::from_bytes(text.as_bytes()).is_err() {
             return Err(format!(
                 "{text:?} is not a method\nhint: write one like GET or POST"
