@@ -97,9 +97,14 @@ pub(super) fn explain(text: &str, error: &serde_yaml::Error) -> Broken {
         ),
         "control characters are not allowed" => control_character(at),
         _ if problem.contains("more than one document") => second_document(text),
-        other => at.broken(
-            format!("this is not YAML: {other}"),
-            "put values with special characters in quotes",
+        _ if begun.char() == Some('!') => must_be_quoted(begun),
+        _ if at.source().starts_with('%') => Place { column: 1, ..at }.token(
+            "a line that begins with % is for YAML itself, and this one says nothing that it knows",
+            "remove it",
+        ),
+        _ => at.broken(
+            "this cannot be read as YAML",
+            "put the value in quotes, and look for what is not finished on the lines above",
         ),
     }
 }
@@ -354,6 +359,13 @@ fn out_of_place(at: Place<'_>) -> Broken {
 
 /// A backslash in double quotes that means nothing there.
 fn escape(at: Place<'_>, begun: Place<'_>) -> Broken {
+    // The parser may have gone on into the digits of an \x.
+    let at = match at.halves() {
+        (before, after) if !after.starts_with('\\') => {
+            before.rfind('\\').map_or(at, |byte| at.at_byte(byte))
+        }
+        _ => at,
+    };
     let sign: String = at.halves().1.chars().take(2).collect();
     let value = begun.halves().1.strip_prefix('"').unwrap_or_default();
     let hint = match value.find('"') {
@@ -365,7 +377,7 @@ fn escape(at: Place<'_>, begun: Place<'_>) -> Broken {
     };
     Broken {
         width: 2,
-        ..at.broken(format!("{sign} means nothing in double quotes"), hint)
+        ..at.broken(format!("{sign} means nothing here, in double quotes"), hint)
     }
 }
 

@@ -172,9 +172,12 @@ impl Compiler<'_, '_> {
         let text = match (self.surroundings.read)(path) {
             Ok(text) => text,
             Err(error) => {
-                let message = match error.kind() {
-                    ErrorKind::NotFound => format!("there is no file {}", path.display()),
-                    _ => format!("{} cannot be read: {error}", path.display()),
+                let message = if error.kind() == ErrorKind::NotFound {
+                    format!("there is no file {}", path.display())
+                } else {
+                    let error = error.to_string();
+                    let reason = error.split(" (os error").next().unwrap_or_default();
+                    format!("{} cannot be read: {reason}", path.display())
                 };
                 self.problem(
                     field,
