@@ -29,9 +29,8 @@ struct Case {
 
 /// The rule files of a folder, loaded, in the order of their names.
 fn cases(folder: &str) -> Vec<Case> {
-    let folder = Path::new("tests/corpus").join(folder);
-    let mut paths: Vec<PathBuf> = fs::read_dir(&folder)
-        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+    let mut paths: Vec<PathBuf> = fs::read_dir(Path::new("tests/corpus").join(folder))
+        .unwrap_or_else(|error| panic!("{folder}: {error}"))
         .map(|entry| entry.unwrap().path())
         .collect();
     paths.sort();
@@ -40,16 +39,22 @@ fn cases(folder: &str) -> Vec<Case> {
         (!name.ends_with(".overrides")).then(|| (name.to_owned(), path))
     });
     named
-        .map(|(name, path)| {
-            let text = fs::read_to_string(path).unwrap();
-            let surroundings = Surroundings {
-                hash_key: &HashKey::default(),
-                read: &|beside| fs::read_to_string(folder.join(beside)),
-            };
-            let loaded = rules::load_with(&format!("{name}.yaml"), &text, surroundings);
-            Case { name, text, loaded }
-        })
+        .map(|(name, path)| load(folder, &name, fs::read_to_string(path).unwrap()))
         .collect()
+}
+
+/// Loads `text` as the file `name` of a folder.
+fn load(folder: &str, name: &str, text: String) -> Case {
+    let surroundings = Surroundings {
+        hash_key: &HashKey::default(),
+        read: &|beside| fs::read_to_string(Path::new("tests/corpus").join(folder).join(beside)),
+    };
+    let loaded = rules::load_with(&format!("{name}.yaml"), &text, surroundings);
+    Case {
+        name: name.to_owned(),
+        text,
+        loaded,
+    }
 }
 
 /// What of a library must not come through to people: words of its own, and names of Rust's types.
@@ -145,6 +150,30 @@ fn warned_files_are_taken_with_a_warning() {
         check(case);
         snapshot("warned", case);
     }
+}
+
+/// Leaves out each sign that means something to YAML, of each file: whatever becomes of it, there is something to say.
+#[test]
+fn no_sign_that_is_missing_leaves_people_without_words() {
+    let mut count = 0;
+    for (folder, case) in ["bad", "warned"]
+        .into_iter()
+        .flat_map(|folder| cases(folder).into_iter().map(move |case| (folder, case)))
+    {
+        let signs = case.text.match_indices([
+            ':', '{', '}', '[', ']', '"', '\'', '-', ',', ' ', '\n', '\\', '&', '*', '<', '#',
+        ]);
+        for (at, sign) in signs {
+            // Of a row of them, one.
+            if case.text[..at].ends_with(sign) {
+                continue;
+            }
+            let text = format!("{}{}", &case.text[..at], &case.text[at + sign.len()..]);
+            check(&load(folder, &case.name, text));
+            count += 1;
+        }
+    }
+    assert!(count > 5_000, "only {count}");
 }
 
 #[test]
