@@ -58,7 +58,10 @@ fn the_shipped_rules_name_their_schema() {
         let schema = line
             .strip_prefix("# yaml-language-server: $schema=")
             .unwrap_or_else(|| panic!("{name} begins with {line:?}"));
-        assert!(Path::new(&name).with_file_name(schema).exists(), "{name}: {schema}");
+        assert!(
+            Path::new(&name).with_file_name(schema).exists(),
+            "{name}: {schema}"
+        );
     }
 }
 
@@ -102,7 +105,10 @@ rules:
 "#;
     assert_eq!(complaints(text), Vec::<String>::new());
     // All but `0/m`, which stands alone, is also what the reader takes.
-    let read = rules::load("rules.yaml", &text.replace("\"0/m\", ", "").replace("9/month", "9/day"));
+    let read = rules::load(
+        "rules.yaml",
+        &text.replace("\"0/m\", ", "").replace("9/month", "9/day"),
+    );
     assert!(read.is_ok(), "{}", read.unwrap_err());
 }
 
@@ -131,11 +137,20 @@ fn typos_are_told_where_they_are() {
     for (text, place) in [
         ("version: 1\nrules: [{ name: a, limt: 5/m }]", "/rules"),
         ("version: 2\nrules: [{ name: a, limit: 5/m }]", "/version"),
-        ("version: 1\nrules: [{ name: a, limit: 5/fortnight }]", "/rules"),
-        ("version: 1\nrules: [{ name: a, limit: 5/m, mode: shadwo }]", "/rules"),
+        (
+            "version: 1\nrules: [{ name: a, limit: 5/fortnight }]",
+            "/rules",
+        ),
+        (
+            "version: 1\nrules: [{ name: a, limit: 5/m, mode: shadwo }]",
+            "/rules",
+        ),
         ("version: 1", ""),
     ] {
         let complaints = complaints(text);
-        assert!(complaints.iter().any(|c| c.starts_with(place)), "{text}: {complaints:?}");
+        assert!(
+            complaints.iter().any(|c| c.starts_with(place)),
+            "{text}: {complaints:?}"
+        );
     }
 }

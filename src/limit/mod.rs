@@ -89,12 +89,10 @@ pub enum InvalidLimit {
     #[error("a window lasts between 1 ms and 366 days")]
     Window,
     /// A bucket that would take longer than [`MAX_WINDOW_US`] to fill.
-    #[error("a burst must refill within 366 days: lower the burst or raise the rate")]
+    #[error("a burst must refill within 366 days")]
     Refill,
     /// A log of more than [`MAX_LOG`].
-    #[error(
-        "sliding_log remembers every request and allows at most 1000 per window: use sliding_window, which counts"
-    )]
+    #[error("sliding_log remembers every request and allows at most 1000 per window")]
     Log,
 }
 

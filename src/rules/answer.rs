@@ -99,7 +99,14 @@ impl Template {
                 .iter()
                 .find(|(known, _)| *known == name)
                 .map(|(_, fact)| *fact)
-                .ok_or_else(|| format!("{{{name}}} is not known\nhint: write {NAMES}"))?;
+                .ok_or_else(|| {
+                    let is_word = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-. ".contains(&b));
+                    if is_word {
+                        format!("{{{name}}} is not known\nhint: write {NAMES}")
+                    } else {
+                        "braces hold the name of what is filled in, and these hold more\nhint: for JSON, write fields under `json`; a brace itself is {{ or }}".to_owned()
+                    }
+                })?;
             if !plain.is_empty() {
                 pieces.push(Piece::Text(std::mem::take(&mut plain)));
             }

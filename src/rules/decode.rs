@@ -8,8 +8,8 @@ use std::{borrow::Cow, cell::RefCell, fmt, marker::PhantomData, rc::Rc};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::{
-    self, Deserialize, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess,
-    Visitor, value::StrDeserializer,
+    self, Deserialize, DeserializeSeed, Deserializer, Expected, IntoDeserializer, MapAccess,
+    SeqAccess, Unexpected, Visitor, value::StrDeserializer,
 };
 use serde_yaml::Value;
 
@@ -58,6 +58,7 @@ impl Findings {
             value,
             path: Rc::default(),
             findings: self,
+            single: false,
         };
         Field::deserialize(node).unwrap_or(Field {
             path: 0,
@@ -73,15 +74,32 @@ impl Findings {
             .unwrap_or_default()
     }
 
+    /// Whether something is wrong in the field at `path` or within it.
+    pub(super) fn troubled(&self, path: &Path) -> bool {
+        let problems = self.problems.borrow();
+        problems
+            .iter()
+            .any(|problem| problem.path.0.starts_with(&path.0))
+    }
+
+    /// Whether an unknown field beside the one that is missed at `path` was probably meant to be it.
+    pub(super) fn misspelt(&self, path: &Path, name: &str) -> bool {
+        let meant = did_you_mean_hint(name);
+        self.problems.borrow().iter().any(|problem| {
+            let beside = problem.path.0.split_last().map(|(_, parent)| parent);
+            problem.at_key && beside == Some(&path.0) && problem.hint.as_ref() == Some(&meant)
+        })
+    }
+
     pub(super) fn into_problems(self) -> Vec<Problem> {
         self.problems.into_inner()
     }
 
     fn record(&self, path: &Path, at_key: bool, error: &Error) {
-        let (message, hint) = split_hint(&error.0);
+        let (message, hint) = split_hint(&error.text);
         self.problems.borrow_mut().push(Problem {
             severity: Severity::Error,
-            path: path.clone(),
+            path: error.place.as_ref().unwrap_or(path).clone(),
             at_key,
             message,
             hint,
@@ -118,13 +136,28 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Field<T> {
     }
 }
 
-/// A message, with `\nhint: …` where there is one.
+/// A message, with `\nhint: …` where there is one, and its place if that is not the field in which it is found.
 #[derive(Debug)]
-pub(super) struct Error(String);
+pub(super) struct Error {
+    text: String,
+    place: Option<Path>,
+}
+
+impl Error {
+    fn new(text: String) -> Self {
+        Self { text, place: None }
+    }
+
+    /// This error, which happened at `path` if it is not known to have happened further inside.
+    fn within(mut self, path: &Path) -> Self {
+        self.place.get_or_insert_with(|| path.clone());
+        self
+    }
+}
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
@@ -132,7 +165,65 @@ impl std::error::Error for Error {}
 
 impl de::Error for Error {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self(message.to_string())
+        Self::new(message.to_string())
+    }
+
+    fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        Self::new(wrong_type(found, &expected.to_string()))
+    }
+
+    fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        Self::new(wrong_type(found, &expected.to_string()))
+    }
+}
+
+/// Says in words of the rule file that a value is of a wrong kind. `expected` is serde's name of a type, or a visitor's own
+/// text, which may end in `\nhint: …`.
+fn wrong_type(found: Unexpected<'_>, expected: &str) -> String {
+    let shown = match found {
+        Unexpected::Bool(value) => format!("`{value}`"),
+        Unexpected::Unsigned(number) => format!("the number {number}"),
+        Unexpected::Signed(number) => format!("the number {number}"),
+        Unexpected::Float(number) => format!("the number {number:?}"),
+        Unexpected::Str(text) => format!("the text {text:?}"),
+        Unexpected::Seq => "a list".to_owned(),
+        Unexpected::Map => "fields".to_owned(),
+        _ => "nothing".to_owned(),
+    };
+    let (expected, hint) = match expected {
+        "a string" => ("a text", text_hint(found)),
+        "u64" => ("a whole number", number_hint(found)),
+        "a boolean" => ("true or false", "write true or false".to_owned()),
+        "a map" | "a YAML mapping" => (
+            "names with values",
+            "write them like { name: value }".to_owned(),
+        ),
+        other => match other.split_once("\nhint: ") {
+            Some((expected, hint)) => (expected, hint.to_owned()),
+            None => (other, "write that, or remove the field".to_owned()),
+        },
+    };
+    format!("expected {expected}, and found {shown}\nhint: {hint}")
+}
+
+fn text_hint(found: Unexpected<'_>) -> String {
+    match found {
+        Unexpected::Bool(value) => format!("write \"{value}\", in quotes"),
+        Unexpected::Unsigned(number) => format!("write \"{number}\", in quotes"),
+        Unexpected::Signed(_) | Unexpected::Float(_) => "put it in quotes".to_owned(),
+        _ => "write one text".to_owned(),
+    }
+}
+
+fn number_hint(found: Unexpected<'_>) -> String {
+    match found {
+        Unexpected::Str(text) if text.parse::<u64>().is_ok() => {
+            format!("write {text}, without quotes")
+        }
+        Unexpected::Float(number) if number.fract() == 0.0 && number >= 0.0 => {
+            format!("write {number:.0}")
+        }
+        _ => "write it in digits alone".to_owned(),
     }
 }
 
@@ -142,6 +233,8 @@ struct Node<'a> {
     value: &'a Value,
     path: Rc<Path>,
     findings: &'a Findings,
+    /// Whether it stands where a list could, and is taken for the only item.
+    single: bool,
 }
 
 impl<'a> Node<'a> {
@@ -150,7 +243,27 @@ impl<'a> Node<'a> {
             value,
             path: Rc::new(self.path.child(step)),
             findings: self.findings,
+            single: false,
         }
+    }
+
+    /// Why fields that stand in place of a list are not its only item: none of them is known.
+    fn no_item(&self, known: &[&'static str]) -> Option<Error> {
+        let fields = self.value.as_mapping().filter(|_| self.single)?;
+        let names: Vec<&str> = fields.keys().filter_map(Value::as_str).collect();
+        if names.iter().any(|name| name.starts_with('-')) {
+            return Some(Error::new(
+                "expected a list, and found fields whose names begin with a dash\nhint: put a space after each dash that begins an item"
+                    .to_owned(),
+            ));
+        }
+        let strange = |name: &&str| !known.contains(name) && did_you_mean(name, known).is_none();
+        (names.len() == fields.len() && !names.is_empty() && names.iter().all(strange)).then(|| {
+            Error::new(format!(
+                "expected a list, and found fields of other names\nhint: begin each item with a dash; its fields are {}",
+                known.join(", ")
+            ))
+        })
     }
 }
 
@@ -177,7 +290,7 @@ impl<'de> Deserializer<'de> for Node<'de> {
                 next: 0,
             }),
             Value::Mapping(_) => visitor.visit_map(Entries::new(self, None)),
-            Value::Tagged(tagged) => Err(Error(format!(
+            Value::Tagged(tagged) => Err(Error::new(format!(
                 "tags like {} are not supported\nhint: write the plain value",
                 tagged.tag
             ))),
@@ -186,7 +299,15 @@ impl<'de> Deserializer<'de> for Node<'de> {
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.value {
-            Value::Null => visitor.visit_none(),
+            // A `match:` that was left empty would match everything, and a `key:` be everybody's.
+            Value::Null => {
+                let error = Error::new(
+                    "the field has no value\nhint: write one, or remove the field; a value that begins with # must be in quotes"
+                        .to_owned(),
+                );
+                self.findings.record(&self.path, true, &error);
+                visitor.visit_none()
+            }
             _ => visitor.visit_some(self),
         }
     }
@@ -195,7 +316,10 @@ impl<'de> Deserializer<'de> for Node<'de> {
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.value {
             Value::Sequence(_) => self.deserialize_any(visitor),
-            _ => visitor.visit_seq(Single(Some(self))),
+            _ => visitor.visit_seq(Single(Some(Self {
+                single: true,
+                ..self
+            }))),
         }
     }
 
@@ -221,9 +345,16 @@ impl<'de> Deserializer<'de> for Node<'de> {
         visitor: V,
     ) -> Result<V::Value, Error> {
         match self.value {
-            Value::Mapping(_) => visitor.visit_map(Entries::new(self, Some(fields))),
+            Value::Mapping(_) => match self.no_item(fields) {
+                Some(error) => Err(error),
+                None => visitor.visit_map(Entries::new(self, Some(fields))),
+            },
             _ if name == SHORT => self.deserialize_any(visitor),
-            other => Err(Error(format!(
+            Value::Null => Err(Error::new(format!(
+                "there is nothing here\nhint: the fields are {}",
+                fields.join(", ")
+            ))),
+            other => Err(Error::new(format!(
                 "expected fields, and found {}\nhint: the fields are {}",
                 describe(other),
                 fields.join(", ")
@@ -242,13 +373,14 @@ impl<'de> Deserializer<'de> for Node<'de> {
             Value::String(text) if variants.contains(&text.as_str()) => {
                 visitor.visit_enum(text.as_str().into_deserializer())
             }
-            Value::String(text) => Err(Error(match did_you_mean(text, variants) {
-                Some(meant) => {
+            Value::String(text) => Err(Error::new(match did_you_mean(text, variants) {
+                Some(meant) if variants.len() > 1 => {
                     format!("unknown value {text:?}\nhint: did you mean {meant}? One of: {known}")
                 }
+                Some(meant) => format!("unknown value {text:?}\nhint: did you mean {meant}?"),
                 None => format!("unknown value {text:?}\nhint: one of: {known}"),
             })),
-            other => Err(Error(format!(
+            other => Err(Error::new(format!(
                 "expected one word, and found {}\nhint: one of: {known}",
                 describe(other)
             ))),
@@ -314,7 +446,10 @@ impl<'de> SeqAccess<'de> for Items<'de> {
         };
         let child = self.node.child(Step::Index(self.next), value);
         self.next += 1;
-        seed.deserialize(child).map(Some)
+        let path = Rc::clone(&child.path);
+        seed.deserialize(child)
+            .map(Some)
+            .map_err(|error| error.within(&path))
     }
 }
 
@@ -344,25 +479,41 @@ impl<'a> Entries<'a> {
         let mut entries = Vec::new();
         for (key, value) in node.value.as_mapping().into_iter().flatten() {
             let Some(key) = key.as_str() else {
-                let error = Error(format!(
-                    "a field's name is a text, not {}\nhint: remove it",
-                    describe(key)
+                let plain = match key {
+                    Value::Number(number) => Some(number.to_string()),
+                    Value::Bool(value) => Some(value.to_string()),
+                    _ => None,
+                };
+                let found = describe(key);
+                let hint = match (&plain, known) {
+                    (_, Some(known)) => format!("the fields are {}", known.join(", ")),
+                    (Some(text), None) => format!("write \"{text}\", in quotes"),
+                    (None, None) => "write a text in front of the colon".to_owned(),
+                };
+                let hint = match key {
+                    Value::Mapping(_) => {
+                        "if {{ … }} is a place to fill in, fill it in before tollgate reads the file; a text that begins with a brace must be in quotes"
+                    }
+                    _ => &hint,
+                };
+                let error = Error::new(format!(
+                    "a field's name is a text, and this is {found}\nhint: {hint}"
                 ));
-                node.findings.record(&node.path, false, &error);
+                let (path, at_key) = match plain {
+                    Some(text) => (node.path.child(Step::Key(text)), true),
+                    None => (Path::clone(&node.path), false),
+                };
+                node.findings.record(&path, at_key, &error);
                 continue;
             };
             match known {
                 Some(known) if !known.contains(&key) => {
-                    let hint = match did_you_mean(key, known) {
-                        Some(meant) => format!("did you mean {meant}?"),
-                        None => format!("the fields are {}", known.join(", ")),
-                    };
                     let path = node.path.child(Step::Key(key.to_owned()));
-                    node.findings.record(
-                        &path,
-                        true,
-                        &Error(format!("unknown field\nhint: {hint}")),
-                    );
+                    let error = Error::new(format!(
+                        "unknown field\nhint: {}",
+                        hint_for_unknown(key, known)
+                    ));
+                    node.findings.record(&path, true, &error);
                 }
                 _ => entries.push((key, value)),
             }
@@ -372,6 +523,23 @@ impl<'a> Entries<'a> {
             known: entries,
             next: 0,
         }
+    }
+}
+
+fn did_you_mean_hint(meant: &str) -> String {
+    format!("did you mean {meant}?")
+}
+
+/// What to do about a field that is none of `known`.
+fn hint_for_unknown(key: &str, known: &[&'static str]) -> String {
+    if let Some((name, value)) = key.split_once(':')
+        && known.contains(&name)
+    {
+        return format!("put a space after the colon: {name}: {value}");
+    }
+    match did_you_mean(key, known) {
+        Some(meant) => did_you_mean_hint(meant),
+        None => format!("the fields are {}", known.join(", ")),
     }
 }
 
@@ -392,6 +560,8 @@ impl<'de> MapAccess<'de> for Entries<'de> {
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
         let (key, value) = self.known[self.next];
         self.next += 1;
-        seed.deserialize(self.node.child(Step::Key(key.to_owned()), value))
+        let child = self.node.child(Step::Key(key.to_owned()), value);
+        let path = Rc::clone(&child.path);
+        seed.deserialize(child).map_err(|error| error.within(&path))
     }
 }

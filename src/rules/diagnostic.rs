@@ -134,28 +134,44 @@ impl fmt::Display for Report {
     }
 }
 
-/// The name of `known` that `given` was probably meant to be.
+/// The name of `known` that `given` was probably meant to be: one that is spelt nearly so, or of which it is a part.
 pub fn did_you_mean<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
-    known
+    let nearest = known
         .iter()
         .map(|name| (distance(given, name), *name))
         .filter(|(distance, name)| *distance <= (name.len() / 3).max(1))
         .min_by_key(|(distance, _)| *distance)
-        .map(|(_, name)| name)
+        .map(|(_, name)| name);
+    let is_part = |whole: &str, part: &str| {
+        let begins = part.len() >= 3 && whole.starts_with(part);
+        begins
+            || whole
+                .strip_suffix(part)
+                .is_some_and(|rest| rest.ends_with('_'))
+    };
+    nearest.or_else(|| {
+        let mut names = known.iter().copied();
+        names.find(|name| is_part(name, given) || is_part(given, name))
+    })
 }
 
-/// Levenshtein's distance.
+/// How many letters must be added, left out, replaced or exchanged with their neighbour.
 fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    // Of the last two rows.
+    let mut above: Vec<usize> = Vec::new();
     let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+    for i in 1..=a.len() {
+        let mut next = vec![i];
+        for j in 1..=b.len() {
+            let replaced = row[j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut least = replaced.min(row[j] + 1).min(next[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                least = least.min(above[j - 2] + 1);
+            }
+            next.push(least);
         }
+        above = std::mem::replace(&mut row, next);
     }
     row[b.len()]
 }
@@ -169,6 +185,12 @@ mod tests {
         let known = ["limit", "limits", "match", "name"];
         assert_eq!(did_you_mean("limt", &known), Some("limit"));
         assert_eq!(did_you_mean("nam", &known), Some("name"));
+        assert_eq!(did_you_mean("nmae", &known), Some("name"));
         assert_eq!(did_you_mean("colour", &known), None);
+        let known = ["client_ip", "max", "algorithm"];
+        assert_eq!(did_you_mean("ip", &known), Some("client_ip"));
+        assert_eq!(did_you_mean("maximum", &known), Some("max"));
+        assert_eq!(did_you_mean("algo", &known), Some("algorithm"));
+        assert_eq!(did_you_mean("", &known), None);
     }
 }

@@ -27,6 +27,18 @@ pub(super) fn repeated_key(text: &str) -> Option<(String, usize, usize)> {
     Some((key.into_inner()?, line, column))
 }
 
+/// Where the second document of a text begins.
+pub(super) fn second_document(text: &str) -> Option<(usize, usize)> {
+    let second = serde_yaml::Deserializer::from_str(text).nth(1)?;
+    let nowhere = Probe {
+        steps: &[],
+        at_key: false,
+        found: &RefCell::new(false),
+    };
+    let place = nowhere.deserialize(second).err()?.location()?;
+    Some((place.line(), place.column()))
+}
+
 fn fails_at<'de>(seed: impl DeserializeSeed<'de>, text: &'de str) -> Option<(usize, usize)> {
     let error = seed
         .deserialize(serde_yaml::Deserializer::from_str(text))

@@ -12,6 +12,7 @@ pub mod key;
 mod locate;
 pub mod matcher;
 pub mod quota;
+mod syntax;
 mod yaml;
 
 use std::{

@@ -2,6 +2,7 @@
 
 use std::{fmt, time::Duration};
 
+use super::diagnostic::did_you_mean;
 use crate::limit::{MAX_AMOUNT, MAX_WINDOW_US, MIN_WINDOW_US};
 
 /// So many per so long.
@@ -68,8 +69,37 @@ impl std::str::FromStr for Quota {
     type Err = InvalidQuota;
 
     fn from_str(text: &str) -> Result<Self, InvalidQuota> {
-        let not_a_rate = || invalid(format!("{text:?} is not a rate"), EXAMPLES);
+        let not_a_rate = || {
+            let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+            let hint = if is_number {
+                format!("say per how long, like {text}/m")
+            } else {
+                EXAMPLES.to_owned()
+            };
+            invalid(format!("{text:?} is not a rate"), &hint)
+        };
+        if let Some((one, other)) = text.split_once(',')
+            && one.contains('/')
+            && other.contains('/')
+        {
+            return Err(invalid(
+                format!("{text:?} is more than one rate"),
+                &format!("write limits: [{text}]"),
+            ));
+        }
         let (rate, burst) = match text.split_once("burst") {
+            Some((rate, burst)) if rate.trim().is_empty() => {
+                return Err(invalid(
+                    format!("{:?} does not begin with a rate", format!("burst{burst}")),
+                    "write the rate and then the burst, like 20/s burst 40",
+                ));
+            }
+            Some((_, "")) => {
+                return Err(invalid(
+                    format!("the burst of {text:?} has no number"),
+                    "write how many may come at once, like 20/s burst 40",
+                ));
+            }
             Some((rate, burst)) => (rate, Some(amount(burst, "burst", 1)?)),
             None => (text, None),
         };
@@ -89,9 +119,24 @@ fn amount(text: &str, what: &str, least: u64) -> Result<u64, InvalidQuota> {
     let digits = text.trim().replace('_', "");
     let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
     if !is_number {
+        let text = text.trim();
+        let (_, after) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(0));
+        let hint = if after.starts_with(',') {
+            format!("write {}", text.replace(',', ""))
+        } else if after.starts_with('.') {
+            "write a whole number in a longer time, like 1/2s for 0.5/s".to_owned()
+        } else if after.starts_with(['k', 'K', 'M']) {
+            "write all digits, like 10000 or 10_000".to_owned()
+        } else if after.starts_with(' ') {
+            "write only the number, like 5 per minute".to_owned()
+        } else if text.starts_with(['\u{201c}', '\u{201d}', '\u{2018}', '\u{2019}']) {
+            "write it without quotes, or with straight ones: \"5/m\"".to_owned()
+        } else {
+            EXAMPLES.to_owned()
+        };
         return Err(invalid(
-            format!("{:?} is not a whole number of requests", text.trim()),
-            EXAMPLES,
+            format!("{text:?} is not a whole number of requests"),
+            &hint,
         ));
     }
     match digits.parse().unwrap_or(u64::MAX) {
@@ -148,11 +193,23 @@ pub fn span_us(text: &str) -> Result<u64, InvalidQuota> {
         .find(|(names, _)| names.contains(&name.as_str()))
         .map(|(_, length)| *length)
         .ok_or_else(|| {
+            if name.is_empty() {
+                return invalid(
+                    format!("{text:?} has no unit of time"),
+                    "add a unit: ms, s, m, h, day or week, like 5/m",
+                );
+            }
+            let units: Vec<&str> = UNITS.iter().flat_map(|(names, _)| *names).copied().collect();
+            if let Some(meant) = did_you_mean(&name, &units).filter(|_| name.len() > 3) {
+                return invalid(
+                    format!("{unit:?} is not a unit of time"),
+                    &format!("did you mean {meant}?"),
+                );
+            }
             let hint = match name.as_str() {
                 "month" | "months" | "mo" | "year" | "years" | "y" => {
                     "months and years have no fixed length: write days, like 1000/30days, or one month with `align: calendar`"
                 }
-                "" => "add a unit: ms, s, m, h, day or week, like 5/m",
                 _ => "units are ms, s, m, h, day and week",
             };
             invalid(format!("{unit:?} is not a unit of time"), hint)
@@ -210,7 +267,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said_with_a_way_out() {
         for (text, message, hint) in [
-            ("5", "\"5\" is not a rate", "write a rate like"),
+            ("5", "\"5\" is not a rate", "per how long"),
             (
                 "5/fortnight",
                 "\"fortnight\" is not a unit of time",
@@ -221,11 +278,11 @@ mod tests {
                 "\"months\" is not a unit of time",
                 "no fixed length",
             ),
-            ("5/10", "\"\" is not a unit of time", "add a unit"),
+            ("5/10", "\"10\" has no unit of time", "add a unit"),
             ("-5/m", "\"-5\" is not a whole number", "write a rate"),
-            ("1.5/s", "\"1.5\" is not a whole number", "write a rate"),
+            ("1.5/s", "\"1.5\" is not a whole number", "a longer time"),
             ("5/s burst 0", "a burst of 0 admits nothing", "limit: 0"),
-            ("5/s burst", "\"\" is not a whole number", "write a rate"),
+            ("5/s burst", "has no number", "at once"),
             ("9999999999/s", "a limit above 1000000000", "unlimited"),
             ("5/400days", "a window of \"400days\"", "366 days"),
             ("5/99999999999999999999s", "a window of", "366 days"),

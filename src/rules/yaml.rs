@@ -11,6 +11,7 @@ use serde_yaml::Value;
 use super::{
     diagnostic::{Diagnostic, Report, Severity},
     locate,
+    syntax::{self, Broken},
 };
 
 /// One step from a node to a child.
@@ -81,15 +82,39 @@ impl<'a> Document<'a> {
     /// The tree; `None` when the text is not YAML, which is then reported.
     pub(super) fn parse(&mut self) -> Option<Value> {
         let parsed = serde_yaml::from_str::<Value>(self.text).and_then(|mut value| {
+            if let Some((path, found)) = syntax::bad_merge(&value) {
+                self.problem(
+                    &path,
+                    format!("`<<` takes in the fields of another mapping, and this is {found}"),
+                    "write <<: *name, and &name in front of the fields that are meant",
+                );
+                return Ok(None);
+            }
             value.apply_merge()?;
-            Ok(value)
+            Ok(Some(value))
         });
         match parsed {
-            Ok(value) => Some(value),
+            Ok(Some(Value::Null)) => {
+                self.problem(
+                    &Path::default(),
+                    "the file is empty",
+                    "begin it with `version: 1`; all fields are in docs/rules.md",
+                );
+                None
+            }
+            Ok(value) => value,
             Err(error) => {
                 self.broken = Some(self.twice_written().unwrap_or_else(|| self.syntax(&error)));
                 None
             }
+        }
+    }
+
+    /// Reports what is wrong with the name of a field.
+    pub(super) fn problem_with_name(&mut self, path: &Path, message: String, hint: &str) {
+        self.problem(path, message, hint);
+        if let Some(problem) = self.problems.last_mut() {
+            problem.at_key = true;
         }
     }
 
@@ -158,18 +183,22 @@ impl<'a> Document<'a> {
     }
 
     fn syntax(&self, error: &serde_yaml::Error) -> Diagnostic {
-        let (line, column) = error
-            .location()
-            .map_or((0, 0), |at| (at.line(), at.column()));
+        let Broken {
+            line,
+            column,
+            width,
+            message,
+            hint,
+        } = syntax::explain(self.text, error);
         Diagnostic {
             severity: Severity::Error,
             file: self.name.to_owned(),
             line,
             column,
-            width: 1,
+            width,
             field: String::new(),
-            message: syntax_message(&error.to_string()),
-            hint: self.syntax_hint(line),
+            message,
+            hint: Some(hint),
             source: self.line(line).to_owned(),
         }
     }
@@ -197,20 +226,6 @@ impl<'a> Document<'a> {
             .and_then(|index| self.text.lines().nth(index))
             .unwrap_or_default()
     }
-
-    fn syntax_hint(&self, line: usize) -> Option<String> {
-        let source = self.line(line);
-        let text = if source.trim_start_matches(' ').starts_with('\t') || source.contains('\t') {
-            "YAML is indented with spaces: replace the tab"
-        } else if source.contains(['{', '}', '*', '&', '@', '%']) {
-            "quote values with { } * & @ or %, like path: \"/users/{id}\""
-        } else if source.matches(": ").count() > 1 {
-            "quote a value that holds a colon and a space"
-        } else {
-            return None;
-        };
-        Some(text.to_owned())
-    }
 }
 
 /// The message and, if it carries one, its hint.
@@ -221,16 +236,6 @@ pub(super) fn split_hint(text: &str) -> (String, Option<String>) {
     }
 }
 
-/// The library's message without the place, which stands in front anyway.
-fn syntax_message(text: &str) -> String {
-    let end = text.find(" at line ").unwrap_or(text.len());
-    let message = &text[..end];
-    match message.split_once(": ") {
-        Some((path, rest)) if path.starts_with("rules") => rest.to_owned(),
-        _ => message.to_owned(),
-    }
-}
-
 /// How long the key or scalar is that begins at `column`.
 fn token_width(line: &str, column: usize, is_key: bool) -> usize {
     let rest: String = line.chars().skip(column.saturating_sub(1)).collect();
@@ -238,9 +243,14 @@ fn token_width(line: &str, column: usize, is_key: bool) -> usize {
         _ if is_key => rest.find(':').unwrap_or(rest.len()),
         Some(quote @ ('"' | '\'')) => rest[1..].find(quote).map_or(rest.len(), |at| at + 2),
         Some('[' | '{') => 1,
+        Some('-') if rest.starts_with("- ") => 1,
         _ => {
             let comment = rest.find(" #").unwrap_or(rest.len());
-            let flow = rest.find([',', ']', '}']).unwrap_or(rest.len());
+            // Outside of braces and brackets, commas and more of them belong to the value.
+            let before: String = line.chars().take(column.saturating_sub(1)).collect();
+            let is_within = before.contains(['{', '[']);
+            let flow = rest.find([',', ']', '}']).filter(|_| is_within);
+            let flow = flow.unwrap_or(rest.len());
             let key = rest
                 .find(": ")
                 .or_else(|| rest.strip_suffix(':').map(str::len));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{
     HeaderName, HeaderValue,
-    header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, CONTENT_LENGTH, LOCATION, TRANSFER_ENCODING, UPGRADE},
 };
 
 use super::{Compiler, given};
@@ -47,9 +47,22 @@ impl Compiler<'_, '_> {
             && let Some(jitter) = field.value
         {
             if jitter.0 > MAX_JITTER_US {
-                self.problem(field, "the jitter is longer than an hour", "for example 5s");
+                self.problem(
+                    field,
+                    "the jitter is longer than an hour",
+                    "write 1h, or less",
+                );
             }
             answer.retry_after_jitter_us = jitter.0;
+        }
+        let location = |(name, _): &(HeaderName, Template)| *name == LOCATION;
+        if answer.status.is_some_and(|status| status < 400) && !answer.headers.iter().any(location)
+        {
+            self.problem(
+                field,
+                "a redirection without the header `location` leads nowhere",
+                "add it, like headers: { location: /slow-down }",
+            );
         }
         Arc::new(answer)
     }
@@ -85,15 +98,19 @@ impl Compiler<'_, '_> {
                 continue;
             };
             let Ok(header) = HeaderName::from_bytes(name.as_bytes()) else {
-                self.problem(
-                    field,
+                self.document.problem_with_name(
+                    &self.findings.path(field),
                     format!("{name:?} is not the name of a header"),
                     "write it like x-reason",
                 );
                 continue;
             };
             if FRAMING.contains(&header) {
-                self.problem(field, format!("{name} is the server's own"), "remove it");
+                self.document.problem_with_name(
+                    &self.findings.path(field),
+                    format!("{name} is the server's own"),
+                    "remove it",
+                );
                 continue;
             }
             match template(text) {
@@ -179,7 +196,9 @@ impl Compiler<'_, '_> {
                 Some(Json::Object(out))
             }
             plain => {
-                let value = serde_json::to_value(plain).ok();
+                // JSON has neither infinities nor NaN, and would say null.
+                let is_finite = plain.as_f64().is_none_or(f64::is_finite);
+                let value = serde_json::to_value(plain).ok().filter(|_| is_finite);
                 if value.is_none() {
                     self.document.problem(
                         path,

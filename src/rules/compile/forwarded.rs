@@ -8,7 +8,7 @@ use crate::rules::{
     decode::Field,
     key::Part,
     matcher::Matcher,
-    yaml::{Path, Step},
+    yaml::{Document, Path, Step},
 };
 
 /// What the Envoy and nginx configurations that come with tollgate forward of a client's headers, beside those that describe
@@ -16,15 +16,12 @@ use crate::rules::{
 pub const SHIPPED_HEADERS: &[&str] = &["x-api-key"];
 
 impl Compiler<'_, '_> {
-    /// Warns of headers that neither the shipped configurations forward nor the file says that the proxy does; of each once,
-    /// where it is asked for first.
-    pub(super) fn forwarded(
+    /// The headers that the proxy forwards; `None` if it forwards all.
+    pub(super) fn forwarded_headers(
         &mut self,
         field: Option<&Field<Vec<Field<String>>>>,
-        rules: &[Rule],
-        paths: &[Path],
-    ) {
-        let mut told: Vec<HeaderName> = SHIPPED_HEADERS
+    ) -> Option<Vec<HeaderName>> {
+        let mut names: Vec<HeaderName> = SHIPPED_HEADERS
             .iter()
             .map(|name| HeaderName::from_static(name))
             .collect();
@@ -33,10 +30,10 @@ impl Compiler<'_, '_> {
                 continue;
             };
             if name == "*" {
-                return;
+                return None;
             }
             match HeaderName::from_bytes(name.as_bytes()) {
-                Ok(name) => told.push(name),
+                Ok(name) => names.push(name),
                 Err(_) => self.problem(
                     field,
                     format!("{name:?} is not the name of a header"),
@@ -44,29 +41,45 @@ impl Compiler<'_, '_> {
                 ),
             }
         }
-        for (rule, path) in rules.iter().zip(paths) {
-            for (place, name) in asked(rule, path) {
-                if told.contains(&name) {
-                    continue;
-                }
-                let hint = if name == header::AUTHORIZATION {
-                    "Envoy: delete its `disallowed_headers`; nginx: `proxy_set_header Authorization $http_authorization`; \
-                     then write `forwarded_headers: [authorization]` at the top of this file"
-                        .to_owned()
-                } else {
-                    format!(
-                        "Envoy: add it to `allowed_headers`; nginx: `proxy_set_header {name} $http_{}`; \
-                         then write `forwarded_headers: [{name}]` at the top of this file",
-                        name.as_str().replace('-', "_")
-                    )
-                };
-                self.document.warning(
-                    &place,
-                    format!("the shipped proxy configurations do not forward the header {name}"),
-                    &hint,
-                );
-                told.push(name);
+        Some(names)
+    }
+}
+
+/// Warns of headers that rules ask for and that are not among those which the proxy forwards; of each once, where it is asked for
+/// first.
+pub(super) fn lint(
+    document: &mut Document<'_>,
+    rules: &[(&Rule, &Path)],
+    forwarded: &[HeaderName],
+) {
+    let mut told = forwarded.to_vec();
+    for (rule, path) in rules {
+        for (place, name) in asked(rule, path) {
+            if told.contains(&name) {
+                continue;
             }
+            let (envoy, nginx) = if name == header::AUTHORIZATION {
+                (
+                    "delete its `disallowed_headers`".to_owned(),
+                    "proxy_set_header Authorization $http_authorization".to_owned(),
+                )
+            } else {
+                (
+                    "add it to `allowed_headers`".to_owned(),
+                    format!(
+                        "proxy_set_header {name} $http_{}",
+                        name.as_str().replace('-', "_")
+                    ),
+                )
+            };
+            document.warning(
+                &place,
+                format!("the shipped proxy configurations do not forward the header {name}"),
+                &format!(
+                    "Envoy: {envoy}; nginx: `{nginx}`; then write `forwarded_headers: [{name}]` at the top of this file"
+                ),
+            );
+            told.push(name);
         }
     }
 }

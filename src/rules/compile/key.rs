@@ -8,6 +8,7 @@ use crate::rules::{
     file::{KEY_PARTS, KeyPart, NamedPart},
     key::{Part, is_secret},
     matcher::{Matcher, PathPattern},
+    yaml::Step,
 };
 
 impl Compiler<'_, '_> {
@@ -43,11 +44,13 @@ impl Compiler<'_, '_> {
         ];
         match sources.into_iter().filter(|given| *given).count() {
             0 => {
-                self.problem(
-                    field,
-                    "the key part names no source",
-                    &format!("one of: {KEY_PARTS}"),
-                );
+                if !self.troubled(field) {
+                    self.problem(
+                        field,
+                        "the key part names no source",
+                        &format!("one of: {KEY_PARTS}"),
+                    );
+                }
                 return None;
             }
             1 => {}
@@ -76,20 +79,7 @@ impl Compiler<'_, '_> {
             return self.header_part(field, secret.as_ref());
         }
         if let Some(field) = cookie {
-            if marked == Some(false) {
-                self.always_secret(secret.as_ref(), "a cookie");
-            }
-            let name = field.value.clone()?;
-            let valid = HeaderName::from_bytes(name.as_bytes()).is_ok();
-            if !valid {
-                self.problem(
-                    field,
-                    format!("{name:?} is not the name of a cookie"),
-                    "write only the name, like session",
-                );
-                return None;
-            }
-            return Some(Part::Cookie { name });
+            return self.cookie_part(field, secret.as_ref());
         }
         if let Some(field) = query {
             let name = field.value.clone()?;
@@ -125,6 +115,23 @@ impl Compiler<'_, '_> {
             path,
             secret: marked.unwrap_or(true),
         })
+    }
+
+    fn cookie_part(&mut self, field: &Field<String>, secret: Option<&Field<bool>>) -> Option<Part> {
+        if given(secret) == Some(&false) {
+            self.always_secret(secret, "a cookie");
+        }
+        let name = field.value.clone()?;
+        let valid = HeaderName::from_bytes(name.as_bytes()).is_ok();
+        if !valid {
+            self.problem(
+                field,
+                format!("{name:?} is not the name of a cookie"),
+                "write only the name, like session",
+            );
+            return None;
+        }
+        Some(Part::Cookie { name })
     }
 
     fn header_part(&mut self, field: &Field<String>, secret: Option<&Field<bool>>) -> Option<Part> {
@@ -165,6 +172,18 @@ impl Compiler<'_, '_> {
         }
     }
 
+    /// Whether something is wrong with the paths of the rule that a field belongs to, so that they cannot be asked.
+    fn paths_are_wrong<T>(&self, field: &Field<T>) -> bool {
+        let mut paths = self.findings.path(field);
+        paths.0.truncate(2);
+        let matches = paths.child(Step::Key("match".to_owned()));
+        self.findings.misspelt(&paths, "match")
+            || self.findings.misspelt(&matches, "path")
+            || self
+                .findings
+                .troubled(&matches.child(Step::Key("path".to_owned())))
+    }
+
     fn path_part(&mut self, field: &Field<String>, matcher: &Matcher) -> Option<Part> {
         let name = field.value.as_deref()?;
         let mut places = matcher
@@ -174,11 +193,28 @@ impl Compiler<'_, '_> {
             .map(|pattern| place(pattern, name));
         let first = places.next().flatten();
         let Some(index) = first else {
-            self.problem(
-                field,
-                format!("no path of this rule has the parameter {{{name}}} in every case"),
-                &format!("write it into match.path, like \"/users/{{{name}}}\""),
-            );
+            if self.paths_are_wrong(field) {
+                return None;
+            }
+            let colon = format!("/:{name}");
+            let paths = &matcher.when.paths;
+            let (message, hint) = if paths.iter().any(|path| path.to_string().contains(&colon)) {
+                (
+                    format!("in paths, :{name} is no parameter but stands for itself"),
+                    format!("write {{{name}}} in its place"),
+                )
+            } else if paths.is_empty() {
+                (
+                    format!("the rule has no path with the parameter {{{name}}}"),
+                    format!("write one into match.path, like \"/users/{{{name}}}\""),
+                )
+            } else {
+                (
+                    format!("the path {} has no parameter {{{name}}}", paths[0]),
+                    format!("write it there, like \"/users/{{{name}}}\""),
+                )
+            };
+            self.problem(field, message, &hint);
             return None;
         };
         if places.any(|place| place != first) {

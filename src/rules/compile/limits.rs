@@ -13,7 +13,7 @@ use crate::{
         decode::Field,
         file::{LimitFields, LimitSpec, Rate},
         quota::{Quota, Window, check_amount, window_label},
-        yaml::Path,
+        yaml::{Path, Step},
     },
 };
 
@@ -84,6 +84,13 @@ impl Compiler<'_, '_> {
                 fields
             }
             (None, None) => {
+                let told = ["limit", "limits"].iter().any(|name| {
+                    let field = path.child(Step::Key((*name).to_owned()));
+                    self.findings.misspelt(path, name) || self.findings.troubled(&field)
+                });
+                if told {
+                    return None;
+                }
                 self.document.problem(
                     path,
                     "there is no limit",
@@ -152,7 +159,9 @@ impl Compiler<'_, '_> {
         counting: Counting,
     ) -> Option<Spec> {
         let Some(rate) = &fields.rate else {
-            self.problem(field, "the limit has no rate", "add `rate: 5/m`");
+            if !self.troubled(field) {
+                self.problem(field, "the limit has no rate", "add `rate: 5/m`");
+            }
             return None;
         };
         let (mut quota, mut text) = match rate.value.as_ref()? {
@@ -259,8 +268,8 @@ impl Compiler<'_, '_> {
             })),
             Err(error) => {
                 let hint = match error {
-                    InvalidLimit::Refill => "for example 20/s burst 40",
-                    InvalidLimit::Log => "use sliding_window, or a shorter window",
+                    InvalidLimit::Refill => "lower the burst, or raise the rate",
+                    InvalidLimit::Log => "use sliding_window, which counts, or a shorter window",
                     InvalidLimit::Amount | InvalidLimit::Window => "for example 5/m",
                 };
                 self.problem(field, error.to_string(), hint);
@@ -283,7 +292,7 @@ impl Compiler<'_, '_> {
                 self.problem(
                     field,
                     "a limit that follows the calendar has no burst",
-                    "write two limits",
+                    "write two limits, one with the burst and one with the calendar",
                 );
                 return None;
             }

@@ -4,12 +4,14 @@ use crate::{
     limit::{Algorithm, Limit},
     rules::{
         Action, LimitAction, Mode, NamedLimit, Plan, Rule,
+        matcher::PathPattern,
         yaml::{Document, Path, Step},
     },
 };
 
-pub(super) fn lint(document: &mut Document<'_>, rules: &[Rule], paths: &[Path]) {
-    for (index, (rule, path)) in rules.iter().zip(paths).enumerate() {
+/// Warns of what was probably not meant with these rules, each with its place.
+pub(super) fn lint(document: &mut Document<'_>, rules: &[(&Rule, &Path)]) {
+    for (index, (rule, path)) in rules.iter().enumerate() {
         if let Some(reason) = rule.matcher.impossible() {
             document.warning(
                 path,
@@ -25,6 +27,7 @@ pub(super) fn lint(document: &mut Document<'_>, rules: &[Rule], paths: &[Path]) 
                 "move it above that rule, or narrow that rule's match",
             );
         }
+        lint_paths(document, rule, path);
         if let Action::Limit(action) = &rule.action {
             lint_tiers(document, action, path);
             lint_limits(document, action, path);
@@ -34,10 +37,33 @@ pub(super) fn lint(document: &mut Document<'_>, rules: &[Rule], paths: &[Path]) 
     }
 }
 
+/// Parameters as other tools write them.
+fn lint_paths(document: &mut Document<'_>, rule: &Rule, path: &Path) {
+    for pattern in &rule.matcher.when.paths {
+        if matches!(pattern, PathPattern::Regex { .. }) {
+            continue;
+        }
+        let text = pattern.to_string();
+        let colon = text
+            .split('/')
+            .find_map(|segment| segment.strip_prefix(':').filter(|name| !name.is_empty()));
+        if let Some(name) = colon {
+            document.warning(
+                &path
+                    .child(Step::Key("match".to_owned()))
+                    .child(Step::Key("path".to_owned())),
+                format!("{text} is about paths with a colon: \":{name}\" is taken literally"),
+                &format!("a parameter is written {{{name}}}, and the path in quotes"),
+            );
+        }
+    }
+}
+
 /// The rules that end the walk for all whom they match.
-fn ending(rules: &[Rule]) -> impl Iterator<Item = &Rule> {
+fn ending<'a>(rules: &[(&'a Rule, &Path)]) -> impl Iterator<Item = &'a Rule> {
     rules
         .iter()
+        .map(|(rule, _)| *rule)
         .filter(|rule| matches!(rule.action, Action::Allow | Action::Deny(Mode::Enforce)))
 }
 
@@ -127,7 +153,7 @@ fn lint_ban(document: &mut Document<'_>, action: &LimitAction, path: &Path) {
 /// Limits of one rule that another rule for the same callers makes pointless.
 fn lint_against_others(
     document: &mut Document<'_>,
-    rules: &[Rule],
+    rules: &[(&Rule, &Path)],
     index: usize,
     action: &LimitAction,
     path: &Path,
@@ -135,7 +161,7 @@ fn lint_against_others(
     if action.descriptor.parts.is_empty() || action.mode == Mode::Shadow {
         return;
     }
-    for (other_index, other) in rules.iter().enumerate() {
+    for (other_index, (other, _)) in rules.iter().enumerate() {
         let Some(theirs) = other.limit_action() else {
             continue;
         };
@@ -145,7 +171,7 @@ fn lint_against_others(
             && theirs.cost == action.cost
             && theirs.tiers.is_empty()
             && theirs.overrides.is_empty()
-            && other.matcher.covers(&rules[index].matcher);
+            && other.matcher.covers(&rules[index].0.matcher);
         // Two rules with the very same limits would each make the other pointless: one of them is enough to be told.
         if !same_callers {
             continue;

@@ -29,14 +29,14 @@ impl Compiler<'_, '_> {
                 );
             }
             let block = self.conditions(block);
-            if block.is_empty() {
+            if !block.is_empty() {
+                not.push(block);
+            } else if !self.troubled(field) && !self.is_told(field) {
                 self.problem(
                     field,
                     "the `not` says nothing, and so would exclude every request",
                     "write a condition into it, or remove it",
                 );
-            } else {
-                not.push(block);
             }
         }
         Matcher { when, not }
@@ -86,6 +86,7 @@ impl Compiler<'_, '_> {
                 None => {}
                 Some(PathSpec::Template(pattern)) => out.push(pattern.clone()),
                 Some(PathSpec::Regex(fields)) => match &fields.regex {
+                    None if self.troubled(field) => {}
                     None => self.problem(
                         field,
                         "the path says nothing",
@@ -106,18 +107,26 @@ impl Compiler<'_, '_> {
         &mut self,
         field: Option<&Field<BTreeMap<String, Field<ValueSpec>>>>,
     ) -> Vec<HeaderTest> {
-        let mut out = Vec::new();
+        self.some_tests(field, "a header");
+        let mut out: Vec<HeaderTest> = Vec::new();
         for (name, field) in given(field).into_iter().flatten() {
             let test = self.value_test(field);
             match HeaderName::from_bytes(name.as_bytes()) {
-                Ok(HOST) => self.problem(
-                    field,
-                    "the host header differs from proxy to proxy",
+                Ok(known) if out.iter().any(|other| other.name == known) => {
+                    self.document.problem_with_name(
+                        &self.findings.path(field),
+                        format!("the header {known} is here twice: case makes no difference"),
+                        "keep one; of several values that will do, write a list, like x-plan: [gold, silver]",
+                    );
+                }
+                Ok(HOST) => self.document.problem_with_name(
+                    &self.findings.path(field),
+                    "the host header differs from proxy to proxy".to_owned(),
                     "write `host:` beside `headers:`",
                 ),
                 Ok(name) => out.extend(test.map(|test| HeaderTest { name, test })),
-                Err(_) => self.problem(
-                    field,
+                Err(_) => self.document.problem_with_name(
+                    &self.findings.path(field),
                     format!("{name:?} is not the name of a header"),
                     "write it like x-plan",
                 ),
@@ -126,10 +135,29 @@ impl Compiler<'_, '_> {
         out
     }
 
+    /// Reports conditions on nothing, which would hold always.
+    fn some_tests(
+        &mut self,
+        field: Option<&Field<BTreeMap<String, Field<ValueSpec>>>>,
+        what: &str,
+    ) {
+        if let Some(field) = field
+            && field.value.as_ref().is_some_and(BTreeMap::is_empty)
+            && !self.troubled(field)
+        {
+            self.problem(
+                field,
+                "there is no condition here",
+                &format!("name {what}, or remove the field"),
+            );
+        }
+    }
+
     fn query_of(
         &mut self,
         field: Option<&Field<BTreeMap<String, Field<ValueSpec>>>>,
     ) -> Vec<QueryTest> {
+        self.some_tests(field, "a parameter");
         let mut out = Vec::new();
         for (name, field) in given(field).into_iter().flatten() {
             out.extend(self.value_test(field).map(|test| QueryTest {
@@ -161,6 +189,9 @@ impl Compiler<'_, '_> {
         let absent = given(tests.absent.as_ref()).copied();
         let asks_value = tests.exact.is_some() || tests.prefix.is_some() || tests.regex.is_some();
         if !asks_value && present.is_none() && absent.is_none() {
+            if self.troubled(field) {
+                return None;
+            }
             self.problem(
                 field,
                 "the condition says nothing",

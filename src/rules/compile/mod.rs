@@ -12,6 +12,8 @@ pub use self::forwarded::SHIPPED_HEADERS;
 
 use std::{path::PathBuf, sync::Arc};
 
+use http::HeaderName;
+
 use super::{
     Action, LimitAction, Mode, OnStoreError, Rule, RuleSet, Surroundings,
     answer::Answer,
@@ -80,6 +82,18 @@ impl Compiler<'_, '_> {
         self.document.problem(&path, message, hint);
     }
 
+    /// Whether something is wrong in a field or within it already, so that what it lacks is probably no error of its own.
+    fn troubled<T>(&self, field: &Field<T>) -> bool {
+        self.findings.troubled(&self.findings.path(field))
+    }
+
+    /// Whether something in a field has been reported already.
+    fn is_told<T>(&self, field: &Field<T>) -> bool {
+        let path = self.findings.path(field);
+        let mut problems = self.document.problems.iter();
+        problems.any(|problem| problem.path.0.starts_with(&path.0))
+    }
+
     fn rule_set(&mut self, file: &RuleFile) -> RuleSet {
         let root = Path::default();
         self.version(file.version.as_ref());
@@ -88,6 +102,11 @@ impl Compiler<'_, '_> {
         let mut rules = Vec::new();
         let mut paths = Vec::new();
         match &file.rules {
+            // Told already: `rules:` without a value, or another word for it.
+            None if self
+                .findings
+                .troubled(&root.child(Step::Key("rules".to_owned())))
+                || self.findings.misspelt(&root, "rules") => {}
             None => self.document.problem(
                 &root,
                 "the file has no rules",
@@ -115,13 +134,31 @@ impl Compiler<'_, '_> {
                 }
             }
         }
-        lint::lint(self.document, &rules, &paths);
-        self.forwarded(file.forwarded_headers.as_ref(), &rules, &paths);
+        let forwarded = self.forwarded_headers(file.forwarded_headers.as_ref());
+        self.lint(&rules, &paths, forwarded.as_deref());
         RuleSet::new(
             rules,
             self.client_ip.clone(),
             self.surroundings.hash_key.clone(),
         )
+    }
+
+    /// Warns of what was probably not meant; of rules with an error not, because what is left of them is not what was written.
+    fn lint(&mut self, rules: &[Rule], paths: &[Path], forwarded: Option<&[HeaderName]>) {
+        let is_sound = |path: &Path| {
+            let mut told = self.document.problems.iter();
+            !self.findings.troubled(path)
+                && !told.any(|problem| problem.path.0.starts_with(&path.0))
+        };
+        let sound: Vec<(&Rule, &Path)> = rules
+            .iter()
+            .zip(paths)
+            .filter(|(_, path)| is_sound(path))
+            .collect();
+        lint::lint(self.document, &sound);
+        if let Some(forwarded) = forwarded {
+            forwarded::lint(self.document, &sound, forwarded);
+        }
     }
 
     fn version(&mut self, field: Option<&Field<u64>>) {
@@ -185,17 +222,27 @@ impl Compiler<'_, '_> {
 
     fn rule(&mut self, rule: &file::Rule, path: &Path, defaults: &Defaults) -> Option<Rule> {
         let name = if let Some(field) = &rule.name {
-            self.name(field, "rule")
+            self.name(field, "a rule")
         } else {
-            self.document.problem(
-                path,
-                "the rule has no name",
-                "add `name:`; it appears in keys, headers and metrics",
-            );
+            if !self.findings.misspelt(path, "name") {
+                self.document.problem(
+                    path,
+                    "the rule has no name",
+                    "add `name:`; it appears in keys, headers and metrics",
+                );
+            }
             None
         };
         let matcher = self.matcher(rule.matches.as_ref());
         let answer = self.answer(rule.answer.as_ref(), &defaults.answer);
+        if rule
+            .action
+            .as_ref()
+            .is_some_and(|field| field.value.is_none())
+        {
+            // Nobody knows what else belongs to it.
+            return None;
+        }
         let action = match given(rule.action.as_ref()) {
             None | Some(ActionName::Limit) => Action::Limit(Box::new(self.limit_action(
                 rule,
@@ -232,7 +279,7 @@ impl Compiler<'_, '_> {
         if !valid {
             self.problem(
                 field,
-                format!("{name:?} cannot be a {what}'s name"),
+                format!("{name:?} cannot be the name of {what}"),
                 "use up to 64 letters, digits, `_`, `.` and `-`: the name is part of Redis keys and headers",
             );
             return None;

@@ -1,6 +1,6 @@
 //! `cost`, `tiers` and `overrides`: what a rule charges whom.
 
-use std::{collections::HashMap, path::Path as FilePath, sync::Arc};
+use std::{collections::HashMap, io::ErrorKind, path::Path as FilePath, sync::Arc};
 
 use http::HeaderName;
 
@@ -16,7 +16,7 @@ use crate::{
         file::{self, CostFields, Override, OverridesFile},
         key::{Context, Descriptor},
         quota::span_text,
-        yaml::Document,
+        yaml::{Document, Path},
     },
 };
 
@@ -43,7 +43,9 @@ impl Compiler<'_, '_> {
 
     fn cost_from_header(&mut self, field: &Field<file::Cost>, fields: &CostFields) -> Option<Cost> {
         let Some(header) = &fields.header else {
-            self.problem(field, "the cost names no header", "add `header: x-cost`");
+            if !self.troubled(field) {
+                self.problem(field, "the cost names no header", "add `header: x-cost`");
+            }
             return None;
         };
         let text = header.value.as_deref()?;
@@ -56,11 +58,13 @@ impl Compiler<'_, '_> {
             return None;
         };
         let Some(max) = &fields.max else {
-            self.problem(
-                field,
-                "the cost has no maximum, so one request could take all that is left",
-                "add `max: 100`",
-            );
+            if !self.troubled(field) {
+                self.problem(
+                    field,
+                    "the cost has no maximum, so one request could take all that is left",
+                    "add `max: 100`",
+                );
+            }
             return None;
         };
         let default = fields.default.as_ref();
@@ -87,10 +91,16 @@ impl Compiler<'_, '_> {
     fn check_cost<T>(&mut self, field: &Field<T>, cost: u64) -> bool {
         let fits = (1..=MAX_AMOUNT).contains(&cost);
         if !fits {
+            let hint = match cost {
+                0 => {
+                    "for requests that cost nothing, write a rule with `action: allow` above this one"
+                }
+                _ => "write a smaller one, and a smaller limit with it",
+            };
             self.problem(
                 field,
                 format!("a cost is between 1 and {MAX_AMOUNT}, not {cost}"),
-                "for requests that cost nothing, write a rule with `action: allow` above this one",
+                hint,
             );
         }
         fits
@@ -110,15 +120,19 @@ impl Compiler<'_, '_> {
                 ("within", within.is_none()),
                 ("for", duration.is_none()),
             ];
+            let path = self.findings.path(field);
             let missing: Vec<&str> = missing
                 .iter()
                 .filter_map(|(name, missing)| missing.then_some(*name))
+                .filter(|name| !self.findings.misspelt(&path, name))
                 .collect();
-            self.problem(
-                field,
-                format!("the ban has no `{}`", missing.join("` and no `")),
-                example,
-            );
+            if !missing.is_empty() {
+                self.problem(
+                    field,
+                    format!("the ban has no `{}`", missing.join("` and no `")),
+                    example,
+                );
+            }
             return None;
         };
         let (denials, within_us, for_us) = (after.value?, within.value?.0, duration.value?.0);
@@ -153,9 +167,7 @@ impl Compiler<'_, '_> {
         if field.value.as_deref() == Some(BAN) {
             self.problem(
                 field,
-                format!(
-                    "{BAN:?} cannot be the name of this {what}: in answers it is the rule's ban"
-                ),
+                format!("{BAN:?} cannot be the name of {what}: in answers it is the rule's ban"),
                 "call it something else",
             );
             return None;
@@ -174,10 +186,10 @@ impl Compiler<'_, '_> {
             let Some(tier) = &field.value else { continue };
             let path = self.findings.path(field);
             let name = match &tier.name {
-                Some(field) => self.plan_name(field, "tier"),
+                Some(field) => self.plan_name(field, "a tier"),
                 None => Some(format!("tier{}", index + 1).into()),
             };
-            if tier.when.is_none() {
+            if tier.when.is_none() && !self.findings.misspelt(&path, "when") {
                 self.document.problem(
                     &path,
                     "the tier says not who is in it",
@@ -236,10 +248,17 @@ impl Compiler<'_, '_> {
         let text = match (self.surroundings.read)(path) {
             Ok(text) => text,
             Err(error) => {
+                let message = if error.kind() == ErrorKind::NotFound {
+                    format!("there is no file {}", path.display())
+                } else {
+                    let error = error.to_string();
+                    let reason = error.split(" (os error").next().unwrap_or_default();
+                    format!("{} cannot be read: {reason}", path.display())
+                };
                 self.problem(
                     field,
-                    format!("{} cannot be read: {error}", path.display()),
-                    "the path is relative to the rule file's directory",
+                    message,
+                    "write the path of a file that tollgate may read, relative to the rule file's directory",
                 );
                 return;
             }
@@ -261,6 +280,13 @@ impl Compiler<'_, '_> {
             };
             if let Some(file) = &root.value {
                 there.version(file.version.as_ref());
+                if file.overrides.is_none() && !findings.troubled(&Path::default()) {
+                    there.document.problem(
+                        &Path::default(),
+                        "the file has no overrides",
+                        "add `overrides:` with a list of them, which may be empty: []",
+                    );
+                }
                 for field in given(file.overrides.as_ref()).into_iter().flatten() {
                     there.override_for(field, name, counting, descriptor, out);
                 }
@@ -283,11 +309,13 @@ impl Compiler<'_, '_> {
         let Some(given) = &field.value else { return };
         let path = self.findings.path(field);
         let name = match &given.name {
-            Some(field) => self.plan_name(field, "override"),
+            Some(field) => self.plan_name(field, "an override"),
             None => Some("override".into()),
         };
         let key = if let Some(key) = &given.key {
             self.override_key(key, descriptor)
+        } else if self.troubled(field) {
+            None
         } else {
             self.document.problem(
                 &path,
@@ -331,9 +359,12 @@ impl Compiler<'_, '_> {
             self.problem(
                 field,
                 format!(
-                    "the rule's key has {} parts, and here are {} values",
-                    parts.len(),
-                    values.len()
+                    "the rule's key has {}, and here {}",
+                    counted(parts.len(), "part"),
+                    match values.len() {
+                        1 => "is 1 value".to_owned(),
+                        n => format!("are {n} values"),
+                    }
                 ),
                 &format!("write one for each of: {}", descriptor.names().join(", ")),
             );
@@ -357,5 +388,12 @@ impl Compiler<'_, '_> {
             }
         }
         Some(key)
+    }
+}
+
+fn counted(number: usize, what: &str) -> String {
+    match number {
+        1 => format!("1 {what}"),
+        _ => format!("{number} {what}s"),
     }
 }

@@ -47,7 +47,7 @@ impl<'de> Deserialize<'de> for KeyPart {
             type Value = KeyPart;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "one of {KEY_PARTS}")
+                write!(f, "a key part\nhint: one of: {KEY_PARTS}")
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<KeyPart, E> {
@@ -60,6 +60,9 @@ impl<'de> Deserialize<'de> for KeyPart {
                     }
                     name if NamedPart::FIELDS.contains(&name) => {
                         format!("say which: {{ {name}: NAME }}")
+                    }
+                    name if name.contains('-') => {
+                        format!("if it is a header, write {{ header: {name} }}")
                     }
                     _ => format!("one of: {KEY_PARTS}"),
                 };

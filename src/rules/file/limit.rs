@@ -5,7 +5,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{
     Deserialize, Deserializer,
-    de::{self, MapAccess, Visitor},
+    de::{self, MapAccess, SeqAccess, Visitor},
 };
 
 use super::{
@@ -62,7 +62,8 @@ pub(in crate::rules) enum Rate {
 deserialize_from_text!(Rate);
 
 impl FromText for Rate {
-    const EXPECTED: &'static str = "a rate like 5/m or \"20/s burst 40\", unlimited, or 0";
+    const EXPECTED: &'static str =
+        "a rate\nhint: write one like 5/m or \"20/s burst 40\", or unlimited, or 0";
 
     fn from_text(text: &str) -> Result<Self, String> {
         match text.trim() {
@@ -99,7 +100,7 @@ impl<'de> Deserialize<'de> for LimitSpec {
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(
-                    "a rate like 5/m or \"20/s burst 40\", { rate: 20/s, burst: 40 }, unlimited, or 0",
+                    "a limit\nhint: write one like 5/m, \"20/s burst 40\" or { rate: 20/s, burst: 40 }, or unlimited, or 0",
                 )
             }
 
@@ -109,6 +110,12 @@ impl<'de> Deserialize<'de> for LimitSpec {
 
             fn visit_u64<E: de::Error>(self, number: u64) -> Result<LimitSpec, E> {
                 TextVisitor::NEW.visit_u64(number).map(LimitSpec::Rate)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<LimitSpec, A::Error> {
+                Err(de::Error::custom(
+                    "expected one limit, and found a list\nhint: write a list of limits under `limits`, each by itself",
+                ))
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<LimitSpec, A::Error> {

@@ -41,7 +41,8 @@ pub(in crate::rules) struct Match {
 deserialize_from_text!(HostPattern, Method, Network);
 
 impl FromText for HostPattern {
-    const EXPECTED: &'static str = "a host like api.example.com or \"*.example.com\"";
+    const EXPECTED: &'static str =
+        "a host\nhint: write one like api.example.com or \"*.example.com\"";
 
     fn from_text(text: &str) -> Result<Self, String> {
         Self::parse(text)
@@ -71,7 +72,8 @@ pub(in crate::rules) struct Regex(pub(in crate::rules) String);
 deserialize_from_text!(Regex);
 
 impl FromText for Regex {
-    const EXPECTED: &'static str = "a regular expression";
+    const EXPECTED: &'static str =
+        "a regular expression\nhint: write one text, in single quotes, like '/v[0-9]+/.*'";
 
     fn from_text(text: &str) -> Result<Self, String> {
         Pattern::parse(text).map(|_| Self(text.to_owned()))
@@ -86,7 +88,7 @@ impl<'de> Deserialize<'de> for PathSpec {
             type Value = PathSpec;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a path like /data, \"/users/{id}\" or /static/**, or { regex: … }")
+                f.write_str("a path\nhint: write one like /data, \"/users/{id}\" or /static/**, or { regex: … }")
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<PathSpec, E> {
@@ -139,7 +141,7 @@ impl<'de> Deserialize<'de> for Text {
             type Value = Text;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text")
+                f.write_str("a text\nhint: write one, in quotes if it is no word")
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Text, E> {
@@ -167,9 +169,7 @@ impl<'de> Deserialize<'de> for ValueSpec {
             type Value = ValueSpec;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(
-                    "a value, a list of values, or { exact, prefix, regex, present or absent: … }",
-                )
+                f.write_str("a value\nhint: write one, in quotes if it is no word; or a list of values, or tests like { prefix: … }")
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<ValueSpec, E> {
@@ -211,10 +211,16 @@ impl<'de> Deserialize<'de> for ValueSpec {
 pub(in crate::rules) struct Method(pub(in crate::rules) String);
 
 impl FromText for Method {
-    const EXPECTED: &'static str = "a method like GET";
+    const EXPECTED: &'static str = "a method\nhint: write one like GET";
 
     fn from_text(text: &str) -> Result<Self, String> {
         let upper = text.to_ascii_uppercase();
+        // It would be one by its letters, and no request has it.
+        if matches!(upper.as_str(), "*" | "ALL" | "ANY") {
+            return Err(format!(
+                "{text:?} is no method that requests have\nhint: for all methods, leave `methods` out"
+            ));
+        }
         if http::Method::from_bytes(text.as_bytes()).is_err() {
             return Err(format!(
                 "{text:?} is not a method\nhint: write one like GET or POST"
@@ -234,12 +240,13 @@ impl FromText for Method {
 pub(in crate::rules) struct Network(pub(in crate::rules) IpNet);
 
 impl FromText for Network {
-    const EXPECTED: &'static str = "a network like 10.0.0.0/8";
+    const EXPECTED: &'static str =
+        "a network\nhint: write a CIDR block like 10.0.0.0/8 or 2001:db8::/32, or one address";
 
     fn from_text(text: &str) -> Result<Self, String> {
         text.parse::<IpNet>()
             .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from))
             .map(|net| Self(net.trunc()))
-            .map_err(|_| format!("{text:?} is not a network\nhint: write a CIDR block like 10.0.0.0/8 or 2001:db8::/32"))
+            .map_err(|_| format!("{text:?} is not a network\nhint: write a CIDR block like 10.0.0.0/8 or 2001:db8::/32, or one address"))
     }
 }

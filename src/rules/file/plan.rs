@@ -46,7 +46,7 @@ impl<'de> Deserialize<'de> for Cost {
             type Value = Cost;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a whole number, or { header: x-cost, default: 1, max: 100 }")
+                f.write_str("a cost\nhint: write a whole number like 5, or { header: x-cost, default: 1, max: 100 }")
             }
 
             fn visit_u64<E: de::Error>(self, cost: u64) -> Result<Cost, E> {
@@ -129,7 +129,7 @@ impl<'de> Deserialize<'de> for KeyValue {
             type Value = KeyValue;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the value of a key part, as text")
+                f.write_str("the value of a key part\nhint: write what a request would have there, in quotes if it is no word")
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<KeyValue, E> {
@@ -162,12 +162,12 @@ pub(in crate::rules) struct Span(pub(in crate::rules) u64);
 deserialize_from_text!(Span);
 
 impl FromText for Span {
-    const EXPECTED: &'static str = "a length of time like 30s, 5m or 2h";
+    const EXPECTED: &'static str = "a length of time\nhint: write one like 30s, 5m or 2h";
 
     fn from_text(text: &str) -> Result<Self, String> {
-        quota::span_us(text)
-            .map(Self)
-            .map_err(|error| error.to_string())
+        quota::span_us(text).map(Self).map_err(|_| {
+            format!("{text:?} is not a length of time\nhint: write one like 30s, 5m or 2h")
+        })
     }
 
     fn from_number(number: u64) -> Option<Result<Self, String>> {

@@ -24,7 +24,17 @@ impl HostPattern {
                 "{text:?} is not a host\nhint: write only the name, like api.example.com; the path goes into `path`"
             ));
         }
-        if normal.is_empty() || normal.contains(['*', ' ', '{', '?']) {
+        if text == "*" {
+            return Err(format!(
+                "{text:?} is not a host\nhint: for every host, leave `host` out"
+            ));
+        }
+        if normal.contains('*') {
+            return Err(format!(
+                "{text:?} is not a host\nhint: a * stands only in front, with a dot after it: *.example.com is every name below"
+            ));
+        }
+        if normal.is_empty() || normal.contains([' ', '{', '?']) {
             return Err(format!(
                 "{text:?} is not a host\nhint: write a name like api.example.com or *.example.com"
             ));

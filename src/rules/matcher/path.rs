@@ -95,9 +95,16 @@ impl PathPattern {
                 "the regex has more than {MAX_PARAMS} named groups\nhint: write (?:…) for those that are in no key"
             ));
         }
-        if !text.contains('/') && !text.contains(['.', '[', '\\', '(']) {
+        let is_literal = !text.contains(['.', '[', '\\', '(']);
+        let begins_otherwise = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+        if (!text.contains('/') && is_literal) || (!text.contains('|') && begins_otherwise) {
+            let whole = if text.contains('|') {
+                format!("/({text})")
+            } else {
+                format!("/{text}")
+            };
             return Err(format!(
-                "the regex {text:?} can match nothing: paths begin with a slash\nhint: write /{text}"
+                "the regex {text:?} can match nothing: paths begin with a slash\nhint: write {whole}"
             ));
         }
         Ok(Self::Regex { pattern, params })
@@ -158,8 +165,18 @@ impl Template {
             ));
         }
         let Some(rest) = text.strip_prefix('/') else {
+            if let Some((_, rest)) = text.split_once("://") {
+                let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+                return Err(format!(
+                    "the path {text:?} can match nothing: paths begin after the host\nhint: write /{path}, and {host} under `host`"
+                ));
+            }
+            let whole = match text {
+                "*" | "**" => "/**".to_owned(),
+                _ => format!("/{text}"),
+            };
             return Err(format!(
-                "the path {text:?} can match nothing: paths begin with a slash\nhint: write /{text}"
+                "the path {text:?} can match nothing: paths begin with a slash\nhint: write {whole}"
             ));
         };
         if let Some(at) = text.find(['?', '#']) {
@@ -224,6 +241,10 @@ impl Template {
                     .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
             return if valid {
                 Ok(Segment::Any(Some(name.to_owned())))
+            } else if let Some((name, pattern)) = name.split_once(':') {
+                Err(format!(
+                    "{segment:?} in {text:?} is not a parameter: there is no pattern in it\nhint: write {{{name}}}, or all of the path as {{ regex: \"/…/(?P<{name}>{pattern})\" }}"
+                ))
             } else {
                 Err(format!(
                     "{segment:?} in {text:?} is not a parameter\nhint: names are letters, digits, _ and -, like {{id}}"

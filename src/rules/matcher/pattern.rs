@@ -106,6 +106,8 @@ fn explain(error: &regex::Error) -> String {
                 "write what must not be under `not`"
             } else if reason.contains("backreferences") {
                 "write it without"
+            } else if reason.contains("repetition operator missing") {
+                "*, + and ? repeat what stands before them: any text is .*"
             } else if reason.contains("Unicode") {
                 "patterns are about bytes: in paths write %C3%A9 for \u{e9}, elsewhere \\xC3\\xA9"
             } else {
