@@ -17,6 +17,7 @@ const DOCUMENTS: &[&str] = &[
     "CHANGELOG.md",
     "docs/architecture.md",
     "docs/benchmarks.md",
+    "docs/explain.md",
     "docs/operations.md",
     "docs/proxies.md",
     "docs/redis.md",

@@ -416,3 +416,70 @@ fn wrong_usage_and_wrong_rules_have_their_exit_codes() {
         Some(2)
     );
 }
+
+/// Words as a shell splits them, with `'` and `"` around some.
+fn words(line: &str) -> Vec<String> {
+    let (mut out, mut word, mut quote) = (Vec::new(), String::new(), None);
+    for c in line.chars() {
+        match (c, quote) {
+            ('\'' | '"', None) => quote = Some(c),
+            (c, Some(q)) if c == q => quote = None,
+            (' ', None) => out.push(std::mem::take(&mut word)),
+            _ => word.push(c),
+        }
+    }
+    out.push(word);
+    out.retain(|word| !word.is_empty());
+    out
+}
+
+/// Without the seconds until more is left, which the calendar changes.
+fn timeless(text: &str) -> String {
+    let mut parts = text.split(";t=");
+    let mut out = parts.next().unwrap().to_owned();
+    for part in parts {
+        out = out + ";t=#" + part.trim_start_matches(|c: char| c.is_ascii_digit());
+    }
+    out
+}
+
+/// Every command in the document prints what stands below it. `UPDATE_DOCS=1` writes it there.
+#[test]
+fn the_document_says_what_explain_says() {
+    let path = "docs/explain.md";
+    let document = std::fs::read_to_string(path).unwrap();
+    let mut fresh = String::new();
+    let mut files = std::collections::BTreeSet::new();
+    let mut rest = document.as_str();
+    while let Some((before, block)) = rest.split_once("```console\n") {
+        let (block, after) = block.split_once("```\n").unwrap();
+        let command = block.lines().next().unwrap();
+        let args = words(command.strip_prefix("$ tollgate explain ").unwrap());
+        files.insert(args.last().unwrap().clone());
+        let output = Command::new(env!("CARGO_BIN_EXE_tollgate"))
+            .env_clear()
+            .arg("explain")
+            .args(&args)
+            .output()
+            .unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap();
+        let complaint = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{command}\n{complaint}");
+        let block = format!("{command}\n{printed}");
+        fresh = format!("{fresh}{before}```console\n{block}```\n");
+        rest = after;
+    }
+    fresh += rest;
+    for example in std::fs::read_dir("config/examples").unwrap() {
+        let name = example.unwrap().path().display().to_string();
+        assert!(files.contains(&name), "{path} explains nothing by {name}");
+    }
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(path, &fresh).unwrap();
+    } else if timeless(&fresh) != timeless(&document) {
+        std::fs::write("target/explain.md", &fresh).unwrap();
+        panic!(
+            "{path} does not say what explain says: compare it with target/explain.md, or run this test with UPDATE_DOCS=1"
+        );
+    }
+}

@@ -123,7 +123,7 @@ async fn two_hundreds_and_429s_carry_their_headers() {
         stack
             .nginx
             .access_log()
-            .contains("\"GET /data\" 429 tollgate=429 rule=data")
+            .contains("\"GET /data\" 429 tollgate=429 rule=data limit=data")
     })
     .await;
     assert_eq!(stack.nginx.log(), "", "a denial is no error of nginx's");
@@ -149,6 +149,31 @@ async fn a_rule_that_denies_is_a_403_and_the_applications_own_answers_pass() {
             "untouched: {answer:?}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_of_ones_own_is_a_denial_and_no_500() {
+    let rules = "
+version: 1
+rules:
+  - { name: dark, match: { path: /dark }, action: deny, answer: { status: 451, text: dark } }
+  - { name: moved, match: { path: /moved }, action: deny, answer: { status: 302, headers: { location: /x } } }
+  - { name: paid, match: { path: /paid }, limit: 1/day, answer: { status: 402 } }
+";
+    let stack = Stack::start(closed(), rules).await;
+    assert_eq!(get(stack.nginx.addr, "/paid").await.status, 200);
+    for (path, status) in [("/dark", "451"), ("/moved", "302"), ("/paid", "402")] {
+        let answer = get(stack.nginx.addr, path).await;
+        assert_eq!(answer.status, 403, "{path}: {answer:?}");
+        assert_eq!(answer.json()["title"], "Forbidden");
+        let logged = format!("\"GET {path}\" 403 tollgate={status}");
+        eventually("the access log has the status", async || {
+            stack.nginx.access_log().contains(&logged)
+        })
+        .await;
+    }
+    assert_eq!(stack.upstream.count(), 1);
+    assert_eq!(stack.nginx.log(), "", "a denial is no error of nginx's");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -364,7 +389,7 @@ rules:
     let hidden = get(stack.nginx.addr, "/_tollgate").await;
     assert_eq!(
         (hidden.status, stack.upstream.count()),
-        (404, 0),
+        (403, 0),
         "{hidden:?}"
     );
     for (used, path) in (1..).zip([
@@ -428,7 +453,10 @@ async fn plain_auth_request_denies_with_403_and_the_headers_of_the_limit() {
             "proxy_pass http://tollgate/v1/auth-request;",
         )
         .with("proxy_intercept_errors on;", "")
-        .with("error_page 429             = @over_limit;", "")
+        .with(
+            "error_page 301 302 303 307 308 400 402 404 405 406 409 410 418 422 423 425 426 428 429 431 451 = @over_limit;",
+            "",
+        )
         .with("error_page 500 502 503 504 = @no_answer;", "")
         .with("error_page 403 = @refused; ", "");
     let stack = Stack::start(plain, RULES).await;

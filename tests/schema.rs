@@ -33,7 +33,10 @@ fn files(folder: &str) -> Vec<(String, String)> {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.display().to_string();
-        if name.ends_with(".yaml") && !name.ends_with(".overrides.yaml") {
+        let is_yaml = path
+            .extension()
+            .is_some_and(|extension| extension == "yaml");
+        if is_yaml && !name.contains(".overrides.") {
             out.push((name, fs::read_to_string(path).unwrap()));
         }
     }

@@ -40,7 +40,7 @@ pub struct ServeArgs {
     )]
     listen: ListenAddr,
 
-    /// Where operators look (/livez /readyz /metrics /rules): HOST:PORT or unix:/path
+    /// Where operators look (/livez /readyz /metrics /rules /explain): HOST:PORT or unix:/path
     #[arg(
         long,
         env = "TOLLGATE_ADMIN",

@@ -15,7 +15,8 @@ pub(in crate::rules) struct Answer {
     /// 400 to 499, or a redirection; 429 for a limit and 403 otherwise, if not said.
     #[schemars(range(min = 301, max = 499))]
     pub(in crate::rules) status: Option<Field<u64>>,
-    /// Headers that are added, or put in place of usual ones; {rule}, {limit}, {rate}, {retry_after} and {status} are filled in.
+    /// Headers that are added, or put in place of usual ones; `{rule}`, `{limit}`, `{rate}`, `{retry_after}` and `{status}` are
+    /// filled in.
     pub(in crate::rules) headers: Option<Field<BTreeMap<String, Field<String>>>>,
     /// A body of text.
     pub(in crate::rules) text: Option<Field<String>>,
