@@ -166,8 +166,14 @@ impl Compiler<'_, '_> {
         };
         let (mut quota, mut text) = match rate.value.as_ref()? {
             Rate::Quota(quota, text) => (*quota, text.clone()),
-            Rate::Unlimited => return Some(Spec::Unlimited),
-            Rate::Nothing => return Some(Spec::Nothing),
+            Rate::Unlimited => {
+                self.refuse_details(fields, "unlimited");
+                return Some(Spec::Unlimited);
+            }
+            Rate::Nothing => {
+                self.refuse_details(fields, "0");
+                return Some(Spec::Nothing);
+            }
         };
         if let Some(field) = &fields.burst {
             let burst = field.value?;
@@ -189,6 +195,29 @@ impl Compiler<'_, '_> {
             ..counting
         };
         self.draft(field, quota, text, counting, calendar)
+    }
+
+    /// `unlimited` and `0` count nothing, so nothing can be said of how they count.
+    fn refuse_details(&mut self, fields: &LimitFields, rate: &str) {
+        let paths = [
+            fields.burst.as_ref().map(|field| self.findings.path(field)),
+            fields
+                .algorithm
+                .as_ref()
+                .map(|field| self.findings.path(field)),
+            fields.align.as_ref().map(|field| self.findings.path(field)),
+            fields
+                .timezone
+                .as_ref()
+                .map(|field| self.findings.path(field)),
+        ];
+        for path in paths.into_iter().flatten() {
+            self.document.problem(
+                &path,
+                format!("a limit of `{rate}` counts nothing"),
+                "remove this field, or write a rate like 5/m",
+            );
+        }
     }
 
     /// The calendar of a limit that has one; the outer `None` is an error, which has been reported.

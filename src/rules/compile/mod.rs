@@ -348,11 +348,20 @@ impl Compiler<'_, '_> {
             explicit: given(rule.algorithm.as_ref()).map(|name| (*name).into()),
             default: defaults.algorithm,
         };
-        let parts = given(rule.key.as_ref())
-            .into_iter()
-            .flatten()
-            .filter_map(|field| self.part(field, matcher))
-            .collect();
+        let mut parts = Vec::new();
+        for field in given(rule.key.as_ref()).into_iter().flatten() {
+            let Some(part) = self.part(field, matcher) else {
+                continue;
+            };
+            if parts.contains(&part) {
+                self.problem(
+                    field,
+                    "this part is in the key already",
+                    "keep it once; for another kind of caller write another part",
+                );
+            }
+            parts.push(part);
+        }
         let descriptor = Descriptor {
             parts,
             on_missing: given(rule.on_missing.as_ref())
