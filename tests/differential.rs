@@ -5,34 +5,20 @@
 
 mod support;
 
-use std::fmt::Write as _;
-
 use proptest::{prelude::*, test_runner::TestRunner};
-use redis::{Value, aio::MultiplexedConnection};
-use support::redis::Redis;
+use redis::Value;
+use support::{redis::Redis, script::Scripted};
 use tollgate::{
-    limit::{Algorithm, Limit, MAX_AMOUNT, MAX_WINDOW_US, Outcome, State, sliding_log::MAX_LOG},
-    store::{Batch, ENFORCED, redis::script},
+    limit::{
+        Algorithm, Limit, MAX_AMOUNT, MAX_WINDOW_US, Outcome, State,
+        ban::Ban,
+        calendar::{Calendar, Edges, Period},
+        sliding_log::MAX_LOG,
+    },
+    store::{BAN_SUFFIX, Batch, ENFORCED, StoreError, Verdict, redis::script},
 };
 
 const START: u64 = 1_700_000_000_000_000;
-
-/// The script with two lines replaced: its clock reads the last argument, and the time to live of a key is stored beside
-/// it instead of being set (Redis' own clock runs on meanwhile).
-fn script_with_injected_clock() -> String {
-    let clock = "local time = redis.call('TIME')\nlocal now = time[1] * 1000000 + time[2]";
-    let write = "redis.call('SET', KEYS[i], values[i], 'PX', ";
-    assert!(
-        script::SOURCE.contains(clock) && script::SOURCE.contains(write),
-        "the script has changed: adapt this test"
-    );
-    script::SOURCE
-        .replace(clock, "local now = tonumber(ARGV[#ARGV])")
-        .replace(
-            write,
-            "redis.call('MSET', KEYS[i], values[i], KEYS[i] .. ':ttl', ",
-        )
-}
 
 fn amount() -> impl Strategy<Value = u64> {
     prop_oneof![4 => 1_u64..20, 2 => 1_u64..100_000, 1 => MAX_AMOUNT - 10..=MAX_AMOUNT]
@@ -66,136 +52,286 @@ fn limit() -> impl Strategy<Value = Limit> {
         )
 }
 
+/// The windows of a limit that does not begin them with a request.
+#[derive(Debug, Clone)]
+enum Windows {
+    Calendar(Calendar),
+    /// So many microseconds each, since the epoch.
+    Even(u64),
+}
+
+impl Windows {
+    fn edges(&self, now: u64) -> Edges {
+        match self {
+            Self::Calendar(calendar) => calendar.edges(now),
+            Self::Even(length) => {
+                let begin = now - now % length;
+                Edges::new(
+                    [-1, 0, 1, 2].map(|n: i64| {
+                        begin.saturating_add_signed(n * i64::try_from(*length).unwrap())
+                    }),
+                )
+                .unwrap()
+            }
+        }
+    }
+}
+
+/// A limit, and its windows if a calendar gives them.
+#[derive(Debug, Clone)]
+struct Counter {
+    limit: Limit,
+    windows: Option<Windows>,
+}
+
+impl Counter {
+    /// The limit as it stands at `now`.
+    fn at(&self, now: u64) -> Limit {
+        match &self.windows {
+            Some(windows) => self.limit.aligned(windows.edges(now)),
+            None => self.limit,
+        }
+    }
+}
+
+fn counter() -> impl Strategy<Value = Counter> {
+    let begun = limit().prop_map(|limit| Counter {
+        limit,
+        windows: None,
+    });
+    let calendar = (
+        prop::sample::select(Period::ALL.to_vec()),
+        prop::sample::select(vec!["UTC", "Europe/Paris", "Australia/Lord_Howe"]),
+    )
+        .prop_map(|(period, zone)| {
+            let calendar = Calendar::new(period, zone).unwrap();
+            (Windows::Calendar(calendar), period.usual_us())
+        });
+    let even = window().prop_map(|length| (Windows::Even(length), length));
+    let aligned =
+        (amount(), prop_oneof![calendar, even]).prop_map(|(amount, (windows, usual))| Counter {
+            limit: Limit::new(Algorithm::FixedWindow, amount, usual, None).unwrap(),
+            windows: Some(windows),
+        });
+    prop_oneof![5 => begun, 2 => aligned]
+}
+
+/// A ban on those whom some of the limits before it deny.
+fn ban() -> impl Strategy<Value = (Ban, usize)> {
+    let after = prop_oneof![3 => 1_u64..4, 1 => 1_u64..20];
+    (after, window(), window(), 0_usize..4).prop_map(|(after, within, duration, span)| {
+        (Ban::new(after, within, duration).unwrap(), span)
+    })
+}
+
+/// A rule: its limits, its ban if it has one, and its group.
+#[derive(Debug, Clone)]
+struct Rule {
+    counters: Vec<Counter>,
+    ban: Option<(Ban, usize)>,
+    group: u32,
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    (
+        prop::collection::vec(counter(), 1..3),
+        prop::option::of(ban()),
+        prop_oneof![3 => Just(ENFORCED), 1 => 1_u32..3],
+    )
+        .prop_map(|(counters, ban, group)| Rule {
+            ban: ban.map(|(ban, span)| (ban, span.min(counters.len()))),
+            counters,
+            group,
+        })
+}
+
 /// How the clock moves before a request.
 #[derive(Debug, Clone, Copy)]
 enum Movement {
     /// By a share of the longest window, in millionths; it may go back.
     Share(i64),
-    /// To the instant that the last answer of a limit promised, or one microsecond beside it: where the comparisons turn.
-    Promised { limit: usize, beside: i64 },
+    /// To the instant that the last answer of a limit or a ban promised, or one microsecond beside it: where the comparisons turn.
+    Promised { charge: usize, beside: i64 },
 }
 
 fn movement() -> impl Strategy<Value = Movement> {
-    let promised = (0_usize..3, -1_i64..=1);
+    let promised = (0_usize..6, -1_i64..=1);
     prop_oneof![
-        3 => Just(Movement::Share(0)),
+        5 => Just(Movement::Share(0)),
         6 => (0_i64..100_000).prop_map(Movement::Share),
         2 => (0_i64..2_500_000).prop_map(Movement::Share),
         1 => (-500_000_i64..0).prop_map(Movement::Share),
-        5 => promised.prop_map(|(limit, beside)| Movement::Promised { limit, beside }),
+        5 => promised.prop_map(|(charge, beside)| Movement::Promised { charge, beside }),
     ]
+}
+
+/// One request.
+#[derive(Debug, Clone, Copy)]
+struct Request {
+    movement: Movement,
+    /// A share of the burst, in thousandths; 0 is a cost of one.
+    cost: u64,
+    /// Whether the edges are those of the request before it.
+    is_late: bool,
 }
 
 #[derive(Debug, Clone)]
 struct Scenario {
-    /// Each limit and its group.
-    limits: Vec<(Limit, u32)>,
-    /// Movements of the clock and costs (a share of the burst, in thousandths; 0 is a cost of one).
-    requests: Vec<(Movement, u64)>,
+    rules: Vec<Rule>,
+    requests: Vec<Request>,
 }
 
 fn scenario() -> impl Strategy<Value = Scenario> {
-    let limits = prop::collection::vec(
-        (limit(), prop_oneof![3 => Just(ENFORCED), 1 => 1_u32..3]),
-        1..4,
-    );
-    let cost = prop_oneof![3 => Just(0_u64), 1 => 0_u64..1_100];
-    (limits, prop::collection::vec((movement(), cost), 1..40))
-        .prop_map(|(limits, requests)| Scenario { limits, requests })
+    let cost = prop_oneof![3 => Just(0_u64), 2 => 0_u64..1_100];
+    let request =
+        (movement(), cost, prop::bool::weighted(0.1)).prop_map(|(movement, cost, is_late)| {
+            Request {
+                movement,
+                cost,
+                is_late,
+            }
+        });
+    (
+        prop::collection::vec(rule(), 1..4),
+        prop::collection::vec(request, 1..40),
+    )
+        .prop_map(|(rules, requests)| Scenario { rules, requests })
+}
+
+/// One entry of a batch.
+#[derive(Debug, Clone, Copy)]
+enum Charge {
+    Limit(Limit, u64),
+    /// For so many entries before it.
+    Ban(Ban, usize),
+}
+
+/// The entries of a request whose rules have the limits of `now`, each with its group.
+fn charges(rules: &[Rule], now: u64, share: u64) -> Vec<(Charge, u32)> {
+    let mut out = Vec::new();
+    for rule in rules {
+        for counter in &rule.counters {
+            let cost = (counter.limit.burst() * share / 1_000).clamp(1, MAX_AMOUNT);
+            out.push((Charge::Limit(counter.at(now), cost), rule.group));
+        }
+        if let Some((ban, span)) = rule.ban {
+            out.push((Charge::Ban(ban, span), rule.group));
+        }
+    }
+    out
 }
 
 /// What the Rust arithmetic says, kept as a store would.
-struct Model<'a> {
-    limits: &'a [(Limit, u32)],
+#[derive(Default)]
+struct Model {
     states: Vec<Option<(State, u64)>>,
 }
 
-impl Model<'_> {
-    fn charge(&mut self, now: u64, costs: &[u64]) -> (bool, Vec<Outcome>) {
-        let steps: Vec<_> = (0..self.limits.len())
-            .map(|i| {
-                self.limits[i].0.step(
-                    self.states[i].clone().map(|(state, _)| state),
-                    now,
-                    costs[i],
-                )
-            })
-            .collect();
-        let denied: Vec<u32> = steps
-            .iter()
-            .zip(self.limits)
-            .filter(|(step, _)| !step.outcome.allowed)
-            .map(|(_, (_, group))| *group)
-            .collect();
-        let admitted = !denied.contains(&ENFORCED);
-        for (i, step) in steps.iter().enumerate() {
-            if admitted && !denied.contains(&self.limits[i].1) {
-                let ttl = (step.expires_us - now).div_ceil(1_000).max(1);
-                self.states[i] = Some((step.state.clone(), ttl));
+impl Model {
+    fn charge(&mut self, now: u64, charges: &[(Charge, u32)]) -> Result<Verdict, StoreError> {
+        let covers = |charge: &Charge| match charge {
+            Charge::Limit(limit, _) => limit.covers(now),
+            Charge::Ban(..) => true,
+        };
+        if !charges.iter().all(|(charge, _)| covers(charge)) {
+            return Err(StoreError::Clock);
+        }
+        self.states.resize(charges.len(), None);
+        let mut outcomes: Vec<Outcome> = Vec::new();
+        let mut next = Vec::new();
+        for (i, (charge, _)) in charges.iter().enumerate() {
+            let state = self.states[i].clone().map(|(state, _)| state);
+            match charge {
+                Charge::Limit(limit, cost) => {
+                    let step = limit.step(state, now, *cost);
+                    outcomes.push(step.outcome);
+                    next.push(Some((step.state, step.expires_us)));
+                }
+                Charge::Ban(ban, span) => {
+                    let state = match state {
+                        Some(State::Ban(state)) => Some(state),
+                        _ => None,
+                    };
+                    let fit = outcomes[i - span..].iter().all(|o| o.allowed);
+                    let step = ban.step(state, now, fit);
+                    outcomes.push(step.outcome);
+                    next.push(step.write.map(|(state, at)| (State::Ban(state), at)));
+                }
             }
         }
-        (admitted, steps.iter().map(|step| step.outcome).collect())
+        let denied: Vec<u32> = charges
+            .iter()
+            .zip(&outcomes)
+            .filter(|(_, outcome)| !outcome.allowed)
+            .map(|((_, group), _)| *group)
+            .collect();
+        let admitted = !denied.contains(&ENFORCED);
+        for (i, (charge, group)) in charges.iter().enumerate() {
+            let is_charged = match charge {
+                Charge::Limit(..) => admitted && !denied.contains(group),
+                Charge::Ban(..) => true,
+            };
+            if is_charged && let Some((state, expires)) = next[i].take() {
+                let ttl = (expires - now).div_ceil(1_000).max(1);
+                self.states[i] = Some((state, ttl));
+            }
+        }
+        Ok(Verdict { admitted, outcomes })
     }
 }
 
-async fn compare(
-    connection: &mut MultiplexedConnection,
-    source: &str,
-    number: u64,
-    scenario: &Scenario,
-) -> Result<(), TestCaseError> {
-    let key = |i: usize| format!("tollgate:{{differential:{number}}}:{i}");
-    let mut model = Model {
-        limits: &scenario.limits,
-        states: vec![None; scenario.limits.len()],
+fn compare(redis: &Scripted, number: u64, scenario: &Scenario) -> Result<(), TestCaseError> {
+    let key = |i: usize, charge: &Charge| {
+        let suffix = match charge {
+            Charge::Limit(..) => "",
+            Charge::Ban(..) => BAN_SUFFIX,
+        };
+        format!("tollgate:{{differential:{number}}}:{i}{suffix}")
     };
-    let longest = scenario
-        .limits
-        .iter()
-        .map(|(limit, _)| limit.window_us())
+    let mut model = Model::default();
+    let limits = scenario.rules.iter().flat_map(|rule| &rule.counters);
+    let longest = limits
+        .map(|counter| counter.limit.window_us())
         .max()
         .unwrap_or(1);
-    let mut now = START;
-    let mut waits = vec![longest; scenario.limits.len()];
-    for (movement, share) in &scenario.requests {
-        let by = match *movement {
+    let (mut now, mut before) = (START, START);
+    let mut waits = vec![longest];
+    for request in &scenario.requests {
+        let by = match request.movement {
             Movement::Share(share) => i128::from(share) * i128::from(longest) / 1_000_000,
-            Movement::Promised { limit, beside } => {
-                i128::from(waits[limit % waits.len()]) + i128::from(beside)
+            Movement::Promised { charge, beside } => {
+                i128::from(waits[charge % waits.len()]) + i128::from(beside)
             }
         };
         now = now.saturating_add_signed(i64::try_from(by).unwrap());
-        let costs: Vec<u64> = scenario
-            .limits
-            .iter()
-            .map(|(limit, _)| (limit.burst() * share / 1_000).clamp(1, MAX_AMOUNT))
-            .collect();
+        let known = if request.is_late { before } else { now };
+        before = now;
+        let charges = charges(&scenario.rules, known, request.cost);
         let mut batch = Batch::default();
-        for (i, (limit, group)) in scenario.limits.iter().enumerate() {
-            batch.push(*limit, costs[i], *group, |out| out.push_str(&key(i)));
+        for (i, (charge, group)) in charges.iter().enumerate() {
+            let write = |out: &mut String| out.push_str(&key(i, charge));
+            match charge {
+                Charge::Limit(limit, cost) => batch.push(*limit, *cost, *group, write),
+                Charge::Ban(ban, span) => batch.push_ban(*ban, *span, *group, write),
+            }
         }
-        let mut command = script::command("EVAL", source, &batch);
-        command.arg(now);
-        let answer: Value = command.query_async(connection).await.unwrap();
-        let answer = script::decode(answer, batch.charges().len()).unwrap();
-        let (verdict, told) = (answer.verdict.unwrap(), answer.now_us);
-        let (admitted, outcomes) = model.charge(now, &costs);
-        prop_assert_eq!(told, now);
-        prop_assert_eq!(verdict.admitted, admitted);
-        prop_assert_eq!(&verdict.outcomes, &outcomes, "at {} cost {:?}", now, costs);
-        waits = verdict
-            .outcomes
-            .iter()
-            .map(|outcome| outcome.wait_us)
-            .collect();
-        for (i, state) in model.states.iter().enumerate() {
-            let mut get = redis::cmd("MGET");
-            get.arg(key(i)).arg(format!("{}:ttl", key(i)));
-            let stored: (Option<String>, Option<u64>) = get.query_async(connection).await.unwrap();
-            let expected = state.as_ref().map_or((None, None), |(state, ttl)| {
-                (Some(state.to_string()), Some(*ttl))
-            });
-            prop_assert_eq!(stored, expected);
+        let answer = redis.charge(&batch, now);
+        let expected = model.charge(now, &charges);
+        prop_assert_eq!(answer.now_us, now);
+        prop_assert_eq!(&answer.verdict, &expected, "at {}: {:?}", now, charges);
+        if let Ok(verdict) = answer.verdict {
+            waits = verdict.outcomes.iter().map(|o| o.wait_us).collect();
+        }
+        for (i, (charge, _)) in charges.iter().enumerate() {
+            let state = model.states.get(i).cloned().flatten();
+            let expected = state.map(|(state, ttl)| (state.to_string(), ttl));
+            prop_assert_eq!(
+                redis.stored(&key(i, charge)),
+                expected,
+                "at {}: {:?}",
+                now,
+                charge
+            );
         }
     }
     Ok(())
@@ -203,34 +339,18 @@ async fn compare(
 
 #[test]
 fn lua_and_rust_agree_to_the_bit() {
-    let redis = Redis::start();
-    let source = script_with_injected_clock();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let client = redis::Client::open(redis.url()).unwrap();
-    let connection = runtime
-        .block_on(client.get_multiplexed_async_connection())
-        .unwrap();
+    let redis = Scripted::start();
     let mut runner = TestRunner::new(ProptestConfig {
-        cases: 500,
+        cases: 600,
         ..ProptestConfig::default()
     });
     let number = std::cell::Cell::new(0);
     let result = runner.run(&scenario(), |scenario| {
         number.set(number.get() + 1);
-        runtime.block_on(compare(
-            &mut connection.clone(),
-            &source,
-            number.get(),
-            &scenario,
-        ))
+        compare(&redis, number.get(), &scenario)
     });
     if let Err(error) = result {
-        let mut text = String::new();
-        let _ = write!(text, "{error}");
-        panic!("{text}");
+        panic!("{error}");
     }
 }
 
