@@ -13,6 +13,10 @@ use super::{
     locate,
 };
 
+/// The most problems of one file that are told. For each of them the text is read again, and a file of some kilobytes can have
+/// tens of thousands: aliases repeat what is wrong.
+const MAX_TOLD: usize = 100;
+
 /// One step from a node to a child.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
@@ -112,8 +116,11 @@ impl<'a> Document<'a> {
         });
     }
 
-    /// Everything that is wrong, in the order of the lines.
-    pub(super) fn report(self) -> Report {
+    /// Everything that is wrong, in the order of the lines; of very much, errors first, only as much as anybody reads.
+    pub(super) fn report(mut self) -> Report {
+        self.problems.sort_by_key(|problem| problem.severity);
+        let told = self.problems.len().min(MAX_TOLD);
+        let untold = self.problems.split_off(told);
         let mut diagnostics: Vec<Diagnostic> = self
             .problems
             .iter()
@@ -121,6 +128,19 @@ impl<'a> Document<'a> {
             .collect();
         diagnostics.sort_by_key(|d| (d.line, d.column));
         diagnostics.dedup();
+        if let Some(first) = untold.first() {
+            diagnostics.push(Diagnostic {
+                severity: first.severity,
+                file: self.name.to_owned(),
+                line: 0,
+                column: 0,
+                width: 1,
+                field: String::new(),
+                message: format!("further problems that are not told here: {}", untold.len()),
+                hint: Some("repair those above first".to_owned()),
+                source: String::new(),
+            });
+        }
         diagnostics.extend(self.broken);
         diagnostics.extend(self.elsewhere);
         Report {
@@ -135,7 +155,7 @@ impl<'a> Document<'a> {
         let mut at_key = problem.at_key;
         let (line, column) = loop {
             match locate::node(self.text, steps, at_key) {
-                Some(place) => break place,
+                Some(place) => break self.shown(place),
                 None if steps.is_empty() => break (1, 1),
                 None => {
                     steps = &steps[..steps.len() - 1];
@@ -150,9 +170,9 @@ impl<'a> Document<'a> {
             line,
             column,
             width: token_width(source, column, at_key),
-            field: problem.path.to_string(),
-            message: problem.message.clone(),
-            hint: problem.hint.clone(),
+            field: one_line(&problem.path.to_string()),
+            message: one_line(&problem.message),
+            hint: problem.hint.as_deref().map(one_line),
             source: source.to_owned(),
         }
     }
@@ -160,7 +180,7 @@ impl<'a> Document<'a> {
     fn syntax(&self, error: &serde_yaml::Error) -> Diagnostic {
         let (line, column) = error
             .location()
-            .map_or((0, 0), |at| (at.line(), at.column()));
+            .map_or((0, 0), |at| self.shown((at.line(), at.column())));
         Diagnostic {
             severity: Severity::Error,
             file: self.name.to_owned(),
@@ -168,7 +188,7 @@ impl<'a> Document<'a> {
             column,
             width: 1,
             field: String::new(),
-            message: syntax_message(&error.to_string()),
+            message: one_line(&syntax_message(&error.to_string())),
             hint: self.syntax_hint(line),
             source: self.line(line).to_owned(),
         }
@@ -177,6 +197,7 @@ impl<'a> Document<'a> {
     /// A key that is written twice. (The library's own error has the place of the mapping, not of the key.)
     fn twice_written(&self) -> Option<Diagnostic> {
         let (key, line, column) = locate::repeated_key(self.text)?;
+        let (line, column) = self.shown((line, column));
         let source = self.line(line);
         Some(Diagnostic {
             severity: Severity::Error,
@@ -198,6 +219,32 @@ impl<'a> Document<'a> {
             .unwrap_or_default()
     }
 
+    /// Where an editor shows what the library has found at `line` and `column`. For the library a line also ends at a carriage
+    /// return and three characters of Unicode; and an end that comes too early lies behind the last line.
+    fn shown(&self, (line, column): (usize, usize)) -> (usize, usize) {
+        let mut rest = self.text;
+        for _ in 1..line {
+            let Some(at) = rest.find(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']) else {
+                rest = "";
+                break;
+            };
+            let length = rest[at..].chars().next().map_or(0, char::len_utf8);
+            rest = rest[at..]
+                .strip_prefix("\r\n")
+                .unwrap_or(&rest[at + length..]);
+        }
+        if rest.is_empty() {
+            let last = self.text.lines().last().unwrap_or_default();
+            return (self.text.lines().count().max(1), last.chars().count() + 1);
+        }
+        let before = &self.text[..self.text.len() - rest.len()];
+        let begun = before.rsplit_once('\n').map_or(before, |(_, begun)| begun);
+        (
+            before.matches('\n').count() + 1,
+            begun.chars().count() + column,
+        )
+    }
+
     fn syntax_hint(&self, line: usize) -> Option<String> {
         let source = self.line(line);
         let text = if source.trim_start_matches(' ').starts_with('\t') || source.contains('\t') {
@@ -211,6 +258,18 @@ impl<'a> Document<'a> {
         };
         Some(text.to_owned())
     }
+}
+
+/// A text that stays on its line, whatever the keys and values hold that it repeats.
+fn one_line(text: &str) -> String {
+    text.chars().fold(String::new(), |mut out, c| {
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+        out
+    })
 }
 
 /// The message and, if it carries one, its hint.

@@ -193,9 +193,12 @@ impl Compiler<'_, '_> {
             }
             document.problems.extend(findings.into_problems());
         }
-        self.document
-            .elsewhere
-            .extend(document.report().diagnostics);
+        // Several rules can name one file.
+        for diagnostic in document.report().diagnostics {
+            if !self.document.elsewhere.contains(&diagnostic) {
+                self.document.elsewhere.push(diagnostic);
+            }
+        }
     }
 
     fn override_for(
