@@ -77,25 +77,29 @@ impl Windows {
     }
 }
 
-/// A limit, and its windows if a calendar gives them.
+/// A limit, what it becomes when the rule file changes, and its windows if a calendar gives them.
 #[derive(Debug, Clone)]
 struct Counter {
     limit: Limit,
+    changed: Limit,
     windows: Option<Windows>,
 }
 
 impl Counter {
-    /// The limit as it stands at `now`.
-    fn at(&self, now: u64) -> Limit {
+    /// The limit as it stands at `now`, before or after the change.
+    fn at(&self, now: u64, is_changed: bool) -> Limit {
+        let limit = if is_changed { self.changed } else { self.limit };
         match &self.windows {
-            Some(windows) => self.limit.aligned(windows.edges(now)),
-            None => self.limit,
+            Some(windows) => limit.aligned(windows.edges(now)),
+            None => limit,
         }
     }
 }
 
 fn counter() -> impl Strategy<Value = Counter> {
-    let begun = limit().prop_map(|limit| Counter {
+    // Another window or algorithm would be another counter.
+    let begun = (limit(), amount()).prop_map(|(limit, amount)| Counter {
+        changed: Limit::new(limit.algorithm(), amount, limit.window_us(), None).unwrap_or(limit),
         limit,
         windows: None,
     });
@@ -108,38 +112,56 @@ fn counter() -> impl Strategy<Value = Counter> {
             (Windows::Calendar(calendar), period.usual_us())
         });
     let even = window().prop_map(|length| (Windows::Even(length), length));
-    let aligned =
-        (amount(), prop_oneof![calendar, even]).prop_map(|(amount, (windows, usual))| Counter {
-            limit: Limit::new(Algorithm::FixedWindow, amount, usual, None).unwrap(),
-            windows: Some(windows),
-        });
+    let aligned = (amount(), amount(), prop_oneof![calendar, even]).prop_map(
+        |(amount, changed, (windows, usual))| {
+            let limit = |n| Limit::new(Algorithm::FixedWindow, n, usual, None).unwrap();
+            Counter {
+                limit: limit(amount),
+                changed: limit(changed),
+                windows: Some(windows),
+            }
+        },
+    );
     prop_oneof![5 => begun, 2 => aligned]
 }
 
-/// A ban on those whom some of the limits before it deny.
-fn ban() -> impl Strategy<Value = (Ban, usize)> {
+fn ban() -> impl Strategy<Value = Ban> {
     let after = prop_oneof![3 => 1_u64..4, 1 => 1_u64..20];
-    (after, window(), window(), 0_usize..4).prop_map(|(after, within, duration, span)| {
-        (Ban::new(after, within, duration).unwrap(), span)
-    })
+    (after, window(), window())
+        .prop_map(|(after, within, duration)| Ban::new(after, within, duration).unwrap())
+}
+
+/// A ban on those whom some of the limits before it deny.
+#[derive(Debug, Clone, Copy)]
+struct Banned {
+    ban: Ban,
+    changed: Ban,
+    span: usize,
+}
+
+fn banned() -> impl Strategy<Value = Banned> {
+    (ban(), ban(), 0_usize..4).prop_map(|(ban, changed, span)| Banned { ban, changed, span })
 }
 
 /// A rule: its limits, its ban if it has one, and its group.
 #[derive(Debug, Clone)]
 struct Rule {
     counters: Vec<Counter>,
-    ban: Option<(Ban, usize)>,
+    banned: Option<Banned>,
     group: u32,
 }
 
 fn rule() -> impl Strategy<Value = Rule> {
     (
         prop::collection::vec(counter(), 1..3),
-        prop::option::of(ban()),
+        prop::option::of(banned()),
         prop_oneof![3 => Just(ENFORCED), 1 => 1_u32..3],
     )
-        .prop_map(|(counters, ban, group)| Rule {
-            ban: ban.map(|(ban, span)| (ban, span.min(counters.len()))),
+        .prop_map(|(counters, banned, group)| Rule {
+            banned: banned.map(|banned| Banned {
+                span: banned.span.min(counters.len()),
+                ..banned
+            }),
             counters,
             group,
         })
@@ -152,16 +174,32 @@ enum Movement {
     Share(i64),
     /// To the instant that the last answer of a limit or a ban promised, or one microsecond beside it: where the comparisons turn.
     Promised { charge: usize, beside: i64 },
+    /// As [`Promised`](Self::Promised), to an edge of a window of the calendar.
+    Edge {
+        charge: usize,
+        edge: usize,
+        beside: i64,
+    },
+    /// As [`Promised`](Self::Promised), to one window or ban after an earlier request.
+    Since {
+        request: usize,
+        span: usize,
+        beside: i64,
+    },
 }
 
 fn movement() -> impl Strategy<Value = Movement> {
     let promised = (0_usize..6, -1_i64..=1);
+    let edge = (0_usize..6, 0_usize..4, -1_i64..=1);
+    let since = (0_usize..40, 0_usize..9, -1_i64..=1);
     prop_oneof![
         5 => Just(Movement::Share(0)),
         6 => (0_i64..100_000).prop_map(Movement::Share),
         2 => (0_i64..2_500_000).prop_map(Movement::Share),
         1 => (-500_000_i64..0).prop_map(Movement::Share),
         5 => promised.prop_map(|(charge, beside)| Movement::Promised { charge, beside }),
+        2 => edge.prop_map(|(charge, edge, beside)| Movement::Edge { charge, edge, beside }),
+        2 => since.prop_map(|(request, span, beside)| Movement::Since { request, span, beside }),
     ]
 }
 
@@ -173,6 +211,8 @@ struct Request {
     cost: u64,
     /// Whether the edges are those of the request before it.
     is_late: bool,
+    /// Whether the rules are those after the change.
+    is_changed: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -183,13 +223,17 @@ struct Scenario {
 
 fn scenario() -> impl Strategy<Value = Scenario> {
     let cost = prop_oneof![3 => Just(0_u64), 2 => 0_u64..1_100];
-    let request =
-        (movement(), cost, prop::bool::weighted(0.1)).prop_map(|(movement, cost, is_late)| {
-            Request {
-                movement,
-                cost,
-                is_late,
-            }
+    let request = (
+        movement(),
+        cost,
+        prop::bool::weighted(0.2),
+        prop::bool::weighted(0.2),
+    )
+        .prop_map(|(movement, cost, is_late, is_changed)| Request {
+            movement,
+            cost,
+            is_late,
+            is_changed,
         });
     (
         prop::collection::vec(rule(), 1..4),
@@ -206,19 +250,35 @@ enum Charge {
     Ban(Ban, usize),
 }
 
-/// The entries of a request whose rules have the limits of `now`, each with its group.
-fn charges(rules: &[Rule], now: u64, share: u64) -> Vec<(Charge, u32)> {
+/// The entries of a request by rules that know it to be `now`, each with its group.
+fn charges(rules: &[Rule], now: u64, request: &Request) -> Vec<(Charge, u32)> {
     let mut out = Vec::new();
     for rule in rules {
         for counter in &rule.counters {
-            let cost = (counter.limit.burst() * share / 1_000).clamp(1, MAX_AMOUNT);
-            out.push((Charge::Limit(counter.at(now), cost), rule.group));
+            let limit = counter.at(now, request.is_changed);
+            let cost = (limit.burst() * request.cost / 1_000).clamp(1, MAX_AMOUNT);
+            out.push((Charge::Limit(limit, cost), rule.group));
         }
-        if let Some((ban, span)) = rule.ban {
-            out.push((Charge::Ban(ban, span), rule.group));
+        if let Some(banned) = rule.banned {
+            let ban = if request.is_changed {
+                banned.changed
+            } else {
+                banned.ban
+            };
+            out.push((Charge::Ban(ban, banned.span), rule.group));
         }
     }
     out
+}
+
+impl Charge {
+    /// Its window; of a ban, how long denials count.
+    fn span(&self) -> u64 {
+        match self {
+            Self::Limit(limit, _) => limit.window_us(),
+            Self::Ban(ban, _) => ban.within_us(),
+        }
+    }
 }
 
 /// What the Rust arithmetic says, kept as a store would.
@@ -294,19 +354,50 @@ fn compare(redis: &Scripted, number: u64, scenario: &Scenario) -> Result<(), Tes
         .map(|counter| counter.limit.window_us())
         .max()
         .unwrap_or(1);
-    let (mut now, mut before) = (START, START);
+    let mut now = START;
+    let mut times = vec![START];
+    // What the request before this one was charged to, and its waits.
+    let mut last: Vec<(Charge, u32)> = Vec::new();
     let mut waits = vec![longest];
     for request in &scenario.requests {
-        let by = match request.movement {
-            Movement::Share(share) => i128::from(share) * i128::from(longest) / 1_000_000,
+        let before = now;
+        now = match request.movement {
+            Movement::Share(share) => {
+                let by = i128::from(share) * i128::from(longest) / 1_000_000;
+                now.saturating_add_signed(i64::try_from(by).unwrap())
+            }
             Movement::Promised { charge, beside } => {
-                i128::from(waits[charge % waits.len()]) + i128::from(beside)
+                (now + waits[charge % waits.len()]).saturating_add_signed(beside)
+            }
+            Movement::Edge {
+                charge,
+                edge,
+                beside,
+            } => {
+                let edges: Vec<Edges> = last
+                    .iter()
+                    .filter_map(|(charge, _)| match charge {
+                        Charge::Limit(limit, _) => limit.edges(),
+                        Charge::Ban(..) => None,
+                    })
+                    .collect();
+                let edges = edges.get(charge % edges.len().max(1));
+                edges.map_or(now, |edges| edges.get()[edge].saturating_add_signed(beside))
+            }
+            Movement::Since {
+                request,
+                span,
+                beside,
+            } => {
+                let span = last.get(span % last.len().max(1)).map(|(c, _)| c.span());
+                let at = times[request % times.len()] + span.unwrap_or(longest);
+                at.saturating_add_signed(beside)
             }
         };
-        now = now.saturating_add_signed(i64::try_from(by).unwrap());
+        times.push(now);
         let known = if request.is_late { before } else { now };
-        before = now;
-        let charges = charges(&scenario.rules, known, request.cost);
+        let charges = charges(&scenario.rules, known, request);
+        last.clone_from(&charges);
         let mut batch = Batch::default();
         for (i, (charge, group)) in charges.iter().enumerate() {
             let write = |out: &mut String| out.push_str(&key(i, charge));
@@ -341,7 +432,7 @@ fn compare(redis: &Scripted, number: u64, scenario: &Scenario) -> Result<(), Tes
 fn lua_and_rust_agree_to_the_bit() {
     let redis = Scripted::start();
     let mut runner = TestRunner::new(ProptestConfig {
-        cases: 600,
+        cases: 1_000,
         ..ProptestConfig::default()
     });
     let number = std::cell::Cell::new(0);
