@@ -4,7 +4,7 @@
 //! to report about a node, the text is read once more by a visitor that follows the path to that node and fails there
 //! ([`locate`]): the error's place is the node's. A good file is read once; a bad one is small enough to be read some more times.
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 use serde_yaml::Value;
 
@@ -68,7 +68,9 @@ pub(super) struct Document<'a> {
     /// An error of the YAML itself, which has its place already.
     broken: Option<Diagnostic>,
     /// What is wrong in the files that belong to this one.
-    pub(super) elsewhere: Vec<Diagnostic>,
+    elsewhere: Vec<Diagnostic>,
+    /// File, field and message of what is told in `elsewhere`.
+    included: HashSet<(String, String, String)>,
 }
 
 impl<'a> Document<'a> {
@@ -79,6 +81,7 @@ impl<'a> Document<'a> {
             problems: Vec::new(),
             broken: None,
             elsewhere: Vec::new(),
+            included: HashSet::new(),
         }
     }
 
@@ -104,6 +107,22 @@ impl<'a> Document<'a> {
     /// What can be used and was probably not meant.
     pub(super) fn warning(&mut self, path: &Path, message: impl Into<String>, hint: &str) {
         self.push(Severity::Warning, path, message.into(), hint);
+    }
+
+    /// Adds what is wrong in a file that belongs to this one. Several rules can name it: what has been told is not looked for and
+    /// told again.
+    pub(super) fn include(&mut self, mut other: Document<'_>) {
+        let name = other.name;
+        other.problems.retain(|problem| {
+            let field = problem.path.to_string();
+            self.included
+                .insert((name.to_owned(), field, problem.message.clone()))
+        });
+        for diagnostic in other.report().diagnostics {
+            if !self.elsewhere.contains(&diagnostic) {
+                self.elsewhere.push(diagnostic);
+            }
+        }
     }
 
     fn push(&mut self, severity: Severity, path: &Path, message: String, hint: &str) {

@@ -193,12 +193,7 @@ impl Compiler<'_, '_> {
             }
             document.problems.extend(findings.into_problems());
         }
-        // Several rules can name one file.
-        for diagnostic in document.report().diagnostics {
-            if !self.document.elsewhere.contains(&diagnostic) {
-                self.document.elsewhere.push(diagnostic);
-            }
-        }
+        self.document.include(document);
     }
 
     fn override_for(
