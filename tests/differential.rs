@@ -5,34 +5,20 @@
 
 mod support;
 
-use std::fmt::Write as _;
-
 use proptest::{prelude::*, test_runner::TestRunner};
-use redis::{Value, aio::MultiplexedConnection};
-use support::redis::Redis;
+use redis::Value;
+use support::{redis::Redis, script::Scripted};
 use tollgate::{
-    limit::{Algorithm, Limit, MAX_AMOUNT, MAX_WINDOW_US, Outcome, State, sliding_log::MAX_LOG},
-    store::{Batch, ENFORCED, redis::script},
+    limit::{
+        Algorithm, Limit, MAX_AMOUNT, MAX_WINDOW_US, Outcome, State,
+        ban::Ban,
+        calendar::{Calendar, Edges, Period},
+        sliding_log::MAX_LOG,
+    },
+    store::{BAN_SUFFIX, Batch, ENFORCED, StoreError, Verdict, redis::script},
 };
 
 const START: u64 = 1_700_000_000_000_000;
-
-/// The script with two lines replaced: its clock reads the last argument, and the time to live of a key is stored beside
-/// it instead of being set (Redis' own clock runs on meanwhile).
-fn script_with_injected_clock() -> String {
-    let clock = "local time = redis.call('TIME')\nlocal now = time[1] * 1000000 + time[2]";
-    let write = "redis.call('SET', KEYS[i], values[i], 'PX', ";
-    assert!(
-        script::SOURCE.contains(clock) && script::SOURCE.contains(write),
-        "the script has changed: adapt this test"
-    );
-    script::SOURCE
-        .replace(clock, "local now = tonumber(ARGV[#ARGV])")
-        .replace(
-            write,
-            "redis.call('MSET', KEYS[i], values[i], KEYS[i] .. ':ttl', ",
-        )
-}
 
 fn amount() -> impl Strategy<Value = u64> {
     prop_oneof![4 => 1_u64..20, 2 => 1_u64..100_000, 1 => MAX_AMOUNT - 10..=MAX_AMOUNT]
@@ -66,136 +52,377 @@ fn limit() -> impl Strategy<Value = Limit> {
         )
 }
 
+/// The windows of a limit that does not begin them with a request.
+#[derive(Debug, Clone)]
+enum Windows {
+    Calendar(Calendar),
+    /// So many microseconds each, since the epoch.
+    Even(u64),
+}
+
+impl Windows {
+    fn edges(&self, now: u64) -> Edges {
+        match self {
+            Self::Calendar(calendar) => calendar.edges(now),
+            Self::Even(length) => {
+                let begin = now - now % length;
+                Edges::new(
+                    [-1, 0, 1, 2].map(|n: i64| {
+                        begin.saturating_add_signed(n * i64::try_from(*length).unwrap())
+                    }),
+                )
+                .unwrap()
+            }
+        }
+    }
+}
+
+/// A limit, what it becomes when the rule file changes, and its windows if a calendar gives them.
+#[derive(Debug, Clone)]
+struct Counter {
+    limit: Limit,
+    changed: Limit,
+    windows: Option<Windows>,
+}
+
+impl Counter {
+    /// The limit as it stands at `now`, before or after the change.
+    fn at(&self, now: u64, is_changed: bool) -> Limit {
+        let limit = if is_changed { self.changed } else { self.limit };
+        match &self.windows {
+            Some(windows) => limit.aligned(windows.edges(now)),
+            None => limit,
+        }
+    }
+}
+
+fn counter() -> impl Strategy<Value = Counter> {
+    // Another window or algorithm would be another counter.
+    let begun = (limit(), amount()).prop_map(|(limit, amount)| Counter {
+        changed: Limit::new(limit.algorithm(), amount, limit.window_us(), None).unwrap_or(limit),
+        limit,
+        windows: None,
+    });
+    let calendar = (
+        prop::sample::select(Period::ALL.to_vec()),
+        prop::sample::select(vec!["UTC", "Europe/Paris", "Australia/Lord_Howe"]),
+    )
+        .prop_map(|(period, zone)| {
+            let calendar = Calendar::new(period, zone).unwrap();
+            (Windows::Calendar(calendar), period.usual_us())
+        });
+    let even = window().prop_map(|length| (Windows::Even(length), length));
+    let aligned = (amount(), amount(), prop_oneof![calendar, even]).prop_map(
+        |(amount, changed, (windows, usual))| {
+            let limit = |n| Limit::new(Algorithm::FixedWindow, n, usual, None).unwrap();
+            Counter {
+                limit: limit(amount),
+                changed: limit(changed),
+                windows: Some(windows),
+            }
+        },
+    );
+    prop_oneof![5 => begun, 2 => aligned]
+}
+
+fn ban() -> impl Strategy<Value = Ban> {
+    let after = prop_oneof![3 => 1_u64..4, 1 => 1_u64..20];
+    (after, window(), window())
+        .prop_map(|(after, within, duration)| Ban::new(after, within, duration).unwrap())
+}
+
+/// A ban on those whom some of the limits before it deny.
+#[derive(Debug, Clone, Copy)]
+struct Banned {
+    ban: Ban,
+    changed: Ban,
+    span: usize,
+}
+
+fn banned() -> impl Strategy<Value = Banned> {
+    (ban(), ban(), 0_usize..4).prop_map(|(ban, changed, span)| Banned { ban, changed, span })
+}
+
+/// A rule: its limits, its ban if it has one, and its group.
+#[derive(Debug, Clone)]
+struct Rule {
+    counters: Vec<Counter>,
+    banned: Option<Banned>,
+    group: u32,
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    (
+        prop::collection::vec(counter(), 1..3),
+        prop::option::of(banned()),
+        prop_oneof![3 => Just(ENFORCED), 1 => 1_u32..3],
+    )
+        .prop_map(|(counters, banned, group)| Rule {
+            banned: banned.map(|banned| Banned {
+                span: banned.span.min(counters.len()),
+                ..banned
+            }),
+            counters,
+            group,
+        })
+}
+
 /// How the clock moves before a request.
 #[derive(Debug, Clone, Copy)]
 enum Movement {
     /// By a share of the longest window, in millionths; it may go back.
     Share(i64),
-    /// To the instant that the last answer of a limit promised, or one microsecond beside it: where the comparisons turn.
-    Promised { limit: usize, beside: i64 },
+    /// To the instant that the last answer of a limit or a ban promised, or one microsecond beside it: where the comparisons turn.
+    Promised { charge: usize, beside: i64 },
+    /// As [`Promised`](Self::Promised), to an edge of a window of the calendar.
+    Edge {
+        charge: usize,
+        edge: usize,
+        beside: i64,
+    },
+    /// As [`Promised`](Self::Promised), to one window or ban after an earlier request.
+    Since {
+        request: usize,
+        span: usize,
+        beside: i64,
+    },
 }
 
 fn movement() -> impl Strategy<Value = Movement> {
-    let promised = (0_usize..3, -1_i64..=1);
+    let promised = (0_usize..6, -1_i64..=1);
+    let edge = (0_usize..6, 0_usize..4, -1_i64..=1);
+    let since = (0_usize..40, 0_usize..9, -1_i64..=1);
     prop_oneof![
-        3 => Just(Movement::Share(0)),
+        5 => Just(Movement::Share(0)),
         6 => (0_i64..100_000).prop_map(Movement::Share),
         2 => (0_i64..2_500_000).prop_map(Movement::Share),
         1 => (-500_000_i64..0).prop_map(Movement::Share),
-        5 => promised.prop_map(|(limit, beside)| Movement::Promised { limit, beside }),
+        5 => promised.prop_map(|(charge, beside)| Movement::Promised { charge, beside }),
+        2 => edge.prop_map(|(charge, edge, beside)| Movement::Edge { charge, edge, beside }),
+        2 => since.prop_map(|(request, span, beside)| Movement::Since { request, span, beside }),
     ]
+}
+
+/// One request.
+#[derive(Debug, Clone, Copy)]
+struct Request {
+    movement: Movement,
+    /// A share of the burst, in thousandths; 0 is a cost of one.
+    cost: u64,
+    /// Whether the edges are those of the request before it.
+    is_late: bool,
+    /// Whether the rules are those after the change.
+    is_changed: bool,
 }
 
 #[derive(Debug, Clone)]
 struct Scenario {
-    /// Each limit and its group.
-    limits: Vec<(Limit, u32)>,
-    /// Movements of the clock and costs (a share of the burst, in thousandths; 0 is a cost of one).
-    requests: Vec<(Movement, u64)>,
+    rules: Vec<Rule>,
+    requests: Vec<Request>,
 }
 
 fn scenario() -> impl Strategy<Value = Scenario> {
-    let limits = prop::collection::vec(
-        (limit(), prop_oneof![3 => Just(ENFORCED), 1 => 1_u32..3]),
-        1..4,
-    );
-    let cost = prop_oneof![3 => Just(0_u64), 1 => 0_u64..1_100];
-    (limits, prop::collection::vec((movement(), cost), 1..40))
-        .prop_map(|(limits, requests)| Scenario { limits, requests })
+    let cost = prop_oneof![3 => Just(0_u64), 2 => 0_u64..1_100];
+    let request = (
+        movement(),
+        cost,
+        prop::bool::weighted(0.2),
+        prop::bool::weighted(0.2),
+    )
+        .prop_map(|(movement, cost, is_late, is_changed)| Request {
+            movement,
+            cost,
+            is_late,
+            is_changed,
+        });
+    (
+        prop::collection::vec(rule(), 1..4),
+        prop::collection::vec(request, 1..40),
+    )
+        .prop_map(|(rules, requests)| Scenario { rules, requests })
 }
 
-/// What the Rust arithmetic says, kept as a store would.
-struct Model<'a> {
-    limits: &'a [(Limit, u32)],
-    states: Vec<Option<(State, u64)>>,
+/// One entry of a batch.
+#[derive(Debug, Clone, Copy)]
+enum Charge {
+    Limit(Limit, u64),
+    /// For so many entries before it.
+    Ban(Ban, usize),
 }
 
-impl Model<'_> {
-    fn charge(&mut self, now: u64, costs: &[u64]) -> (bool, Vec<Outcome>) {
-        let steps: Vec<_> = (0..self.limits.len())
-            .map(|i| {
-                self.limits[i].0.step(
-                    self.states[i].clone().map(|(state, _)| state),
-                    now,
-                    costs[i],
-                )
-            })
-            .collect();
-        let denied: Vec<u32> = steps
-            .iter()
-            .zip(self.limits)
-            .filter(|(step, _)| !step.outcome.allowed)
-            .map(|(_, (_, group))| *group)
-            .collect();
-        let admitted = !denied.contains(&ENFORCED);
-        for (i, step) in steps.iter().enumerate() {
-            if admitted && !denied.contains(&self.limits[i].1) {
-                let ttl = (step.expires_us - now).div_ceil(1_000).max(1);
-                self.states[i] = Some((step.state.clone(), ttl));
-            }
+/// The entries of a request by rules that know it to be `now`, each with its group.
+fn charges(rules: &[Rule], now: u64, request: &Request) -> Vec<(Charge, u32)> {
+    let mut out = Vec::new();
+    for rule in rules {
+        for counter in &rule.counters {
+            let limit = counter.at(now, request.is_changed);
+            let cost = (limit.burst() * request.cost / 1_000).clamp(1, MAX_AMOUNT);
+            out.push((Charge::Limit(limit, cost), rule.group));
         }
-        (admitted, steps.iter().map(|step| step.outcome).collect())
+        if let Some(banned) = rule.banned {
+            let ban = if request.is_changed {
+                banned.changed
+            } else {
+                banned.ban
+            };
+            out.push((Charge::Ban(ban, banned.span), rule.group));
+        }
+    }
+    out
+}
+
+impl Charge {
+    /// Its window; of a ban, how long denials count.
+    fn span(&self) -> u64 {
+        match self {
+            Self::Limit(limit, _) => limit.window_us(),
+            Self::Ban(ban, _) => ban.within_us(),
+        }
     }
 }
 
-async fn compare(
-    connection: &mut MultiplexedConnection,
-    source: &str,
-    number: u64,
-    scenario: &Scenario,
-) -> Result<(), TestCaseError> {
-    let key = |i: usize| format!("tollgate:{{differential:{number}}}:{i}");
-    let mut model = Model {
-        limits: &scenario.limits,
-        states: vec![None; scenario.limits.len()],
+/// What the Rust arithmetic says, kept as a store would.
+#[derive(Default)]
+struct Model {
+    states: Vec<Option<(State, u64)>>,
+}
+
+impl Model {
+    fn charge(&mut self, now: u64, charges: &[(Charge, u32)]) -> Result<Verdict, StoreError> {
+        let covers = |charge: &Charge| match charge {
+            Charge::Limit(limit, _) => limit.covers(now),
+            Charge::Ban(..) => true,
+        };
+        if !charges.iter().all(|(charge, _)| covers(charge)) {
+            return Err(StoreError::Clock);
+        }
+        self.states.resize(charges.len(), None);
+        let mut outcomes: Vec<Outcome> = Vec::new();
+        let mut next = Vec::new();
+        for (i, (charge, _)) in charges.iter().enumerate() {
+            let state = self.states[i].clone().map(|(state, _)| state);
+            match charge {
+                Charge::Limit(limit, cost) => {
+                    let step = limit.step(state, now, *cost);
+                    outcomes.push(step.outcome);
+                    next.push(Some((step.state, step.expires_us)));
+                }
+                Charge::Ban(ban, span) => {
+                    let state = match state {
+                        Some(State::Ban(state)) => Some(state),
+                        _ => None,
+                    };
+                    let fit = outcomes[i - span..].iter().all(|o| o.allowed);
+                    let step = ban.step(state, now, fit);
+                    outcomes.push(step.outcome);
+                    next.push(step.write.map(|(state, at)| (State::Ban(state), at)));
+                }
+            }
+        }
+        let denied: Vec<u32> = charges
+            .iter()
+            .zip(&outcomes)
+            .filter(|(_, outcome)| !outcome.allowed)
+            .map(|((_, group), _)| *group)
+            .collect();
+        let admitted = !denied.contains(&ENFORCED);
+        for (i, (charge, group)) in charges.iter().enumerate() {
+            let is_charged = match charge {
+                Charge::Limit(..) => admitted && !denied.contains(group),
+                Charge::Ban(..) => true,
+            };
+            if is_charged && let Some((state, expires)) = next[i].take() {
+                let ttl = (expires - now).div_ceil(1_000).max(1);
+                self.states[i] = Some((state, ttl));
+            }
+        }
+        Ok(Verdict { admitted, outcomes })
+    }
+}
+
+fn compare(redis: &Scripted, number: u64, scenario: &Scenario) -> Result<(), TestCaseError> {
+    let key = |i: usize, charge: &Charge| {
+        let suffix = match charge {
+            Charge::Limit(..) => "",
+            Charge::Ban(..) => BAN_SUFFIX,
+        };
+        format!("tollgate:{{differential:{number}}}:{i}{suffix}")
     };
-    let longest = scenario
-        .limits
-        .iter()
-        .map(|(limit, _)| limit.window_us())
+    let mut model = Model::default();
+    let limits = scenario.rules.iter().flat_map(|rule| &rule.counters);
+    let longest = limits
+        .map(|counter| counter.limit.window_us())
         .max()
         .unwrap_or(1);
     let mut now = START;
-    let mut waits = vec![longest; scenario.limits.len()];
-    for (movement, share) in &scenario.requests {
-        let by = match *movement {
-            Movement::Share(share) => i128::from(share) * i128::from(longest) / 1_000_000,
-            Movement::Promised { limit, beside } => {
-                i128::from(waits[limit % waits.len()]) + i128::from(beside)
+    let mut times = vec![START];
+    // What the request before this one was charged to, and its waits.
+    let mut last: Vec<(Charge, u32)> = Vec::new();
+    let mut waits = vec![longest];
+    for request in &scenario.requests {
+        let before = now;
+        now = match request.movement {
+            Movement::Share(share) => {
+                let by = i128::from(share) * i128::from(longest) / 1_000_000;
+                now.saturating_add_signed(i64::try_from(by).unwrap())
+            }
+            Movement::Promised { charge, beside } => {
+                (now + waits[charge % waits.len()]).saturating_add_signed(beside)
+            }
+            Movement::Edge {
+                charge,
+                edge,
+                beside,
+            } => {
+                let edges: Vec<Edges> = last
+                    .iter()
+                    .filter_map(|(charge, _)| match charge {
+                        Charge::Limit(limit, _) => limit.edges(),
+                        Charge::Ban(..) => None,
+                    })
+                    .collect();
+                let edges = edges.get(charge % edges.len().max(1));
+                edges.map_or(now, |edges| edges.get()[edge].saturating_add_signed(beside))
+            }
+            Movement::Since {
+                request,
+                span,
+                beside,
+            } => {
+                let span = last.get(span % last.len().max(1)).map(|(c, _)| c.span());
+                let at = times[request % times.len()] + span.unwrap_or(longest);
+                at.saturating_add_signed(beside)
             }
         };
-        now = now.saturating_add_signed(i64::try_from(by).unwrap());
-        let costs: Vec<u64> = scenario
-            .limits
-            .iter()
-            .map(|(limit, _)| (limit.burst() * share / 1_000).clamp(1, MAX_AMOUNT))
-            .collect();
+        times.push(now);
+        let known = if request.is_late { before } else { now };
+        let charges = charges(&scenario.rules, known, request);
+        last.clone_from(&charges);
         let mut batch = Batch::default();
-        for (i, (limit, group)) in scenario.limits.iter().enumerate() {
-            batch.push(*limit, costs[i], *group, |out| out.push_str(&key(i)));
+        for (i, (charge, group)) in charges.iter().enumerate() {
+            let write = |out: &mut String| out.push_str(&key(i, charge));
+            match charge {
+                Charge::Limit(limit, cost) => batch.push(*limit, *cost, *group, write),
+                Charge::Ban(ban, span) => batch.push_ban(*ban, *span, *group, write),
+            }
         }
-        let mut command = script::command("EVAL", source, &batch);
-        command.arg(now);
-        let answer: Value = command.query_async(connection).await.unwrap();
-        let answer = script::decode(answer, batch.charges().len()).unwrap();
-        let (verdict, told) = (answer.verdict.unwrap(), answer.now_us);
-        let (admitted, outcomes) = model.charge(now, &costs);
-        prop_assert_eq!(told, now);
-        prop_assert_eq!(verdict.admitted, admitted);
-        prop_assert_eq!(&verdict.outcomes, &outcomes, "at {} cost {:?}", now, costs);
-        waits = verdict
-            .outcomes
-            .iter()
-            .map(|outcome| outcome.wait_us)
-            .collect();
-        for (i, state) in model.states.iter().enumerate() {
-            let mut get = redis::cmd("MGET");
-            get.arg(key(i)).arg(format!("{}:ttl", key(i)));
-            let stored: (Option<String>, Option<u64>) = get.query_async(connection).await.unwrap();
-            let expected = state.as_ref().map_or((None, None), |(state, ttl)| {
-                (Some(state.to_string()), Some(*ttl))
-            });
-            prop_assert_eq!(stored, expected);
+        let answer = redis.charge(&batch, now);
+        let expected = model.charge(now, &charges);
+        prop_assert_eq!(answer.now_us, now);
+        prop_assert_eq!(&answer.verdict, &expected, "at {}: {:?}", now, charges);
+        if let Ok(verdict) = answer.verdict {
+            waits = verdict.outcomes.iter().map(|o| o.wait_us).collect();
+        }
+        for (i, (charge, _)) in charges.iter().enumerate() {
+            let state = model.states.get(i).cloned().flatten();
+            let expected = state.map(|(state, ttl)| (state.to_string(), ttl));
+            prop_assert_eq!(
+                redis.stored(&key(i, charge)),
+                expected,
+                "at {}: {:?}",
+                now,
+                charge
+            );
         }
     }
     Ok(())
@@ -203,34 +430,18 @@ async fn compare(
 
 #[test]
 fn lua_and_rust_agree_to_the_bit() {
-    let redis = Redis::start();
-    let source = script_with_injected_clock();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let client = redis::Client::open(redis.url()).unwrap();
-    let connection = runtime
-        .block_on(client.get_multiplexed_async_connection())
-        .unwrap();
+    let redis = Scripted::start();
     let mut runner = TestRunner::new(ProptestConfig {
-        cases: 500,
+        cases: 1_000,
         ..ProptestConfig::default()
     });
     let number = std::cell::Cell::new(0);
     let result = runner.run(&scenario(), |scenario| {
         number.set(number.get() + 1);
-        runtime.block_on(compare(
-            &mut connection.clone(),
-            &source,
-            number.get(),
-            &scenario,
-        ))
+        compare(&redis, number.get(), &scenario)
     });
     if let Err(error) = result {
-        let mut text = String::new();
-        let _ = write!(text, "{error}");
-        panic!("{text}");
+        panic!("{error}");
     }
 }
 

@@ -39,6 +39,32 @@ pub(super) fn second_document(text: &str) -> Option<(usize, usize)> {
     Some((place.line(), place.column()))
 }
 
+/// Where an editor shows what the library has found at `line` and `column`. For the library a line also ends at a carriage return
+/// and three characters of Unicode; and an end that comes too early lies behind the last line.
+pub(super) fn shown(text: &str, (line, column): (usize, usize)) -> (usize, usize) {
+    let mut rest = text;
+    for _ in 1..line {
+        let Some(at) = rest.find(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']) else {
+            rest = "";
+            break;
+        };
+        let length = rest[at..].chars().next().map_or(0, char::len_utf8);
+        rest = rest[at..]
+            .strip_prefix("\r\n")
+            .unwrap_or(&rest[at + length..]);
+    }
+    if rest.is_empty() {
+        let last = text.lines().last().unwrap_or_default();
+        return (text.lines().count().max(1), last.chars().count() + 1);
+    }
+    let before = &text[..text.len() - rest.len()];
+    let begun = before.rsplit_once('\n').map_or(before, |(_, begun)| begun);
+    (
+        before.matches('\n').count() + 1,
+        begun.chars().count() + column,
+    )
+}
+
 fn fails_at<'de>(seed: impl DeserializeSeed<'de>, text: &'de str) -> Option<(usize, usize)> {
     let error = seed
         .deserialize(serde_yaml::Deserializer::from_str(text))

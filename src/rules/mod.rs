@@ -530,4 +530,75 @@ rules:
         insta::assert_snapshot!("list", report("- a\n- b\n"));
         insta::assert_snapshot!("no_rules", report("version: 1\nrules: []\n"));
     }
+
+    #[test]
+    fn a_rate_is_one_line_in_answers() {
+        let text = "version: 1\nrules: [{ name: a, limit: \"5\\n/ \\tm\" }]\n";
+        let set = load("rules.yaml", text).unwrap();
+        assert_eq!(&*set.limits().next().unwrap().text, "5 / m");
+    }
+
+    #[test]
+    fn places_are_those_that_an_editor_shows() {
+        let place = |text: &str| {
+            let report = load("rules.yaml", text).unwrap_err();
+            let first = report.diagnostics[0].clone();
+            (first.line, first.column, first.source)
+        };
+        let breaks = "# a\u{2028}# b\r# c\u{85}\r\nversion: 1\nrules: 5\n";
+        assert_eq!(place(breaks), (3, 8, "rules: 5".to_owned()));
+        let beside = "version: 1\nrules: [] # a\n# b\u{2029}x: 5\n";
+        let report = load("rules.yaml", beside).unwrap_err();
+        let unknown = report.diagnostics.iter().find(|d| d.field == "x").unwrap();
+        assert_eq!((unknown.line, unknown.column), (3, 5));
+        // An end that comes too early is found behind the text.
+        let source = "rules: [".to_owned();
+        for end in ["", "\n", "\r\n"] {
+            let text = format!("version: 1\n{source}{end}");
+            assert_eq!(place(&text), (2, 9, source.clone()), "{end:?}");
+        }
+        assert_eq!(place("# nothing\n"), (1, 10, "# nothing".to_owned()));
+    }
+
+    #[test]
+    fn of_very_much_that_is_wrong_some_is_told() {
+        use std::fmt::Write as _;
+        let mut aliases = "version: 1\nx: &x { a: 1, b: 2, c: 3 }\nrules:\n".to_owned();
+        for _ in 0..300 {
+            aliases.push_str("  - *x\n");
+        }
+        let report = load("rules.yaml", &aliases).unwrap_err();
+        assert_eq!(report.diagnostics.len(), 101);
+        let last = &report.diagnostics[100];
+        assert!(last.message.ends_with("told here: 1401"), "{last:?}");
+        assert!(report.to_string().ends_with("repair those above first"));
+
+        // What is wrong in a file that several rules name is told once, and errors come before warnings.
+        let mut rules = "version: 1\nrules:\n".to_owned();
+        for index in 0..300 {
+            writeln!(rules, "  - {{ name: r{index}, match: {{ methods: [GET], not: {{ methods: GET }} }}, key: method, limit: 5/m, overrides_file: o }}").unwrap();
+        }
+        let read = |_: &Path| Ok("version: 1\noverrides: [x]\n".to_owned());
+        let surroundings = Surroundings {
+            hash_key: &HashKey::default(),
+            read: &read,
+        };
+        let loaded = load_with("rules.yaml", &rules, surroundings);
+        assert_eq!(loaded.report.of(Severity::Error).count(), 1);
+        assert_eq!(loaded.report.of(Severity::Warning).count(), 101);
+        rules.push_str("    action: nothing\n");
+        assert!(load_with("rules.yaml", &rules, surroundings).set.is_none());
+    }
+
+    #[test]
+    fn a_message_stays_on_its_line() {
+        let text = "version: 1\nrules: []\n\"a\\nb\\e\": 1\nclient_ip: !a%0Ab {}\n";
+        let report = load("rules.yaml", text).unwrap_err();
+        let field = |field: &str| report.diagnostics.iter().any(|d| d.field == field);
+        assert!(field("a\\nb\\u{1b}"), "{report:?}");
+        for diagnostic in &report.diagnostics {
+            let told = [&diagnostic.field, &diagnostic.message];
+            assert!(told.iter().all(|text| !text.contains('\n')), "{report:?}");
+        }
+    }
 }

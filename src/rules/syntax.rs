@@ -43,11 +43,16 @@ pub(super) fn explain(text: &str, error: &serde_yaml::Error) -> Broken {
         return broken;
     }
     let told = error.to_string();
-    let (line, column) = error
-        .location()
-        .map_or((1, 1), |at| (at.line(), at.column()));
-    let at = Place { text, line, column };
-    let begun = began(&told).map_or(at, |(line, column)| Place { text, line, column });
+    let place = |place| {
+        let (line, column) = locate::shown(text, place);
+        Place { text, line, column }
+    };
+    let at = place(
+        error
+            .location()
+            .map_or((1, 1), |at| (at.line(), at.column())),
+    );
+    let begun = began(&told).map_or(at, place);
     let problem = told.split(" at ").next().unwrap_or_default();
     match problem {
         "found a tab character that violates indentation"
@@ -158,6 +163,11 @@ impl<'a> Place<'a> {
             .nth(self.column.saturating_sub(1))
             .map_or(source.len(), |(at, _)| at);
         source.split_at(at)
+    }
+
+    /// Whether nothing follows.
+    fn is_end(self) -> bool {
+        self.line >= self.text.lines().count() && self.halves().1.is_empty()
     }
 
     fn char(self) -> Option<char> {
@@ -286,7 +296,7 @@ fn unfinished(at: Place<'_>, begun: Place<'_>, closing: char) -> Broken {
     let opening = if closing == '}' { '{' } else { '[' };
     let goes_on = at.line == begun.line || indent(at.source()) > indent(begun.source());
     match at.char() {
-        _ if !goes_on => begun.broken(
+        _ if !goes_on || at.is_end() => begun.broken(
             format!("this {opening} is not closed"),
             format!("add {closing} where it ends"),
         ),
@@ -400,7 +410,7 @@ fn control_character(at: Place<'_>) -> Broken {
 }
 
 fn second_document(text: &str) -> Broken {
-    let (line, column) = locate::second_document(text).unwrap_or((1, 1));
+    let (line, column) = locate::shown(text, locate::second_document(text).unwrap_or((1, 1)));
     let at = Place { text, line, column };
     if text.lines().any(|line| line.starts_with("---")) {
         at.token(

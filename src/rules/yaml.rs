@@ -4,7 +4,7 @@
 //! to report about a node, the text is read once more by a visitor that follows the path to that node and fails there
 //! ([`locate`]): the error's place is the node's. A good file is read once; a bad one is small enough to be read some more times.
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 use serde_yaml::Value;
 
@@ -13,6 +13,10 @@ use super::{
     locate,
     syntax::{self, Broken},
 };
+
+/// The most problems of one file that are told. For each of them the text is read again, and a file of some kilobytes can have
+/// tens of thousands: aliases repeat what is wrong.
+const MAX_TOLD: usize = 100;
 
 /// One step from a node to a child.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +69,9 @@ pub(super) struct Document<'a> {
     /// An error of the YAML itself, which has its place already.
     broken: Option<Diagnostic>,
     /// What is wrong in the files that belong to this one.
-    pub(super) elsewhere: Vec<Diagnostic>,
+    elsewhere: Vec<Diagnostic>,
+    /// File, field and message of what is told in `elsewhere`.
+    included: HashSet<(String, String, String)>,
 }
 
 impl<'a> Document<'a> {
@@ -76,6 +82,7 @@ impl<'a> Document<'a> {
             problems: Vec::new(),
             broken: None,
             elsewhere: Vec::new(),
+            included: HashSet::new(),
         }
     }
 
@@ -127,6 +134,22 @@ impl<'a> Document<'a> {
         self.push(Severity::Warning, path, message.into(), hint);
     }
 
+    /// Adds what is wrong in a file that belongs to this one. Several rules can name it: what has been told is not looked for and
+    /// told again.
+    pub(super) fn include(&mut self, mut other: Document<'_>) {
+        let name = other.name;
+        other.problems.retain(|problem| {
+            let field = problem.path.to_string();
+            self.included
+                .insert((name.to_owned(), field, problem.message.clone()))
+        });
+        for diagnostic in other.report().diagnostics {
+            if !self.elsewhere.contains(&diagnostic) {
+                self.elsewhere.push(diagnostic);
+            }
+        }
+    }
+
     fn push(&mut self, severity: Severity, path: &Path, message: String, hint: &str) {
         self.problems.push(Problem {
             severity,
@@ -137,8 +160,11 @@ impl<'a> Document<'a> {
         });
     }
 
-    /// Everything that is wrong, in the order of the lines.
-    pub(super) fn report(self) -> Report {
+    /// Everything that is wrong, in the order of the lines; of very much, errors first, only as much as anybody reads.
+    pub(super) fn report(mut self) -> Report {
+        self.problems.sort_by_key(|problem| problem.severity);
+        let told = self.problems.len().min(MAX_TOLD);
+        let untold = self.problems.split_off(told);
         let mut diagnostics: Vec<Diagnostic> = self
             .problems
             .iter()
@@ -146,6 +172,19 @@ impl<'a> Document<'a> {
             .collect();
         diagnostics.sort_by_key(|d| (d.line, d.column));
         diagnostics.dedup();
+        if let Some(first) = untold.first() {
+            diagnostics.push(Diagnostic {
+                severity: first.severity,
+                file: self.name.to_owned(),
+                line: 0,
+                column: 0,
+                width: 1,
+                field: String::new(),
+                message: format!("further problems that are not told here: {}", untold.len()),
+                hint: Some("repair those above first".to_owned()),
+                source: String::new(),
+            });
+        }
         diagnostics.extend(self.broken);
         diagnostics.extend(self.elsewhere);
         Report {
@@ -160,7 +199,7 @@ impl<'a> Document<'a> {
         let mut at_key = problem.at_key;
         let (line, column) = loop {
             match locate::node(self.text, steps, at_key) {
-                Some(place) => break place,
+                Some(place) => break locate::shown(self.text, place),
                 None if steps.is_empty() => break (1, 1),
                 None => {
                     steps = &steps[..steps.len() - 1];
@@ -175,9 +214,9 @@ impl<'a> Document<'a> {
             line,
             column,
             width: token_width(source, column, at_key),
-            field: problem.path.to_string(),
-            message: problem.message.clone(),
-            hint: problem.hint.clone(),
+            field: one_line(&problem.path.to_string()),
+            message: one_line(&problem.message),
+            hint: problem.hint.as_deref().map(one_line),
             source: source.to_owned(),
         }
     }
@@ -197,8 +236,8 @@ impl<'a> Document<'a> {
             column,
             width,
             field: String::new(),
-            message,
-            hint: Some(hint),
+            message: one_line(&message),
+            hint: Some(one_line(&hint)),
             source: self.line(line).to_owned(),
         }
     }
@@ -206,6 +245,7 @@ impl<'a> Document<'a> {
     /// A key that is written twice. (The library's own error has the place of the mapping, not of the key.)
     fn twice_written(&self) -> Option<Diagnostic> {
         let (key, line, column) = locate::repeated_key(self.text)?;
+        let (line, column) = locate::shown(self.text, (line, column));
         let source = self.line(line);
         Some(Diagnostic {
             severity: Severity::Error,
@@ -226,6 +266,18 @@ impl<'a> Document<'a> {
             .and_then(|index| self.text.lines().nth(index))
             .unwrap_or_default()
     }
+}
+
+/// A text that stays on its line, whatever the keys and values hold that it repeats.
+fn one_line(text: &str) -> String {
+    text.chars().fold(String::new(), |mut out, c| {
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+        out
+    })
 }
 
 /// The message and, if it carries one, its hint.

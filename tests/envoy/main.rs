@@ -8,7 +8,9 @@ mod clients;
 mod contracts;
 mod drain;
 mod exact;
+mod grpc;
 mod keys;
+mod language;
 mod reload;
 mod store_away;
 

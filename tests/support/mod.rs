@@ -11,6 +11,7 @@ pub mod envoy;
 pub mod nginx;
 pub mod process;
 pub mod redis;
+pub mod script;
 pub mod tollgate;
 pub mod upstream;
 

@@ -293,9 +293,7 @@ impl Compiler<'_, '_> {
             }
             document.problems.extend(findings.into_problems());
         }
-        self.document
-            .elsewhere
-            .extend(document.report().diagnostics);
+        self.document.include(document);
     }
 
     fn override_for(

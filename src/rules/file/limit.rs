@@ -76,7 +76,9 @@ impl FromText for Rate {
                 if quota.amount == 0 {
                     return Ok(Self::Nothing);
                 }
-                Ok(Self::Quota(quota, trimmed.to_owned()))
+                // It stands in answers, and headers have one line.
+                let words: Vec<&str> = trimmed.split_whitespace().collect();
+                Ok(Self::Quota(quota, words.join(" ")))
             }
         }
     }

@@ -1,0 +1,169 @@
+//! Any text as a rule file, up to the first NUL; what follows it is every other file that the rules name.
+#![no_main]
+
+mod checks;
+
+use std::{cell::LazyCell, io, path::Path, sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use libfuzzer_sys::fuzz_target;
+use tokio::runtime::{Builder, Runtime};
+use tollgate::{
+    clock::{Clock, ManualClock},
+    contract::{self, Endpoint},
+    engine::{Engine, Options},
+    hash::HashKey,
+    metrics::Metrics,
+    request::{Attributes, normal_host, normal_path, parse_ip, query_of},
+    rules::{self, Diagnostic, Report, RuleSet, Surroundings},
+    store::{guard::Guarded, memory::MemoryStore},
+};
+
+/// Method, target, host, address, headers.
+type Asked = (
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static [(&'static str, &'static str)],
+);
+
+const REQUESTS: [Asked; 4] = [
+    (
+        "GET",
+        "/data?token=t&page=100&q=a+b",
+        "api.example.com",
+        "203.0.113.7",
+        &[
+            ("x-api-key", "k"),
+            ("x-plan", "gold"),
+            ("x-query-cost", "7"),
+            ("cookie", "a=1; session=s"),
+            // {"sub":"a"}
+            ("authorization", "Bearer e30.eyJzdWIiOiJhIn0.x"),
+        ],
+    ),
+    (
+        "POST",
+        "/v1/acme/search",
+        "a.api.example.com",
+        "2001:db8::1",
+        &[("x-query-cost", "0")],
+    ),
+    (
+        "HEAD",
+        "/a/b/z.png",
+        "",
+        "10.1.1.1",
+        &[("x-plan", "\u{e9}")],
+    ),
+    ("PUT", "/", "x", "", &[]),
+];
+
+thread_local! {
+    static RUNTIME: LazyCell<Runtime> =
+        LazyCell::new(|| Builder::new_current_thread().enable_time().build().unwrap());
+}
+
+fuzz_target!(|data: &[u8]| {
+    let text = String::from_utf8_lossy(data);
+    let (text, other) = text.split_once('\0').unwrap_or((&text, ""));
+    let read = |path: &Path| match path.to_str() {
+        Some("missing") => Err(io::Error::from(io::ErrorKind::NotFound)),
+        _ => Ok(other.to_owned()),
+    };
+    let loaded = rules::load_with(
+        "rules.yaml",
+        text,
+        Surroundings {
+            hash_key: &HashKey::default(),
+            read: &read,
+        },
+    );
+    told(&loaded.report, text, other);
+    assert_eq!(loaded.set.is_none(), loaded.report.has_errors());
+    if let Some(set) = loaded.set {
+        used(set);
+    }
+});
+
+/// The report can be written in every form, and each of its places is one of the text.
+fn told(report: &Report, text: &str, other: &str) {
+    let shown = report.to_string();
+    assert_eq!(shown.is_empty(), report.diagnostics.is_empty());
+    assert!(serde_json::to_string(report).is_ok());
+    assert!(!report.summary().contains('\n'), "{:?}", report.summary());
+    for diagnostic in &report.diagnostics {
+        let text = if diagnostic.file == "rules.yaml" {
+            text
+        } else {
+            other
+        };
+        placed(diagnostic, text);
+    }
+}
+
+fn placed(diagnostic: &Diagnostic, text: &str) {
+    let Diagnostic {
+        line,
+        column,
+        width,
+        source,
+        ..
+    } = diagnostic;
+    assert!(!diagnostic.message.is_empty(), "{diagnostic:?}");
+    assert_ne!(diagnostic.hint.as_deref(), Some(""), "{diagnostic:?}");
+    assert!(*width >= 1, "{diagnostic:?}");
+    if *line == 0 {
+        return;
+    }
+    assert!(*line <= text.lines().count().max(1), "{diagnostic:?}");
+    assert!(text.contains(source.as_str()), "{diagnostic:?}");
+    let length = source.chars().count();
+    assert!((1..=length + 1).contains(column), "{diagnostic:?}");
+    assert!(column - 1 + width <= length.max(*column), "{diagnostic:?}");
+}
+
+/// Requests can be matched, charged and answered.
+fn used(set: RuleSet) {
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(checks::NOW));
+    let metrics = Arc::new(Metrics::new());
+    let memory = || Arc::new(MemoryStore::new(100, Arc::clone(&clock), Box::new(|_| {})));
+    let guarded = Guarded::new(memory(), Arc::clone(&metrics));
+    let options = Options {
+        deadline: Duration::from_secs(60),
+        replicas: 1,
+    };
+    let engine = Engine::new(set, guarded, memory(), metrics, options);
+    let live = engine.live();
+    for (method, target, host, ip, lines) in REQUESTS {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
+            headers.append(HeaderName::from_static(name), value);
+        }
+        let request = Attributes {
+            method,
+            host: normal_host(host),
+            path: normal_path(target),
+            query: query_of(target).into(),
+            client_ip: parse_ip(ip),
+            headers: &headers,
+        };
+        checks::matching(&live.set, &request);
+        for endpoint in [Endpoint::Check, Endpoint::AuthRequest] {
+            let decided = engine.decide(&live, &request, None);
+            let decision = RUNTIME.with(|runtime| runtime.block_on(decided));
+            let answer = contract::answer(&decision, endpoint, contract::AnswerOptions::default());
+            if let Some(custom) = &decision.answer {
+                for (name, _) in &custom.headers {
+                    assert!(answer.headers().contains_key(name), "{name} {decision:?}");
+                }
+            }
+            for name in ["ratelimit", "ratelimit-policy"] {
+                let told = answer.headers().contains_key(name);
+                assert_eq!(told, !decision.quotas.is_empty(), "{decision:?}");
+            }
+        }
+    }
+}

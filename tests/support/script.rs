@@ -1,0 +1,88 @@
+//! The script of the store in a real Redis, with a clock that a test sets.
+
+use redis::{Value, aio::MultiplexedConnection};
+use tokio::runtime::{Builder, Runtime};
+use tollgate::store::{
+    Batch,
+    redis::script::{self, Answer},
+};
+
+use super::redis::Redis;
+
+/// A connection to a Redis of its own.
+pub struct Scripted {
+    source: String,
+    runtime: Runtime,
+    connection: MultiplexedConnection,
+    _redis: Redis,
+}
+
+impl Scripted {
+    /// Starts a Redis.
+    pub fn start() -> Self {
+        let redis = Redis::start();
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let client = redis::Client::open(redis.url()).unwrap();
+        let connection = runtime
+            .block_on(client.get_multiplexed_async_connection())
+            .unwrap();
+        Self {
+            source: with_injected_clock(),
+            runtime,
+            connection,
+            _redis: redis,
+        }
+    }
+
+    /// What the script answers when it is `now` there.
+    pub fn charge(&self, batch: &Batch, now: u64) -> Answer {
+        let mut command = script::command("EVAL", &self.source, batch);
+        command.arg(now);
+        let answer: Value = self.query(&command);
+        script::decode(answer, batch.charges().len()).unwrap()
+    }
+
+    /// The text of a counter, and for how long (milliseconds) the script wants it kept.
+    pub fn stored(&self, key: &str) -> Option<(String, u64)> {
+        let mut command = redis::cmd("MGET");
+        command.arg(key).arg(format!("{key}:ttl"));
+        let (text, ttl): (Option<String>, Option<u64>) = self.query(&command);
+        text.zip(ttl)
+    }
+
+    /// Forgets a counter, as Redis does when its time is up.
+    pub fn expire(&self, key: &str) {
+        let mut command = redis::cmd("DEL");
+        command.arg(key).arg(format!("{key}:ttl"));
+        let _: u64 = self.query(&command);
+    }
+
+    fn query<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> T {
+        let mut connection = self.connection.clone();
+        self.runtime
+            .block_on(command.query_async(&mut connection))
+            .unwrap()
+    }
+}
+
+/// The script with two lines replaced: its clock reads the last argument, and the time to live of a key is stored beside
+/// it instead of being set (Redis' own clock runs on meanwhile).
+fn with_injected_clock() -> String {
+    let clock = "local time = redis.call('TIME')\nlocal now = time[1] * 1000000 + time[2]";
+    let write = "redis.call('SET', KEYS[i], values[i], 'PX', ";
+    assert!(
+        script::SOURCE.contains(clock) && script::SOURCE.contains(write),
+        "the script has changed: adapt this"
+    );
+    let source = script::SOURCE
+        .replace(clock, "local now = tonumber(ARGV[#ARGV])")
+        .replace(
+            write,
+            "redis.call('MSET', KEYS[i], values[i], KEYS[i] .. ':ttl', ",
+        );
+    assert!(
+        !source.contains("'SET'") && !source.contains("'TIME'"),
+        "another write or another clock"
+    );
+    source
+}
