@@ -472,6 +472,7 @@ rules:
     match: { path: /moved }
     action: deny
     answer: { status: 302, headers: { location: /slow-down } }
+  - { name: banned, match: { path: /banned }, key: [client_ip], limit: 1/h, ban: { after: 2, within: 10h, for: 20h } }
   - { name: rest, match: { path: [/allowed, /tried, /counted] }, limit: 5/day }
 "#;
 
@@ -529,6 +530,23 @@ async fn actions_of_every_kind() {
     let problem = language.ask(get("/problem", &[])).await;
     assert_eq!(problem.status, SHUT);
     assert_eq!(problem.json()["title"], "Not here");
+
+    let banned = get("/banned", &[]);
+    language.plays(&[(banned, GOOD), (banned, OVER)]).await;
+    for _ in 0..2 {
+        let answer = language.ask(banned).await;
+        assert_eq!(answer.status, OVER);
+        let (left, wait) = answer.remaining();
+        assert!(left == 0 && (71_900..=72_000).contains(&wait), "{answer:?}");
+        assert_eq!(
+            answer.header("ratelimit-policy"),
+            Some("\"banned/ban\";q=2;w=36000")
+        );
+        assert_eq!(
+            answer.json()["type"],
+            "https://iana.org/assignments/http-problem-types#abnormal-usage-detected"
+        );
+    }
 
     let moved = language.ask(get("/moved", &[])).await;
     assert_eq!(
