@@ -12,8 +12,9 @@ readonly SECONDS_EACH=${1:-600}
 shift || true
 
 command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz >&2 || die "could not install cargo-fuzz"
-rustup toolchain list | grep -q '^nightly' || rustup toolchain install nightly --profile minimal >&2 \
-  || die "could not install the nightly toolchain, which the sanitizers need"
+if [[ $(rustup toolchain list) != *nightly* ]]; then
+  rustup toolchain install nightly --profile minimal >&2 || die "could not install the nightly toolchain, which the sanitizers need"
+fi
 cd "$ROOT"
 
 targets=("$@")
@@ -24,5 +25,5 @@ for target in "${targets[@]}"; do
   say "$target, for $SECONDS_EACH s"
   mkdir -p "fuzz/corpus/$target"
   cargo +nightly fuzz run "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- \
-    -max_total_time="$SECONDS_EACH" -rss_limit_mb=4096 -timeout=10 -max_len=4096 -dict="fuzz/$target.dict" -print_final_stats=1
+    -max_total_time="$SECONDS_EACH" -rss_limit_mb=4096 -timeout=10 -max_len=4096 -len_control=0 -dict="fuzz/$target.dict" -print_final_stats=1
 done

@@ -12,6 +12,7 @@ use tollgate::{
     clock::{Clock, ManualClock},
     contract::{self, Endpoint},
     engine::{Engine, Options},
+    explain::{self, Counters},
     hash::HashKey,
     metrics::Metrics,
     request::{Attributes, normal_host, normal_path, parse_ip, query_of},
@@ -128,11 +129,11 @@ fn placed(diagnostic: &Diagnostic, text: &str) {
 fn used(set: RuleSet) {
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(checks::NOW));
     let metrics = Arc::new(Metrics::new());
-    let memory = || Arc::new(MemoryStore::new(100, Arc::clone(&clock), Box::new(|_| {})));
+    let memory = || Arc::new(MemoryStore::new(100_000, Arc::clone(&clock), Box::new(|_| {})));
     let guarded = Guarded::new(memory(), Arc::clone(&metrics));
     let options = Options {
         deadline: Duration::from_secs(60),
-        replicas: 1,
+        ..Options::default()
     };
     let engine = Engine::new(set, guarded, memory(), metrics, options);
     let live = engine.live();
@@ -152,8 +153,14 @@ fn used(set: RuleSet) {
         };
         checks::matching(&live.set, &request);
         for endpoint in [Endpoint::Check, Endpoint::AuthRequest] {
+            let explained = engine.explain(&live, &request);
+            let (explanation, _) = RUNTIME.with(|runtime| runtime.block_on(explained));
             let decided = engine.decide(&live, &request, None);
             let decision = RUNTIME.with(|runtime| runtime.block_on(decided));
+            assert_eq!(explanation.decision, decision, "what is explained is what happens");
+            let options = contract::AnswerOptions::default();
+            let report = explain::Report::new(&request, explanation, Counters::NotRead, options);
+            assert!(report.to_json().len() > 2 && !report.to_string().is_empty());
             let answer = contract::answer(&decision, endpoint, contract::AnswerOptions::default());
             if let Some(custom) = &decision.answer {
                 for (name, _) in &custom.headers {
