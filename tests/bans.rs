@@ -48,7 +48,8 @@ proptest! {
             }
             let begins = denials.len() as u64 == ban.after();
             prop_assert_eq!(step.outcome.allowed, !begins);
-            prop_assert_eq!(step.outcome.remaining, ban.after() - denials.len() as u64);
+            let left = ban.after() - denials.len() as u64;
+            prop_assert_eq!(step.outcome.remaining, left.max(1), "of a ban that begins, 1");
             prop_assert_eq!(step.write.is_some(), !fits);
             if begins {
                 until = now + ban.for_us();
@@ -95,12 +96,17 @@ fn a_changed_ban_acts_at_once() {
     const MINUTE: u64 = 60_000_000;
     let long = Ban::new(1, MINUTE, 60 * MINUTE).unwrap();
     let (state, _) = long.step(None, START, false).write.unwrap();
-    let short = Ban::new(1, MINUTE, MINUTE).unwrap();
-    let step = short.step(Some(state), START, true);
-    assert_eq!(step.outcome.wait_us, MINUTE);
-    let (state, expires) = step.write.unwrap();
-    assert_eq!(expires, START + MINUTE);
-    assert!(short.step(Some(state), expires, true).outcome.allowed);
+    // A shorter ban ends when it would have ended if it had been so from the beginning, whenever its caller comes.
+    let short = Ban::new(1, MINUTE, 10 * MINUTE).unwrap();
+    let step = short.step(Some(state), START + 4 * MINUTE, true);
+    assert_eq!(step.outcome.wait_us, 6 * MINUTE);
+    let (cut, expires) = step.write.unwrap();
+    assert_eq!(expires, START + 10 * MINUTE);
+    assert!(short.step(Some(cut), expires, true).outcome.allowed);
+    for fits in [true, false] {
+        let over = short.step(Some(state), START + 50 * MINUTE, fits);
+        assert_eq!(over, short.step(None, START + 50 * MINUTE, fits));
+    }
     let patient = Ban::new(10, MINUTE, MINUTE).unwrap();
     let (state, _) = patient.step(None, START, false).write.unwrap();
     let strict = Ban::new(1, MINUTE, MINUTE).unwrap();

@@ -237,14 +237,15 @@ impl Counted {
 
     /// What a ban says, when the limits of its rule fit or do not; a denial is noted.
     fn says(&mut self, ban: Ban, now: u64, fit: bool) -> Outcome {
-        let (_, banned) = self.denied(ban, now);
-        if banned.is_none() && !fit {
+        let (_, before) = self.denied(ban, now);
+        if before.is_none() && !fit {
             self.denials.push(now);
         }
         let (count, banned) = self.denied(ban, now);
         Outcome {
             allowed: banned.is_none(),
-            remaining: banned.map_or(ban.after() - count, |_| 0),
+            // Of a ban that begins now, 1.
+            remaining: banned.map_or(ban.after() - count, |_| u64::from(before.is_none())),
             wait_us: banned.map_or(0, |until| until - now),
         }
     }

@@ -492,11 +492,12 @@ async fn when_memory_is_full_nobody_is_banned_for_what_strangers_do() {
     let store = memory(2, clock.clone());
     let ask = |caller: &str| store.charge_now(&with_ban(caller, 1, 2, ENFORCED));
     assert!(ask("a").admitted && ask("b").admitted);
-    // Strangers share a limit, and a ban.
+    // Strangers share a limit, and no ban.
     assert!(ask("c").admitted);
-    assert!(ask("d").outcomes[1].allowed);
-    assert!(!ask("e").outcomes[1].allowed);
-    assert!(!ask("f").outcomes[1].allowed);
+    for stranger in ["d", "e", "f", "g"] {
+        let denied = ask(stranger);
+        assert!(!denied.outcomes[0].allowed && denied.outcomes[1].allowed);
+    }
     // Those who are known are limited as before. There is no room to count what they are denied.
     for _ in 0..5 {
         let known = ask("a");

@@ -71,7 +71,8 @@ pub struct Step {
     /// What to store, whether the request is admitted or not, and from when on (microseconds since the epoch) it means the same
     /// as nothing. `None` if what is stored stays.
     pub write: Option<(State, u64)>,
-    /// Allowed: not banned, and as many denials remain until there is a ban. Denied: banned, for as long as `wait_us` says.
+    /// Allowed: not banned, and as many denials remain until there is a ban. Denied: banned, for as long as `wait_us` says;
+    /// `remaining` is 1 if the ban begins with this denial, and 0 if it is in force already.
     pub outcome: Outcome,
 }
 
@@ -119,14 +120,15 @@ impl Ban {
         });
         // After the clock went back, nothing lies in the future.
         state.since_us = state.since_us.min(now_us);
-        // Nor does a ban last longer than it does now. The new end is stored: it would move on with the clock otherwise.
-        let latest = now_us + self.for_us;
+        // Nor does a ban last longer than bans do now, counted from its beginning. The new end is stored: after the clock went back,
+        // it would move on with the clock otherwise.
+        let latest = state.since_us + self.for_us;
         let is_cut = state.until_us > latest;
         state.until_us = state.until_us.min(latest);
         if state.until_us > now_us {
             return Step {
                 write: is_cut.then_some((state, state.until_us)),
-                outcome: banned(state.until_us - now_us),
+                outcome: banned(state.until_us - now_us, false),
             };
         }
         if state.denials == 0 || now_us >= state.since_us + self.within_us {
@@ -136,14 +138,15 @@ impl Ban {
         if !limits_fit {
             state.denials += 1;
             if state.denials >= self.after {
+                let until_us = now_us + self.for_us;
                 let ban = State {
                     denials: 0,
                     since_us: now_us,
-                    until_us: latest,
+                    until_us,
                 };
                 return Step {
-                    write: Some((ban, latest)),
-                    outcome: banned(self.for_us),
+                    write: Some((ban, until_us)),
+                    outcome: banned(self.for_us, true),
                 };
             }
         }
@@ -160,10 +163,10 @@ impl Ban {
     }
 }
 
-const fn banned(wait_us: u64) -> Outcome {
+const fn banned(wait_us: u64, begins: bool) -> Outcome {
     Outcome {
         allowed: false,
-        remaining: 0,
+        remaining: begins as u64,
         wait_us,
     }
 }

@@ -306,8 +306,8 @@ impl<'a> Held<'a> {
         }
     }
 
-    /// Where a ban stands: shared if one of its rule's counters is. Callers with counters of their own are not banned for what
-    /// others do; when there is no room for a ban of their own, there is none (`None`).
+    /// Where a ban stands. `None` if there is no room for it, or if one of its rule's counters is shared: nobody is banned for what
+    /// others do.
     fn place_ban(
         &mut self,
         batch: &Batch,
@@ -319,12 +319,9 @@ impl<'a> Held<'a> {
         let key = batch.key(charge);
         let index = self.store.shard_of(key);
         let state = self.find(index, key, now_us);
-        if state.is_none() && shares {
-            return self.overflow(key, now_us);
-        }
         // Only a denial takes up room.
         if state.is_none() && !fits {
-            if self.is_full(index, now_us) {
+            if shares || self.is_full(index, now_us) {
                 return None;
             }
             self.new_keys += 1;

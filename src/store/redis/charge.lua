@@ -6,7 +6,7 @@
 --                       rate in lowest terms. Of a calendar's window, tokens are the edges of three windows: "b0 b1 b2 b3" (us)
 --                       A ban on those whom limits deny is 5, group, for how many entries before it, after how many denials,
 --                       within how long (us), how long (us), 0
---   answer              { admitted 0|1, now (us), then for each limit: fits 0|1, remaining, wait (us) }, or { 2, now } if now lies
+--   answer              { admitted 0|1, now (us), then for each limit: fits 0|1, remaining (of a ban that begins: 1), wait (us) }, or { 2, now } if now lies
 --                       outside of a calendar's edges: then nothing was charged
 --
 -- Group 0 is enforced: if one of its limits does not fit, nothing is written at all. Every other group is one shadow rule:
@@ -217,7 +217,7 @@ for i = 1, #KEYS do
 
   elseif algorithm == '5' then
     -- A ban. See src/limit/ban.rs.
-    local denials, since, till, duration, is_due = 0, now, 0, ARGV[at + 5] + 0, false
+    local denials, since, till, duration, is_due, is_cut = 0, now, 0, ARGV[at + 5] + 0, false, false
     if stored then
       denials, since, till = match(stored, '^(%d+) (%d+) (%d+)$')
       if not denials then
@@ -225,12 +225,12 @@ for i = 1, #KEYS do
       end
       denials, since, till = denials + 0, since + 0, till + 0
       if since > now then since = now end
-      if till > now + duration then
-        till, is_due = now + duration, true
+      if till > since + duration then
+        till, is_cut = since + duration, true
       end
     end
     if till > now then
-      fits, left, wait, expires = false, 0, till - now, till
+      fits, left, wait, expires, is_due = false, 0, till - now, till, is_cut
     else
       if denials == 0 or now >= since + window then
         denials, since = 0, now
@@ -240,7 +240,7 @@ for i = 1, #KEYS do
       end
       if is_due then denials = denials + 1 end
       if is_due and denials >= amount then
-        fits, left, wait = false, 0, duration
+        fits, left, wait = false, 1, duration
         denials, since, till, expires = 0, now, now + duration, now + duration
       else
         fits, left, wait = true, amount - denials, 0
