@@ -301,6 +301,7 @@ fn counts_text(f: &mut fmt::Formatter<'_>, counts: &Counts, width: usize) -> fmt
             ..
         } = limit;
         let room = match limit.wait_us {
+            None if left_after == left => format!("{left} left"),
             None => format!("{left} left, {left_after} after this request"),
             Some(wait) => format!("{left} left: does not fit for {}", wait_text(wait)),
         };
@@ -316,9 +317,11 @@ fn counts_text(f: &mut fmt::Formatter<'_>, counts: &Counts, width: usize) -> fmt
         let Standing {
             name, rate, left, ..
         } = ban;
-        let stands = match ban.wait_us {
-            None => format!("not banned, {left} denials to go"),
-            Some(wait) => format!("banned for {}", wait_text(wait)),
+        let stands = match (ban.wait_us, left) {
+            (None, 1) => "not banned, 1 denial to go".to_owned(),
+            (None, _) => format!("not banned, {left} denials to go"),
+            (Some(_), 1) => "not banned, and this request would begin it".to_owned(),
+            (Some(wait), _) => format!("banned for {}", wait_text(wait)),
         };
         detail(f, width, "ban", &format!("{name}: {rate}: {stands}"))?;
         stored_text(f, ban, width)?;

@@ -105,10 +105,13 @@ async fn a_ban_in_shadow_mode_denies_nobody() {
     let world = World::new(&login("    mode: shadow\n"));
     assert_eq!(world.admitted(10, GET).await, 10);
     assert_eq!(world.decisions("login", "shadow_denied"), 9);
-    assert_eq!(world.metric("tollgate_bans_total{rule=\"login\"}"), 0);
+    assert_eq!(world.metric("tollgate_bans_total{rule=\"login\"}"), 1);
     let by = |limit| format!("tollgate_denials_total{{rule=\"login\",limit=\"{limit}\"}}");
     assert_eq!(world.metric(&by("login")), 2);
     assert_eq!(world.metric(&by("login/ban")), 7);
+    // When the rule denies in earnest, nobody is shut out for what was only tried.
+    world.engine.replace(compile(&login("")));
+    assert_eq!(denied_by(&world).await, ("login".to_owned(), MINUTE));
 }
 
 #[tokio::test]
@@ -124,9 +127,7 @@ async fn tiers_and_overrides_change_the_limits_and_not_the_ban() {
         headers: &[("x-plan", "gold")],
         ..GET
     };
-    assert_eq!(world.admitted(5, gold.clone()).await, 2);
-    world.clock.advance(MINUTE);
-    assert_eq!(world.admitted(5, gold).await, 0);
+    assert_eq!(world.admitted(10, gold).await, 2);
     assert_eq!(denied_by(&world).await.0, "login/ban");
     // Nothing is counted of who is unlimited, and so the ban is not asked.
     let staff = world::Ask {
@@ -149,13 +150,16 @@ async fn tiers_and_overrides_change_the_limits_and_not_the_ban() {
 async fn a_changed_ban_acts_at_once() {
     let world = World::new(&login(""));
     world.admitted(10, GET).await;
+    // Shorter from its beginning on, whenever its caller comes.
+    world.clock.advance(MINUTE * 10);
     world
         .engine
-        .replace(compile(&login("").replace("for: 1h", "for: 2m")));
+        .replace(compile(&login("").replace("for: 1h", "for: 20m")));
     assert_eq!(
         denied_by(&world).await,
-        ("login/ban".to_owned(), MINUTE * 2)
+        ("login/ban".to_owned(), MINUTE * 10)
     );
+    assert_eq!(world.metric("tollgate_bans_total{rule=\"login\"}"), 1);
     world
         .engine
         .replace(compile(&login("").replace("    ban:", "    #")));

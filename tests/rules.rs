@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use tokio::runtime::Builder;
 use tollgate::{
-    engine::explain::{Fate, explain},
+    engine::explain::{Asked, Fate, explain},
     hash::HashKey,
     request::{Attributes, normal_host, normal_path, query_of},
     rules,
@@ -445,7 +445,13 @@ fn key(counted: &Counted) -> String {
     };
 
     let runtime = Builder::new_current_thread().build().unwrap();
-    let explained = explain(&set, &request, 0, &Untouched { now_us: 0 });
+    let asked = Asked {
+        set: &set,
+        request: &request,
+        now_us: 0,
+        shows_values: true,
+    };
+    let explained = explain(&asked, &Untouched { now_us: 0 });
     let (explanation, _) = runtime.block_on(explained);
     let Fate::Counts(counts) = &explanation.rules[0].fate else {
         panic!("{counted:?}: {explanation:?}")

@@ -8,7 +8,7 @@ use super::{Failure, Format, serve::RedisArgs, validate};
 use crate::{
     clock::{Clock as _, SystemClock},
     contract::AnswerOptions,
-    engine::explain::explain,
+    engine,
     explain::{Counters, Question, Report, parse_header},
     store::{
         reading::{Read, Untouched},
@@ -86,7 +86,13 @@ pub(super) async fn run(args: ExplainArgs) -> Result<(), Failure> {
         Some(reader) => reader,
         None => &untouched,
     };
-    let (explanation, error) = explain(&set, &request, now_us, source).await;
+    let asked = engine::explain::Asked {
+        set: &set,
+        request: &request,
+        now_us,
+        shows_values: true,
+    };
+    let (explanation, error) = engine::explain::explain(&asked, source).await;
     let counters = match (error, &reader) {
         (Some(error), _) => {
             return Err(Failure::Runtime(anyhow::anyhow!(

@@ -80,20 +80,29 @@ pub(super) struct Denier<'m, 'a> {
 }
 
 impl<'m, 'a> Denier<'m, 'a> {
-    /// What denies for the longest time of what a rule counts, if anything does; the first of several that deny equally long.
+    /// What denies of what a rule counts, if anything does: the ban, or the limit that denies longest, the first of several that
+    /// deny equally long. Who is banned waits until all of them have room.
     fn of(met: &'m Met<'a>, counting: &'m Counting<'a>, outcomes: &[Outcome]) -> Option<Self> {
-        let limits = counting.limits.iter().map(Denying::Limit);
-        let all = limits.chain(counting.ban.map(Denying::Ban));
-        let denying = all
-            .zip(&outcomes[counting.charges.clone()])
-            .filter(|(_, outcome)| !outcome.allowed)
-            .map(|(what, outcome)| Self {
+        let outcomes = &outcomes[counting.charges.clone()];
+        let (of_limits, of_ban) = outcomes.split_at(counting.limits.len());
+        let denying = |(what, outcome): (Denying<'a>, &Outcome)| {
+            (!outcome.allowed).then_some(Self {
                 met,
                 counting,
                 what,
                 outcome: *outcome,
-            });
-        denying.reduce(Self::longer)
+            })
+        };
+        let limits = counting.limits.iter().map(Denying::Limit).zip(of_limits);
+        let limit = limits.filter_map(denying).reduce(Self::longer);
+        let ban = counting.ban.map(Denying::Ban).zip(of_ban.first());
+        match (ban.and_then(denying), limit) {
+            (Some(mut ban), Some(limit)) => {
+                ban.outcome.wait_us = ban.outcome.wait_us.max(limit.outcome.wait_us);
+                Some(ban)
+            }
+            (ban, limit) => ban.or(limit),
+        }
     }
 
     fn longer(self, other: Self) -> Self {
@@ -161,14 +170,9 @@ pub(super) fn conclude<'m, 'a>(
 impl Counting<'_> {
     /// Whether the ban began with this request.
     fn ban_begins(&self, outcomes: &[Outcome]) -> bool {
-        let Some((ban, (outcome, of_limits))) =
-            self.ban.zip(outcomes[self.charges.clone()].split_last())
-        else {
-            return false;
-        };
-        !outcome.allowed
-            && outcome.wait_us == ban.ban.for_us()
-            && of_limits.iter().any(|limit| !limit.allowed)
+        let of_ban = outcomes[self.charges.clone()].last();
+        // A ban that begins says so, see `limit::ban::Step`.
+        self.ban.is_some() && of_ban.is_some_and(|ban| !ban.allowed && ban.remaining == 1)
     }
 }
 
@@ -220,6 +224,9 @@ impl Deciding<'_> {
     ) -> Decision {
         for (met, counting) in matched.counting() {
             let metrics = &self.live.metrics[met.index];
+            if counting.ban_begins(&verdict.outcomes) {
+                metrics.banned();
+            }
             if counting.action.mode == Mode::Shadow {
                 match Denier::of(met, counting, &verdict.outcomes) {
                     Some(denier) => self.denied_by_limit(&denier, metrics::Outcome::ShadowDenied),
@@ -228,8 +235,6 @@ impl Deciding<'_> {
                 }
             } else if verdict.admitted {
                 metrics.decided(words.allowed);
-            } else if counting.ban_begins(&verdict.outcomes) {
-                metrics.banned();
             }
         }
         let (decision, denier) = conclude(matched, verdict);

@@ -118,9 +118,10 @@ pub struct Standing {
     pub stored: Option<String>,
     /// Whether the request fits.
     pub fits: bool,
-    /// How much is left now; of a ban, how many denials until it begins.
+    /// How much is left now; of a ban, how many denials until it begins, 0 if it is in force.
     pub left: u64,
-    /// How much would be left after this request.
+    /// How much would be left after this request, which takes nothing if it is denied; of a ban, whose denials count, 0 if it
+    /// would begin.
     pub left_after: u64,
     /// If it does not fit: microseconds until it would, when nobody else comes.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -128,25 +129,45 @@ pub struct Standing {
 }
 
 impl Engine {
-    /// Explains what would be decided about a request, by the rules in force and what is stored now. If the store cannot be
-    /// read, the explanation is as if nobody had come yet, and the error says why.
+    /// Explains what would be decided about a request, by the rules in force and what is stored now. Who asks need not know the rule
+    /// file: values that conditions ask for are not told. If the store cannot be read, the explanation is as if nobody
+    /// had come yet, and the error says why.
     pub async fn explain(
         &self,
         live: &Live,
         request: &Attributes<'_>,
     ) -> (Explanation, Option<StoreError>) {
-        explain(&live.set, request, self.store.now_us(), &self.store).await
+        let asked = Asked {
+            set: &live.set,
+            request,
+            now_us: self.store.now_us(),
+            shows_values: false,
+        };
+        explain(&asked, &self.store).await
     }
 }
 
-/// Explains what would be decided about a request by `set` with these counters. `now_us` is the store's time as
-/// far as it is known, in microseconds since the epoch.
-pub async fn explain(
-    set: &RuleSet,
-    request: &Attributes<'_>,
-    now_us: u64,
-    counters: &dyn Read,
-) -> (Explanation, Option<StoreError>) {
+/// What is to be explained.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// The rules.
+    pub set: &'a RuleSet,
+    /// The request.
+    pub request: &'a Attributes<'a>,
+    /// The store's time as far as it is known, in microseconds since the epoch.
+    pub now_us: u64,
+    /// Whether to tell the values of headers and query parameters that conditions ask for: the rule file may hold secrets there.
+    pub shows_values: bool,
+}
+
+/// Explains what would be decided about a request with these counters.
+pub async fn explain(asked: &Asked<'_>, counters: &dyn Read) -> (Explanation, Option<StoreError>) {
+    let Asked {
+        set,
+        request,
+        now_us,
+        ..
+    } = *asked;
     let mut matched = Matched::walk(set, request, now_us);
     let mut error = None;
     let reading = match counters.read(&matched.batch).await {
@@ -166,6 +187,11 @@ pub async fn explain(
         Some((end, _)) => Decision::of(Verdict::Forbidden, end.rule),
         None => matched.ended(conclude(&matched, &verdict).0),
     };
+    let stored = Stored {
+        reading: &reading,
+        outcomes: &verdict.outcomes,
+        charged: decision.verdict == Verdict::Allowed,
+    };
     let rules = set.rules.iter().enumerate().map(|(index, rule)| Explained {
         rule: rule.name.to_string(),
         action: match rule.action {
@@ -178,13 +204,7 @@ pub async fn explain(
             Action::Limit(action) => action.mode,
             Action::Allow => Mode::Enforce,
         },
-        fate: fate(
-            &matched,
-            index,
-            rule,
-            request,
-            (&reading, &verdict.outcomes),
-        ),
+        fate: fate(&matched, index, rule, &asked, &stored),
     });
     let rules = rules.collect();
     (Explanation { decision, rules }, error)
@@ -194,16 +214,17 @@ fn fate(
     matched: &Matched<'_>,
     index: usize,
     rule: &Rule,
-    request: &Attributes<'_>,
-    stored: (&Reading, &[Outcome]),
+    asked: &Asked<'_>,
+    stored: &Stored<'_>,
 ) -> Fate {
     let Some(met) = matched.met.iter().find(|met| met.index == index) else {
-        return match (matched.end(), rule.matcher.check(request)) {
+        return match (matched.end(), rule.matcher.check(asked.request)) {
             (Some(end), _) if end.index < index => Fate::NotReached {
                 ended_by: end.rule.name.to_string(),
             },
             (_, Err(mismatch)) => Fate::NoMatch {
-                reason: mismatch.to_string(),
+                reason: mismatch
+                    .in_words(&|named| asked.shows_values && !asked.set.marks_secret(named)),
             },
             // The index leaves no rule out that matches; if it did, this would say so.
             (_, Ok(_)) => Fate::NoMatch {
@@ -231,14 +252,25 @@ fn fate(
     }
 }
 
-fn counts(batch: &Batch, counting: &Counting<'_>, stored: (&Reading, &[Outcome])) -> Counts {
-    let (reading, outcomes) = stored;
-    let standing = |offset: usize, name: &str, rate: &str, algorithm| {
+/// What is stored, and what follows from it.
+struct Stored<'a> {
+    reading: &'a Reading,
+    outcomes: &'a [Outcome],
+    /// Whether the request would be admitted, and so charged.
+    charged: bool,
+}
+
+fn counts(batch: &Batch, counting: &Counting<'_>, stored: &Stored<'_>) -> Counts {
+    let outcomes = &stored.outcomes[counting.charges.clone()];
+    let fit = outcomes.iter().all(|outcome| outcome.allowed);
+    // A rule in shadow mode is charged if its own limits fit.
+    let charged = stored.charged && (counting.action.mode == Mode::Enforce || fit);
+    let standing = |offset: usize, name: &str, rate: String, algorithm| {
         let at = counting.charges.start + offset;
-        let (outcome, state) = (outcomes[at], &reading.states[at]);
+        let (outcome, state) = (outcomes[offset], &stored.reading.states[at]);
         Standing {
             name: name.to_owned(),
-            rate: rate.to_owned(),
+            rate,
             algorithm,
             stored_as: batch.key(&batch.charges()[at]).to_owned(),
             stored: state.as_ref().map(ToString::to_string),
@@ -250,22 +282,33 @@ fn counts(batch: &Batch, counting: &Counting<'_>, stored: (&Reading, &[Outcome])
     };
     let limits = counting.limits.iter().enumerate().map(|(offset, limit)| {
         let algorithm = limit.limit.algorithm().name();
-        let mut standing = standing(offset, &limit.name, &limit.text, algorithm);
-        // The outcome is that after the charge.
+        let mut standing = standing(offset, &limit.name, limit.text.to_string(), algorithm);
+        // What remains is what remains after the charge.
         if standing.fits {
             standing.left += counting.cost;
+            if !charged {
+                standing.left_after = standing.left;
+            }
         }
         standing
     });
+    let limits: Vec<Standing> = limits.collect();
     let ban = counting.ban.map(|ban| {
         let rate = format!("{}, for {}", ban.text, span_text(ban.ban.for_us()));
-        standing(counting.limits.len(), &ban.name, &rate, "ban")
+        let mut standing = standing(limits.len(), &ban.name, rate, "ban");
+        // What remains is what remains after this denial; of a ban that it begins, the outcome says 1.
+        if !standing.fits {
+            standing.left_after = 0;
+        } else if limits.iter().any(|limit| !limit.fits) {
+            standing.left += 1;
+        }
+        standing
     });
     Counts {
         key: counting.subject.descriptor().to_owned(),
         source: source_text(counting.source),
         cost: counting.cost,
-        limits: limits.collect(),
+        limits,
         ban,
     }
 }

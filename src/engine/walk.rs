@@ -12,7 +12,7 @@ use crate::{
         key::{OnMissing, PREFIX},
         matcher::Params,
     },
-    store::{BAN_SUFFIX, Batch, ENFORCED},
+    store::{BAN_SUFFIX, Batch, ENFORCED, SHADOW_BAN_SUFFIX},
 };
 
 /// What the walk found.
@@ -220,7 +220,11 @@ impl<'a> Matched<'a> {
         if let Some(ban) = &action.ban {
             self.batch.push_ban(ban.ban, limits.len(), group, |key| {
                 key.push_str(&subject.text);
-                key.push_str(BAN_SUFFIX);
+                key.push_str(match mode {
+                    Mode::Enforce => BAN_SUFFIX,
+                    // Who is banned by a rule that is only tried must not be shut out when it denies in earnest.
+                    Mode::Shadow => SHADOW_BAN_SUFFIX,
+                });
             });
         }
         Effect::Counts(Counting {

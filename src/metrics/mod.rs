@@ -90,7 +90,11 @@ impl Metrics {
                 "denials",
                 "Denials by the limit or ban that denied, also of rules in shadow mode",
             ),
-            bans: counter(r, "bans", "Bans that began, by rule"),
+            bans: counter(
+                r,
+                "bans",
+                "Bans that began, by rule, also of rules in shadow mode, where nobody is banned",
+            ),
             checks: counter(r, "checks", "Checks by the endpoint they came to"),
             check_duration: histogram(r, "check_duration", "From a check's arrival to its answer"),
             store_duration: histogram(

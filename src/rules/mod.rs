@@ -28,7 +28,7 @@ use self::{
     answer::Answer,
     index::Index,
     key::Descriptor,
-    matcher::{Matcher, Params},
+    matcher::{Matcher, Named, Params},
 };
 pub use self::{
     compile::SHIPPED_HEADERS,
@@ -157,6 +157,17 @@ impl RuleSet {
         actions
             .flat_map(|action| &action.descriptor.parts)
             .any(key::Part::is_secret)
+    }
+
+    /// Whether some rule has this in its key and marks it as secret.
+    pub fn marks_secret(&self, named: Named<'_>) -> bool {
+        let actions = self.rules.iter().filter_map(Rule::limit_action);
+        let mut parts = actions.flat_map(|action| &action.descriptor.parts);
+        parts.any(|part| match (part, named) {
+            (key::Part::Header { name, secret }, Named::Header(asked)) => *secret && name == asked,
+            (key::Part::Query { name, secret }, Named::Query(asked)) => *secret && name == asked,
+            _ => false,
+        })
     }
 
     /// All limits of all rules.

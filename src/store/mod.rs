@@ -41,6 +41,8 @@ pub enum Counted {
 
 /// How the key of a ban ends; other keys do not.
 pub const BAN_SUFFIX: &str = ":ban";
+/// How the key of a ban ends that denies nobody, because its rule is in shadow mode.
+pub const SHADOW_BAN_SUFFIX: &str = ":shadow_ban";
 
 /// One limit to be charged for one caller, or one ban to be heeded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,7 +86,7 @@ impl Batch {
     }
 
     /// Adds a ban, right after the charges of its rule: it covers the `span` charges before it. `write_key` appends its
-    /// key, which ends with [`BAN_SUFFIX`].
+    /// key, which ends with [`BAN_SUFFIX`] or [`SHADOW_BAN_SUFFIX`].
     pub fn push_ban(
         &mut self,
         ban: Ban,

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use http::HeaderName;
+
 use super::{HeaderTest, HostPattern, Networks, PathPattern, QueryTest, ValueTest};
 use crate::{request::Attributes, rules::key::is_secret};
 
@@ -25,6 +27,21 @@ pub(super) enum Failed<'a> {
     Not { index: usize, of: usize },
 }
 
+/// A value that a condition is about.
+#[derive(Debug, Clone, Copy)]
+pub enum Named<'a> {
+    /// Of a header.
+    Header(&'a HeaderName),
+    /// Of a query parameter.
+    Query(&'a str),
+}
+
+/// A mismatch in words.
+struct InWords<'a> {
+    mismatch: &'a Mismatch<'a>,
+    may_show: &'a dyn Fn(Named<'_>) -> bool,
+}
+
 /// How many alternatives are named.
 const NAMED: usize = 5;
 
@@ -32,12 +49,29 @@ impl<'a> Mismatch<'a> {
     pub(super) fn new(failed: Failed<'a>, request: &'a Attributes<'a>) -> Self {
         Self { failed, request }
     }
+
+    /// As its `Display`; of headers and query parameters of which `may_show` says no, neither the value nor what it should be is
+    /// shown.
+    pub fn in_words(&self, may_show: &dyn Fn(Named<'_>) -> bool) -> String {
+        let mismatch = self;
+        InWords { mismatch, may_show }.to_string()
+    }
 }
 
 impl fmt::Display for Mismatch<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let request = self.request;
-        match self.failed {
+        InWords {
+            mismatch: self,
+            may_show: &|_| true,
+        }
+        .fmt(f)
+    }
+}
+
+impl fmt::Display for InWords<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Mismatch { failed, request } = self.mismatch;
+        match failed {
             Failed::Path(paths) => {
                 write!(f, "the path is {}, not ", request.path)?;
                 list(f, paths, NAMED)
@@ -60,12 +94,14 @@ impl fmt::Display for Mismatch<'_> {
             },
             Failed::Header(HeaderTest { name, test }) => {
                 let value = request.headers.get(name).map(http::HeaderValue::as_bytes);
-                let shown = value.map(|value| (value, is_secret(name)));
+                let is_hidden = is_secret(name) || !(self.may_show)(Named::Header(name));
+                let shown = value.map(|value| (value, is_hidden));
                 value_mismatch(f, "header", name.as_str(), test, shown)
             }
             Failed::Query(QueryTest { name, test }) => {
                 let value = request.query_value(name);
-                let shown = value.as_deref().map(|value| (value, false));
+                let is_hidden = !(self.may_show)(Named::Query(name));
+                let shown = value.as_deref().map(|value| (value, is_hidden));
                 value_mismatch(f, "query parameter", name, test, shown)
             }
             Failed::Not { of: 1, .. } => f.write_str("`not` excludes it"),
@@ -86,7 +122,7 @@ fn value_mismatch(
         None => write!(f, "there is no {what} {name}"),
         Some(_) if test.absent => write!(f, "there is a {what} {name}"),
         // What it should be may be a secret as well.
-        Some((_, true)) => write!(f, "the {what} {name} is another"),
+        Some((_, true)) => write!(f, "the {what} {name} has another value"),
         Some((value, false)) => {
             write!(f, "the {what} {name} is {}, not {test}", Shown(value))
         }

@@ -13,7 +13,7 @@ mod value;
 
 pub use self::{
     host::HostPattern,
-    mismatch::Mismatch,
+    mismatch::{Mismatch, Named},
     network::Networks,
     path::{PathPattern, Segment, Template},
     pattern::Pattern,
