@@ -469,11 +469,7 @@ rules:
     )
     .unwrap();
     tollgate.until_status("degraded").await;
-    assert!(
-        tollgate.log().contains("partners.yaml:2:"),
-        "{}",
-        tollgate.log()
-    );
+    tollgate.until_logged("partners.yaml:2:").await;
     assert_eq!(play(&tollgate, partner).await.status, OVER);
 }
 
@@ -724,6 +720,7 @@ rules:
     for _ in 0..10 {
         assert_eq!(play(&tollgate, api).await.status, OVER);
     }
+    tollgate.until_logged("\"rule\":\"gone\"").await;
     let log = tollgate.log();
     assert!(!log.contains("hunter2"), "{log}");
     let logged: Vec<serde_json::Value> = log

@@ -5,8 +5,8 @@
 mod support;
 
 use support::{
-    client::{Response, ask, head},
-    eventually,
+    client::{Connection, Response, ask, head},
+    eventually, free_port,
     redis::Redis,
     tollgate::{Settings, Tollgate},
 };
@@ -67,11 +67,7 @@ async fn a_redis_that_refuses_is_told_with_a_remedy() {
     tollgate.until_status("degraded").await;
     let said = detail(&tollgate, "store").await;
     assert!(said.contains("raise maxmemory"), "{said}");
-    assert!(
-        tollgate.log().contains("raise maxmemory"),
-        "{}",
-        tollgate.log()
-    );
+    tollgate.until_logged("raise maxmemory").await;
     assert_eq!(tollgate.metric("tollgate_store_up ").await, 0);
     assert_eq!(
         tollgate
@@ -105,4 +101,43 @@ async fn a_redis_that_lets_nobody_in_says_why() {
     })
     .await;
     assert!(!tollgate.log().contains("hunter2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_holds_up_no_check() {
+    /// Ended when it is dropped, also when the test fails.
+    struct Unread(std::process::Child);
+    impl Drop for Unread {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let rules = dir.path().join("rules.yaml");
+    std::fs::write(&rules, "version: 1\nrules: [{ name: none, limit: 0 }]\n").unwrap();
+    let [listen, admin] = [free_port(), free_port()].map(|port| format!("127.0.0.1:{port}"));
+    let child = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"))
+        .env_clear()
+        .args(["serve", "--log-decisions-rate=1000000"])
+        .args(["--listen", &listen, "--admin", &admin])
+        .arg("--rules")
+        .arg(&rules)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _unread = Unread(child);
+    let listen = listen.parse().unwrap();
+    eventually("it answers", async || {
+        Connection::open(listen).await.is_ok()
+    })
+    .await;
+    let uri = format!("x-forwarded-uri: /{}", "a".repeat(200));
+    let lines = ["x-forwarded-method: GET", &uri, "x-real-ip: 192.0.2.1"];
+    let request = head("GET", "/v1/check", &lines);
+    // More than the pipe holds, and more than wait behind it.
+    let mut connection = Connection::open(listen).await.unwrap();
+    for _ in 0..12_000 {
+        assert_eq!(connection.ask(&request).await.unwrap().status, 403);
+    }
 }

@@ -21,6 +21,7 @@ mod validate;
 use std::{io::IsTerminal as _, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 use crate::{app, rules};
@@ -123,7 +124,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Ok(())
         }
         Command::Upstream(args) => block_on(async {
-            start_logging("info", LogFormat::Text)?;
+            let _logging = start_logging("info", LogFormat::Text)?;
             upstream::run(&args, app::signalled()?)
                 .await
                 .map_err(anyhow::Error::from)?;
@@ -142,20 +143,30 @@ fn print(text: &str) {
     println!("{text}");
 }
 
-fn start_logging(level: &str, format: LogFormat) -> Result<(), Failure> {
+/// Lines that wait to be written. When whoever reads them hangs and these are full, further ones are dropped: checks do not wait
+/// for a log.
+const WAITING_LINES: usize = 8_192;
+
+/// Begins to log to stderr. What is logged until the guard is dropped gets written, if somebody reads it.
+fn start_logging(level: &str, format: LogFormat) -> Result<WorkerGuard, Failure> {
     let filter = EnvFilter::try_new(level).map_err(|error| {
         Failure::Usage(format!(
             "--log-level {level:?} is not valid: {error}; write it like info or info,tollgate=debug"
         ))
     })?;
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(WAITING_LINES)
+        .thread_name("log")
+        .finish(std::io::stderr());
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(writer);
     match format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => lines.json().flatten_event(true).init(),
     }
-    Ok(())
+    Ok(guard)
 }
 
 /// How log lines look.

@@ -231,7 +231,7 @@ impl ServeArgs {
 }
 
 pub(super) fn run(args: ServeArgs) -> Result<(), Failure> {
-    super::start_logging(&args.log_level, args.log_format)?;
+    let _logging = super::start_logging(&args.log_level, args.log_format)?;
     let settings = args.settings()?;
     let rules = validate::load_or_fail(&settings.rules, &settings.hash_key)?;
     super::block_on(async { Ok(app::serve(settings, rules).await?) })

@@ -127,11 +127,7 @@ async fn an_edited_limit_acts_at_once_on_what_is_counted_and_a_broken_edit_chang
         tollgate.ask_admin("/readyz").await.body.contains(&place)
     })
     .await;
-    assert!(
-        tollgate.log().contains(&place),
-        "no {place} in:\n{}",
-        tollgate.log()
-    );
+    tollgate.until_logged(&place).await;
     let readiness = tollgate.ask_admin("/readyz").await;
     assert_eq!(readiness.status, 200, "degraded is ready");
     assert!(readiness.body.contains(&place), "{}", readiness.body);

@@ -127,9 +127,16 @@ impl Tollgate {
         self.dir.path().join("rules.yaml")
     }
 
-    /// What it has logged.
+    /// What it has logged so far. A line is written a moment after what it tells of: wait for it with
+    /// [`until_logged`](Self::until_logged).
     pub fn log(&self) -> String {
         self.process.log()
+    }
+
+    /// Waits until it has logged this.
+    pub async fn until_logged(&self, text: &str) {
+        let is_there = async || self.log().contains(text);
+        eventually(&format!("the log has {text:?}"), is_there).await;
     }
 
     pub fn signal(&self, signal: Signal) {
