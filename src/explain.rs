@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     contract::{self, AnswerOptions, Endpoint},
     engine::explain::{Counts, Explained, Explanation, Fate, Standing},
-    request::{Attributes, normal_host, normal_path, query_of},
+    request::{Attributes, normal_host, normal_path, parse_ip, query_of},
     rules::{Mode, quota::span_text},
 };
 
@@ -27,10 +27,20 @@ pub struct Question {
     /// The client's host; by default that of the URL, or of a `Host` header.
     pub host: Option<String>,
     /// The client's address.
-    pub ip: Option<IpAddr>,
+    pub ip: Option<String>,
     /// The client's headers, as the proxy would forward them.
     #[serde(default)]
-    pub headers: BTreeMap<String, String>,
+    pub headers: BTreeMap<String, Lines>,
+}
+
+/// The line of a header, or its lines.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum Lines {
+    /// One.
+    One(String),
+    /// As many as there are, in their order.
+    Many(Vec<String>),
 }
 
 fn get() -> String {
@@ -46,6 +56,12 @@ pub enum Unaskable {
     /// Neither a path nor a URL.
     #[error("{0:?} is not a path: write one like /v1/items?page=2, or a URL")]
     Target(String),
+    /// Not an address.
+    #[error("{0:?} is not an address: write one like 203.0.113.7 or 2001:db8::1")]
+    Ip(String),
+    /// Not a host.
+    #[error("{0:?} is not a host: write one like api.example.com")]
+    Host(String),
     /// Not the name of a header.
     #[error("{0:?} is not the name of a header: write it like x-api-key")]
     HeaderName(String),
@@ -76,27 +92,47 @@ impl Question {
         let (authority, target) = match self.target.split_once("://") {
             Some((scheme, rest)) if !scheme.contains(['/', '?', '#']) => {
                 let at = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-                (Some(&rest[..at]), &rest[at..])
+                let authority = &rest[..at];
+                // User and password are not the host.
+                let host = authority
+                    .rsplit_once('@')
+                    .map_or(authority, |(_, host)| host);
+                (Some(host), &rest[at..])
             }
             _ if self.target.starts_with('/') => (None, &*self.target),
             _ => return Err(Unaskable::Target(self.target)),
         };
         let mut headers = HeaderMap::new();
-        for (name, value) in &self.headers {
+        for (name, lines) in &self.headers {
             let Ok(header) = HeaderName::from_bytes(name.as_bytes()) else {
                 return Err(Unaskable::HeaderName(name.clone()));
             };
-            let value =
-                HeaderValue::from_str(value).map_err(|_| Unaskable::HeaderValue(name.clone()))?;
-            headers.append(header, value);
+            let lines = match lines {
+                Lines::One(line) => std::slice::from_ref(line),
+                Lines::Many(lines) => lines,
+            };
+            for line in lines {
+                let value = HeaderValue::from_str(line)
+                    .map_err(|_| Unaskable::HeaderValue(name.clone()))?;
+                headers.append(&header, value);
+            }
         }
         let named = headers.get(HOST).and_then(|value| value.to_str().ok());
         let host = self.host.as_deref().or(authority).or(named);
+        let host = host.unwrap_or_default();
+        if host.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            return Err(Unaskable::Host(host.to_owned()));
+        }
+        // Read as that of a check is.
+        let ip = match &self.ip {
+            None => None,
+            Some(text) => Some(parse_ip(text).ok_or_else(|| Unaskable::Ip(text.clone()))?),
+        };
         Ok(Asked {
-            host: host.unwrap_or_default().to_owned(),
+            ip,
+            host: host.to_owned(),
             target: target.to_owned(),
             method: self.method,
-            ip: self.ip,
             headers,
         })
     }
@@ -380,9 +416,10 @@ mod tests {
             "api.example.com /b x=1"
         );
         assert_eq!(seen("http://example.com"), "example.com / ");
+        assert_eq!(seen("http://user:pw@example.com/p"), "example.com /p ");
         assert_eq!(seen("/a?next=http://x/"), " /a next=http://x/");
         let with_host = Question {
-            headers: [("Host".to_owned(), "h.example.com".to_owned())].into(),
+            headers: [("Host".to_owned(), Lines::One("h.example.com".to_owned()))].into(),
             ..question("/")
         };
         assert_eq!(
@@ -400,12 +437,24 @@ mod tests {
             ..question("/")
         };
         assert!(error(method).contains("is not a method"));
+        let host = Question {
+            host: Some("a\u{1b}b".to_owned()),
+            ..question("/")
+        };
+        assert!(error(host).contains("is not a host"));
+        let ip = |text: &str| Question {
+            ip: Some(text.to_owned()),
+            ..question("/")
+        };
+        assert!(error(ip("here")).contains("is not an address"));
+        let mapped = ip("::ffff:10.0.0.1").checked().unwrap();
+        assert_eq!(mapped.attributes().client_ip, "10.0.0.1".parse().ok());
         for (name, value, expected) in [
             ("a b", "x", "not the name of a header"),
             ("a", "x\ny", "cannot have this value"),
         ] {
             let bad = Question {
-                headers: [(name.to_owned(), value.to_owned())].into(),
+                headers: [(name.to_owned(), Lines::One(value.to_owned()))].into(),
                 ..question("/")
             };
             assert!(error(bad).contains(expected));

@@ -1,6 +1,6 @@
 //! `tollgate explain`: what would be decided about a request, and why.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::Args;
 
@@ -9,8 +9,9 @@ use crate::{
     clock::{Clock as _, SystemClock},
     contract::AnswerOptions,
     engine,
-    explain::{Counters, Question, Report, parse_header},
+    explain::{Counters, Lines, Question, Report, parse_header},
     store::{
+        StoreError,
         reading::{Read, Untouched},
         redis::Reader,
     },
@@ -33,7 +34,7 @@ pub(super) struct ExplainArgs {
 
     /// The client's address
     #[arg(long, value_name = "ADDRESS")]
-    ip: Option<IpAddr>,
+    ip: Option<String>,
 
     /// The client's host [default: the URL's]
     #[arg(long, value_name = "HOST")]
@@ -58,17 +59,19 @@ pub(super) struct ExplainArgs {
 
 pub(super) async fn run(args: ExplainArgs) -> Result<(), Failure> {
     let usage = |error: crate::explain::Unaskable| Failure::Usage(error.to_string());
-    let mut headers = std::collections::BTreeMap::new();
+    let mut lines: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for line in &args.headers {
         let (name, value) = parse_header(line).map_err(usage)?;
-        headers.insert(name, value);
+        lines.entry(name).or_default().push(value);
     }
+    let headers = lines.into_iter();
+    let headers = headers.map(|(name, lines)| (name, Lines::Many(lines)));
     let question = Question {
         method: args.method,
         target: args.target,
         host: args.host,
         ip: args.ip,
-        headers,
+        headers: headers.collect(),
     };
     let asked = question.checked().map_err(usage)?;
     let hash_key = args.redis.hash_key();
@@ -96,7 +99,12 @@ pub(super) async fn run(args: ExplainArgs) -> Result<(), Failure> {
     let counters = match (error, &reader) {
         (Some(error), _) => {
             return Err(Failure::Runtime(anyhow::anyhow!(
-                "the counters in Redis cannot be read: {error}\nhint: check --redis-url (REDIS_URL); without it, explain supposes that nobody has come yet"
+                "the counters in Redis cannot be read: {error}{}",
+                match error {
+                    StoreError::Refused(_) | StoreError::Malformed(_) => "",
+                    _ =>
+                        "\nhint: check --redis-url (REDIS_URL); without it, explain supposes that nobody has come yet",
+                }
             )));
         }
         (None, Some(_)) => Counters::Read("redis"),

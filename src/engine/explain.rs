@@ -204,7 +204,7 @@ pub async fn explain(asked: &Asked<'_>, counters: &dyn Read) -> (Explanation, Op
             Action::Limit(action) => action.mode,
             Action::Allow => Mode::Enforce,
         },
-        fate: fate(&matched, index, rule, &asked, &stored),
+        fate: fate(&matched, index, rule, asked, &stored),
     });
     let rules = rules.collect();
     (Explanation { decision, rules }, error)

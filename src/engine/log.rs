@@ -69,8 +69,15 @@ pub(super) struct Entry<'a> {
     pub(super) retry_after_us: Option<u64>,
 }
 
-/// The longest path that is logged whole, in characters.
-const MAX_PATH: usize = 256;
+/// The longest path, host or method that is logged whole, in characters: a client chooses them.
+const MAX_LOGGED: usize = 256;
+
+fn begun(text: &str) -> &str {
+    match text.char_indices().nth(MAX_LOGGED) {
+        Some((end, _)) => &text[..end],
+        None => text,
+    }
+}
 
 impl DecisionLog {
     pub(super) fn new(options: Options) -> Self {
@@ -96,10 +103,6 @@ impl DecisionLog {
         let Some(unlogged) = self.room(Instant::now()) else {
             return;
         };
-        let path: &str = match request.path.char_indices().nth(MAX_PATH) {
-            Some((end, _)) => &request.path[..end],
-            None => &request.path,
-        };
         info!(
             target: "tollgate::decision",
             outcome = entry.outcome.as_str(),
@@ -108,9 +111,9 @@ impl DecisionLog {
             reason = entry.reason,
             key = entry.key,
             retry_after_ms = entry.retry_after_us.map(|us| us.div_ceil(1_000)),
-            method = request.method,
-            host = &*request.host,
-            path,
+            method = begun(request.method),
+            host = begun(&request.host),
+            path = begun(&request.path),
             client = request.client_ip.map(tracing::field::display),
             unlogged = (unlogged > 0).then_some(unlogged),
             "decided"

@@ -543,6 +543,12 @@ rules:
     }
 
     #[test]
+    fn a_mark_of_the_encoding_is_no_part_of_the_file() {
+        let text = "\u{feff}version: 1\nrules: [{ name: a, limit: 5/m }]\n";
+        assert!(load("rules.yaml", text).is_ok());
+    }
+
+    #[test]
     fn a_rate_is_one_line_in_answers() {
         let text = "version: 1\nrules: [{ name: a, limit: \"5\\n/ \\tm\" }]\n";
         let set = load("rules.yaml", text).unwrap();

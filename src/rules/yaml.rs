@@ -76,6 +76,8 @@ pub(super) struct Document<'a> {
 
 impl<'a> Document<'a> {
     pub(super) fn new(name: &'a str, text: &'a str) -> Self {
+        // Some editors begin files with a mark of their encoding.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         Self {
             name,
             text,

@@ -6,11 +6,13 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Body;
+use tokio::time::timeout;
 
 use crate::health::Health;
 use crate::metrics::{self, Metrics};
@@ -22,6 +24,9 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The longest question that `/explain` reads, in bytes.
 const MAX_QUESTION: usize = 128 * 1024;
+
+/// The longest that `/explain` waits for its question.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What answers on the admin port. Clones share it.
 #[derive(Clone)]
@@ -101,9 +106,22 @@ impl Admin {
         let (parts, body) = request.into_parts();
         let accept = parts.headers.get(header::ACCEPT);
         let as_text = accept.is_some_and(|accept| accept.as_bytes().starts_with(b"text/plain"));
-        let Ok(question) = Limited::new(body, MAX_QUESTION).collect().await else {
-            let text = format!("a question has at most {MAX_QUESTION} bytes\n");
-            return response(&parts.method, StatusCode::PAYLOAD_TOO_LARGE, TEXT, text);
+        let refused = |status, text: String| response(&parts.method, status, TEXT, text);
+        let read = Limited::new(body, MAX_QUESTION).collect();
+        let question = match timeout(PATIENCE, read).await {
+            Ok(Ok(question)) => question,
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                let text = format!("a question has at most {MAX_QUESTION} bytes\n");
+                return refused(StatusCode::PAYLOAD_TOO_LARGE, text);
+            }
+            Ok(Err(error)) => {
+                let text = format!("the question broke off: {error}\n");
+                return refused(StatusCode::BAD_REQUEST, text);
+            }
+            Err(_) => {
+                let text = format!("the question did not come within {PATIENCE:?}\n");
+                return refused(StatusCode::REQUEST_TIMEOUT, text);
+            }
         };
         let question = question.to_bytes();
         let (status, content_type, body) = match self.ask.explain(&question, as_text).await {

@@ -122,7 +122,7 @@ pub(super) async fn run<H, F>(
         if http1 {
             shared.progress.head_complete();
         }
-        // The body, if one was announced, is never read; hyper drops what has come of it.
+        // On the check port the body, if one was announced, is never read; hyper drops what has come of it.
         answer(handler(request), http1, shared)
     });
 

@@ -198,7 +198,7 @@ fn secrets_are_not_shown() {
         let conditions = format!("{{ headers: {{ {name}: {{ prefix: hush }} }} }}");
         assert_eq!(
             why(&conditions, "GET h /", &[(name, b"secret")]),
-            format!("the header {name} is another")
+            format!("the header {name} has another value")
         );
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// Reads what is in Redis. Needs no more rights than `+get +time +ping`.
+/// Reads what is in Redis. Needs the rights `+get +time +ping`, and `+select` for a database.
 pub struct Reader {
     pool: Pool,
     patience: Duration,
@@ -93,7 +93,13 @@ fn state(batch: &Batch, charge: &Charge, value: Value) -> Result<Option<State>, 
     let text = match value {
         Value::Nil => return Ok(None),
         Value::BulkString(bytes) => String::from_utf8(bytes).unwrap_or_default(),
-        Value::ServerError(error) => return Err(script::refused(&error.into())),
+        Value::ServerError(error) => {
+            let refused = script::refused(&error.into());
+            return Err(StoreError::Refused(format!(
+                "{}: {refused}",
+                batch.key(charge)
+            )));
+        }
         _ => String::new(),
     };
     let state = match &charge.counted {
