@@ -52,7 +52,16 @@ fn path() -> impl Strategy<Value = String> {
                 format!("\"{text}\"")
             }
         });
-    let regex = word().prop_map(|word| format!("{{ regex: \"/{word}(/.*)?\" }}"));
+    let regex = (word(), word(), 0..5).prop_map(|(word, next, form)| {
+        let regex = match form {
+            0 => format!("/{word}(/.*)?"),
+            1 => format!("/{word}/{next}(/.*)?"),
+            2 => format!("/{word}/?{next}?"),
+            3 => format!("/{word}/{next}/?.*"),
+            _ => format!("/{word}/.*|/{next}"),
+        };
+        format!("{{ regex: \"{regex}\" }}")
+    });
     prop_oneof![5 => template, 1 => regex]
 }
 

@@ -8,7 +8,8 @@
 //! * Hosts: exact names, and names below which all are meant.
 //! * Headers: exact values.
 //!
-//! Rules with none of these (a regular expression as path, no condition at all) are tried always.
+//! A regular expression stands under the segments that it begins with, if it begins with plain ones. Rules with none of these are
+//! tried always.
 
 use std::collections::HashMap;
 
@@ -144,7 +145,9 @@ fn choices(when: &Conditions) -> Vec<Vec<Spot<'_>>> {
             // `/**` and `/{x}/**` say next to nothing.
             (!template.is_open() || !template.front().is_empty()).then_some(Spot::Path(pattern))
         }
-        PathPattern::Regex { .. } => None,
+        PathPattern::Regex { pattern: regex, .. } => {
+            (!regex_front(regex.as_str()).is_empty()).then_some(Spot::Path(pattern))
+        }
     });
     out.extend(templates.collect::<Option<Vec<_>>>());
     let hosts = when.hosts.iter().map(|host| match host.parts() {
@@ -164,6 +167,26 @@ fn choices(when: &Conditions) -> Vec<Vec<Spot<'_>>> {
     out
 }
 
+/// The whole segments that every path begins with which a regular expression describes; none if that is not plain to see.
+fn regex_front(regex: &str) -> Vec<&str> {
+    let end = regex
+        .find(|c: char| "\\.+*?()|[]{}^$#".contains(c) || c.is_whitespace())
+        .unwrap_or(regex.len());
+    // What follows may say that the last character need not be there, or another alternative altogether.
+    let literal = &regex[..end];
+    let literal = match literal.char_indices().next_back() {
+        Some((last, _)) if regex[end..].starts_with(['?', '*', '+', '{']) => &literal[..last],
+        _ => literal,
+    };
+    let whole = literal.rfind('/').map_or("", |slash| &literal[..slash]);
+    match whole.strip_prefix('/') {
+        Some(segments) if !regex.contains('|') && !segments.is_empty() => {
+            segments.split('/').collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 impl Spot<'_> {
     /// What rules share that stand here.
     fn bucket(&self) -> String {
@@ -180,7 +203,9 @@ impl Spot<'_> {
                 out.push_str(if template.is_open() { "/**" } else { "" });
                 out
             }
-            Self::Path(PathPattern::Regex { .. }) => String::new(),
+            Self::Path(PathPattern::Regex { pattern, .. }) => {
+                format!("path/{}/**", regex_front(pattern.as_str()).join("/"))
+            }
             Self::Host(name) => format!("host {name}"),
             Self::Domain(name) => format!("domain {name}"),
             Self::Header(name, value) => format!("header {name} {value}"),
@@ -191,11 +216,16 @@ impl Spot<'_> {
 impl Node {
     /// Where the rules of a pattern stand.
     fn place(&mut self, pattern: &PathPattern) -> &mut Vec<u32> {
-        let PathPattern::Template(template) = pattern else {
-            // Anything below the root: never put here, and right if it were.
-            return &mut self.open;
-        };
         let mut node = self;
+        let template = match pattern {
+            PathPattern::Template(template) => template,
+            PathPattern::Regex { pattern, .. } => {
+                for segment in regex_front(pattern.as_str()) {
+                    node = node.literals.entry(segment.into()).or_default();
+                }
+                return &mut node.open;
+            }
+        };
         for segment in template.front() {
             node = match segment {
                 Segment::Literal(literal) => {
@@ -223,6 +253,32 @@ impl Node {
         }
         if let Some(node) = &self.any {
             node.collect(tail, found);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::regex_front;
+
+    #[test]
+    fn a_regular_expression_begins_with_the_segments_that_are_plain_to_see() {
+        for (regex, front) in [
+            ("/v1/service7/(?P<id>[^/]+)", &["v1", "service7"][..]),
+            ("/a/b.*", &["a"]),
+            ("/a/b/?", &["a"]),
+            ("/a/?b", &[]),
+            ("/a/{2}b", &[]),
+            ("/a/b", &["a"]),
+            ("/a|/b/c", &[]),
+            ("/a/b|/c", &[]),
+            ("(?i)/a/b", &[]),
+            ("(/a)?/b/c", &[]),
+            ("/[ab]/c", &[]),
+            ("/v[0-9]+/c/.*", &[]),
+            (".*", &[]),
+        ] {
+            assert_eq!(regex_front(regex), front, "{regex}");
         }
     }
 }
