@@ -10,7 +10,8 @@
 //!   requests at once means "again in 60 s", not in up to 120 s);
 //! * all requests of the current window are less than one window old, so they count in full.
 //!
-//! The estimate is rounded up. It is exact when the previous window's requests came at once or evenly. The worst an
+//! The estimate is rounded up. It is exact when the previous window's requests came at once; when they came evenly, it counts one
+//! too many at most. The worst an
 //! adversary can do is to send one early request and N - 1 at the end of a window: while those fade too early, fewer than
 //! 2N are admitted in some span of one window. `sliding_log` is the algorithm with no such case.
 //!
