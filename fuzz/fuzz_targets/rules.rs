@@ -129,7 +129,13 @@ fn placed(diagnostic: &Diagnostic, text: &str) {
 fn used(set: RuleSet) {
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(checks::NOW));
     let metrics = Arc::new(Metrics::new());
-    let memory = || Arc::new(MemoryStore::new(100_000, Arc::clone(&clock), Box::new(|_| {})));
+    let memory = || {
+        Arc::new(MemoryStore::new(
+            100_000,
+            Arc::clone(&clock),
+            Box::new(|_| {}),
+        ))
+    };
     let guarded = Guarded::new(memory(), Arc::clone(&metrics));
     let options = Options {
         deadline: Duration::from_secs(60),
@@ -157,7 +163,10 @@ fn used(set: RuleSet) {
             let (explanation, _) = RUNTIME.with(|runtime| runtime.block_on(explained));
             let decided = engine.decide(&live, &request, None);
             let decision = RUNTIME.with(|runtime| runtime.block_on(decided));
-            assert_eq!(explanation.decision, decision, "what is explained is what happens");
+            assert_eq!(
+                explanation.decision, decision,
+                "what is explained is what happens"
+            );
             let options = contract::AnswerOptions::default();
             let report = explain::Report::new(&request, explanation, Counters::NotRead, options);
             assert!(report.to_json().len() > 2 && !report.to_string().is_empty());
