@@ -118,6 +118,17 @@ fn the_shipped_proxies_forward_the_headers_that_rules_may_count_on() {
     assert_eq!(of_nginx, rules::SHIPPED_HEADERS);
 }
 
+/// The mistake that the documents make in the shipped rules is told as they say.
+#[test]
+fn the_mistake_in_the_documents_is_told_so() {
+    let rules = read("config/rules.yaml").replacen("limit: 5/m", "limit: 10/fortnight", 1);
+    let report = rules::load("config/rules.yaml", &rules).unwrap_err();
+    let told = report.to_string();
+    assert!(read("README.md").contains(&told), "{told}");
+    let summary = report.summary().replace('"', "\\\"");
+    assert!(read("docs/operations.md").contains(&summary), "{summary}");
+}
+
 #[test]
 fn links_lead_somewhere() {
     let mut count = 0;
