@@ -65,7 +65,7 @@ pub fn force_on_sighup(force: Arc<Notify>) -> io::Result<()> {
 pub async fn watch(
     path: PathBuf,
     options: Options,
-    mut apply: impl FnMut(Vec<u8>) -> Vec<PathBuf>,
+    mut apply: impl FnMut(Vec<u8>) -> Vec<PathBuf> + Send + 'static,
     shutdown: impl Future<Output = ()>,
 ) {
     let events = Arc::new(Notify::new());
@@ -110,7 +110,21 @@ pub async fn watch(
                 }
                 readable = true;
                 if forced || last.as_ref() != Some(&content) {
-                    let others = apply(content.rules.clone());
+                    // To compile a long file takes some hundred milliseconds of a processor: not those that answer checks.
+                    let rules = content.rules.clone();
+                    let applied = tokio::task::spawn_blocking(move || {
+                        let others = apply(rules);
+                        (apply, others)
+                    });
+                    let others;
+                    (apply, others) = match applied.await {
+                        Ok(applied) => applied,
+                        Err(error) => match error.try_into_panic() {
+                            Ok(panic) => std::panic::resume_unwind(panic),
+                            // The runtime is going.
+                            Err(_) => return,
+                        },
+                    };
                     last = Some(content);
                     if files.others != others {
                         // What they hold is compared from now on, so look at once: they may have changed since they were applied.

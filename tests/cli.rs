@@ -89,12 +89,26 @@ fn a_bad_rule_file_is_2_and_says_where() {
 }
 
 #[test]
+fn a_file_in_another_encoding_is_told_with_its_line() {
+    let file = rules_file("");
+    std::fs::write(file.path(), b"version: 1\n# caf\xe9\nrules: []\n").unwrap();
+    let output = tollgate(&["validate", file.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2));
+    let text = stderr(&output);
+    assert!(text.contains("line 2 is not UTF-8 text"), "{text}");
+    assert!(
+        text.contains("hint: save it in the encoding UTF-8"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_good_rule_file_is_0() {
     let output = tollgate(&["validate", "config/rules.yaml"]);
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(
         String::from_utf8(output.stdout).unwrap(),
-        "config/rules.yaml: valid, 2 rules, 1 limits\n"
+        "config/rules.yaml: valid, 2 rules, 1 limit\n"
     );
 }
 

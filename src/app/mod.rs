@@ -28,7 +28,7 @@ use crate::{
     metrics::Metrics,
     reload,
     rules::{self, Report, RuleSet, Surroundings},
-    server::{self, ListenAddr, Listener, admin::Admin, check::CheckPort},
+    server::{self, ConnEvents, ListenAddr, Listener, admin::Admin, check::CheckPort},
     store::{
         Store,
         guard::Guarded,
@@ -85,6 +85,15 @@ const ADMIN: server::Options = server::Options {
     drain_timeout: Duration::from_secs(1),
     drain_linger: Duration::ZERO,
 };
+
+/// Of the admin port only panics count: its connections are no proxy's.
+struct AdminEvents(Arc<Metrics>);
+
+impl ConnEvents for AdminEvents {
+    fn handler_panicked(&self) {
+        self.0.handler_panicked();
+    }
+}
 
 /// Serves until SIGTERM or SIGINT, then drains.
 pub async fn serve(settings: Settings, rules: RuleSet) -> anyhow::Result<()> {
@@ -150,7 +159,7 @@ pub async fn serve(settings: Settings, rules: RuleSet) -> anyhow::Result<()> {
             async move { admin.respond(request).await }
         },
         ADMIN,
-        Arc::new(()),
+        Arc::new(AdminEvents(Arc::clone(&metrics))),
         until(stopped),
     ));
 
@@ -285,10 +294,10 @@ fn reloaded(
                 "the rule file is refused, older rules are in force: {reason}"
             ));
         };
-        let text = match String::from_utf8(bytes) {
+        let text = match as_text(bytes) {
             Ok(text) => text,
             Err(error) => {
-                let reason = format!("{name}: not UTF-8 text: {error}");
+                let reason = format!("{name}: {error}");
                 refused(reason.clone(), &reason);
                 return Vec::new();
             }
@@ -322,12 +331,19 @@ fn reloaded(
     ))
 }
 
+/// What a file holds, as text. The error is of the kind `InvalidData`.
+pub fn as_text(bytes: Vec<u8>) -> io::Result<String> {
+    String::from_utf8(bytes).map_err(|error| {
+        let read = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = read.split(|byte| *byte == b'\n').count();
+        let reason = format!("line {line} is not UTF-8 text");
+        io::Error::new(io::ErrorKind::InvalidData, reason)
+    })
+}
+
 /// Reads and compiles the text of the rule file at `path`, with the files that belong to it.
 pub fn load_rules(path: &Path, text: &str, hash_key: &HashKey) -> rules::Loaded {
-    let read = |other: &Path| {
-        let bytes = reload::read(&reload::beside(path, other))?;
-        String::from_utf8(bytes).map_err(io::Error::other)
-    };
+    let read = |other: &Path| as_text(reload::read(&reload::beside(path, other))?);
     let name = path.display().to_string();
     let surroundings = Surroundings {
         hash_key,

@@ -1,6 +1,9 @@
 //! `tollgate validate`: everything that is wrong with a rule file, in one go.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use serde_json::json;
@@ -9,7 +12,8 @@ use super::{Failure, Format};
 use crate::{
     app,
     hash::HashKey,
-    rules::{Loaded, RuleSet, Severity},
+    reload,
+    rules::{Loaded, RuleSet, Severity, diagnostic::counted},
 };
 
 /// Options of `tollgate validate`.
@@ -60,14 +64,15 @@ pub(super) fn run(args: &ValidateArgs) -> Result<(), Failure> {
             if warnings > 0 {
                 super::print(&report.to_string());
             }
-            let told = match warnings {
-                0 => String::new(),
-                1 => ", 1 warning".to_owned(),
-                n => format!(", {n} warnings"),
-            };
-            super::print(&format!(
-                "{name}: valid, {rules} rules, {limits} limits{told}"
-            ));
+            let mut told = vec![
+                "valid".to_owned(),
+                counted(rules, "rule"),
+                counted(limits, "limit"),
+            ];
+            if warnings > 0 {
+                told.push(counted(warnings, "warning"));
+            }
+            super::print(&format!("{name}: {}", told.join(", ")));
             Ok(())
         }
     }
@@ -75,9 +80,18 @@ pub(super) fn run(args: &ValidateArgs) -> Result<(), Failure> {
 
 /// Reads and compiles a rule file with those that belong to it.
 fn load(file: &Path, hash_key: &HashKey) -> Result<Loaded, Failure> {
-    let text = std::fs::read_to_string(file).map_err(|error| {
-        Failure::Rules(format!("the rule file {} cannot be read: {error}\n  hint: name another with --rules or TOLLGATE_RULES", file.display()))
-    })?;
+    let unreadable = |error: io::Error| {
+        let hint = match error.kind() {
+            io::ErrorKind::InvalidData => "save it in the encoding UTF-8",
+            _ => "name another with --rules or TOLLGATE_RULES",
+        };
+        let file = file.display();
+        Failure::Rules(format!(
+            "the rule file {file} cannot be read: {error}\n  hint: {hint}"
+        ))
+    };
+    let bytes = reload::read(file).map_err(unreadable)?;
+    let text = app::as_text(bytes).map_err(unreadable)?;
     Ok(app::load_rules(file, &text, hash_key))
 }
 

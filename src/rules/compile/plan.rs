@@ -13,6 +13,7 @@ use crate::{
     rules::{
         Cost, NamedBan, Plan, Tier,
         decode::{Field, Findings},
+        diagnostic::counted,
         file::{self, CostFields, Override, OverridesFile},
         key::{Context, Descriptor},
         quota::span_text,
@@ -386,12 +387,5 @@ impl Compiler<'_, '_> {
             }
         }
         Some(key)
-    }
-}
-
-fn counted(number: usize, what: &str) -> String {
-    match number {
-        1 => format!("1 {what}"),
-        _ => format!("{number} {what}s"),
     }
 }
