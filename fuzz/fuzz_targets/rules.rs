@@ -110,6 +110,7 @@ fn placed(diagnostic: &Diagnostic, text: &str) {
         column,
         width,
         source,
+        source_column,
         ..
     } = diagnostic;
     assert!(!diagnostic.message.is_empty(), "{diagnostic:?}");
@@ -119,10 +120,14 @@ fn placed(diagnostic: &Diagnostic, text: &str) {
         return;
     }
     assert!(*line <= text.lines().count().max(1), "{diagnostic:?}");
-    assert!(text.contains(source.as_str()), "{diagnostic:?}");
+    let whole = text.lines().nth(line - 1).unwrap_or_default();
+    assert!((1..=whole.chars().count() + 1).contains(column), "{diagnostic:?}");
     let length = source.chars().count();
-    assert!((1..=length + 1).contains(column), "{diagnostic:?}");
-    assert!(column - 1 + width <= length.max(*column), "{diagnostic:?}");
+    assert!(length <= 202 && whole.contains(source.trim_matches('…')), "{diagnostic:?}");
+    assert!((1..=length + 1).contains(source_column), "{diagnostic:?}");
+    assert!(source_column - 1 + width <= length.max(*source_column), "{diagnostic:?}");
+    let meant = |text: &str, column: usize| text.chars().nth(column - 1);
+    assert_eq!(meant(source, *source_column), meant(whole, *column), "{diagnostic:?}");
 }
 
 /// Requests can be matched, charged and answered.

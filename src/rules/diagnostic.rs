@@ -33,8 +33,23 @@ pub struct Diagnostic {
     pub message: String,
     /// What to do.
     pub hint: Option<String>,
-    /// The offending line.
+    /// The offending line; of a very long one, the part around the place.
     pub source: String,
+    /// Where the place is in `source`: its column, unless the line is a very long one.
+    pub source_column: usize,
+}
+
+/// A place in a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place<'a> {
+    /// The line, counted from 1.
+    pub(super) line: usize,
+    /// The column in characters, counted from 1.
+    pub(super) column: usize,
+    /// How many characters are meant, at least 1.
+    pub(super) width: usize,
+    /// The line's text.
+    pub(super) source: &'a str,
 }
 
 /// Everything that is wrong with a rule file and those that belong to it, in the order of their lines.
@@ -66,13 +81,61 @@ impl Report {
             n => format!(" (and {} more)", n - 1),
         };
         match self.of(Severity::Error).next() {
-            Some(first) => format!("{}{}{more}", Place(first), first.headline()),
+            Some(first) => format!("{}{}{more}", Where(first), first.headline()),
             None => self.file.clone(),
         }
     }
 }
 
+impl Place<'_> {
+    /// None: it is the whole file that is meant.
+    pub(super) const NOWHERE: Self = Self {
+        line: 0,
+        column: 0,
+        width: 1,
+        source: "",
+    };
+}
+
+/// The longest line that is shown whole, in characters.
+const MAX_SHOWN: usize = 200;
+/// How much of a longer one is shown in front of the place.
+const SHOWN_BEFORE: usize = 60;
+/// The longest message and name of a field, which repeat what stands in the file.
+const MAX_TEXT: usize = 600;
+
 impl Diagnostic {
+    /// Of a file whose lines and values may be of any length.
+    pub(super) fn at(
+        file: &str,
+        place: Place<'_>,
+        severity: Severity,
+        field: &str,
+        message: &str,
+        hint: Option<&str>,
+    ) -> Self {
+        let Place {
+            line,
+            column,
+            width,
+            source,
+        } = place;
+        let (source, source_column) = excerpt(source, column);
+        let left = source.chars().count() + 1 - source_column;
+        Self {
+            severity,
+            file: file.to_owned(),
+            line,
+            column,
+            width: width.min(left).max(1),
+            field: one_line(field),
+            message: one_line(message),
+            hint: hint.map(one_line),
+            source,
+            source_column,
+        }
+    }
+
     fn headline(&self) -> String {
         let warning = match self.severity {
             Severity::Error => "",
@@ -86,9 +149,48 @@ impl Diagnostic {
     }
 }
 
-struct Place<'a>(&'a Diagnostic);
+/// The part of a line that is shown, and where in it the column is.
+fn excerpt(line: &str, column: usize) -> (String, usize) {
+    let length = line.chars().count();
+    if length <= MAX_SHOWN {
+        return (line.to_owned(), column.clamp(1, length + 1));
+    }
+    let start = (column - 1).min(length).saturating_sub(SHOWN_BEFORE);
+    let mut shown: String = line.chars().skip(start).take(MAX_SHOWN).collect();
+    if start + MAX_SHOWN < length {
+        shown.push('…');
+    }
+    if start > 0 {
+        shown.insert(0, '…');
+    }
+    (shown, column - start + usize::from(start > 0))
+}
 
-impl fmt::Display for Place<'_> {
+/// A text that stays on its line and on the screen, whatever the keys and values hold that it repeats.
+fn one_line(text: &str) -> String {
+    let escaped = |out: &mut String, c: char| {
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    };
+    let (half, length) = (MAX_TEXT / 2, text.chars().count());
+    let mut out = String::new();
+    if length > MAX_TEXT {
+        text.chars().take(half).for_each(|c| escaped(&mut out, c));
+        out.push('…');
+        let end = text.chars().skip(length - half);
+        end.for_each(|c| escaped(&mut out, c));
+    } else {
+        text.chars().for_each(|c| escaped(&mut out, c));
+    }
+    out
+}
+
+struct Where<'a>(&'a Diagnostic);
+
+impl fmt::Display for Where<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(Diagnostic {
             file, line, column, ..
@@ -115,10 +217,10 @@ impl fmt::Display for Report {
             if index > 0 {
                 writeln!(f)?;
             }
-            write!(f, "{}{}", Place(diagnostic), diagnostic.headline())?;
+            write!(f, "{}{}", Where(diagnostic), diagnostic.headline())?;
             if diagnostic.line > 0 {
                 let number = diagnostic.line;
-                let indent = " ".repeat(diagnostic.column.saturating_sub(1));
+                let indent = " ".repeat(diagnostic.source_column.saturating_sub(1));
                 let caret = "^".repeat(diagnostic.width.max(1));
                 write!(
                     f,
@@ -200,5 +302,51 @@ mod tests {
         assert_eq!(did_you_mean("maximum", &known), Some("max"));
         assert_eq!(did_you_mean("algo", &known), Some("algorithm"));
         assert_eq!(did_you_mean("", &known), None);
+    }
+
+    /// What is shown of the middle, the beginning and the end of a very long line, with the caret under the same character.
+    #[test]
+    fn of_a_long_line_the_part_around_the_place_is_shown() {
+        let line = (0..1_000).fold(String::new(), |line, n| format!("{line}[{n:03}]"));
+        let at = |column| {
+            let place = Place {
+                line: 1,
+                column,
+                width: 5_000,
+                source: &line,
+            };
+            Diagnostic::at("r.yaml", place, Severity::Error, "", "m", None)
+        };
+        for column in [1, 2, 60, 61, 62, 63, 2_500, 4_939, 4_999, 5_000] {
+            let told = at(column);
+            let shown = told.source.chars().nth(told.source_column - 1);
+            assert_eq!(shown, line.chars().nth(column - 1), "{told:?}");
+            let length = told.source.chars().count();
+            assert!(length <= MAX_SHOWN + 2, "{told:?}");
+            assert!(told.source_column - 1 + told.width <= length, "{told:?}");
+            assert_eq!(told.column, column);
+        }
+        let end = at(5_001);
+        assert_eq!(end.source_column, end.source.chars().count() + 1);
+        let whole = Place {
+            line: 1,
+            column: 3,
+            width: 2,
+            source: "abcd",
+        };
+        let whole = Diagnostic::at("r.yaml", whole, Severity::Error, "", "m", None);
+        assert_eq!(
+            (&*whole.source, whole.source_column, whole.width),
+            ("abcd", 3, 2)
+        );
+    }
+
+    #[test]
+    fn of_a_long_text_its_beginning_and_its_end_are_told() {
+        let long = format!("{:?} is not a rate", "x".repeat(100_000));
+        let told = one_line(&long);
+        assert_eq!(told.chars().count(), MAX_TEXT + 1);
+        assert!(told.starts_with("\"xxx") && told.ends_with("xxx\" is not a rate"));
+        assert_eq!(one_line("a\nb"), "a\\nb");
     }
 }

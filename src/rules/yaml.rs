@@ -9,7 +9,7 @@ use std::{collections::HashSet, fmt};
 use serde_yaml::Value;
 
 use super::{
-    diagnostic::{Diagnostic, Report, Severity},
+    diagnostic::{Diagnostic, Place, Report, Severity},
     locate,
     syntax::{self, Broken},
 };
@@ -175,17 +175,11 @@ impl<'a> Document<'a> {
         diagnostics.sort_by_key(|d| (d.line, d.column));
         diagnostics.dedup();
         if let Some(first) = untold.first() {
-            diagnostics.push(Diagnostic {
-                severity: first.severity,
-                file: self.name.to_owned(),
-                line: 0,
-                column: 0,
-                width: 1,
-                field: String::new(),
-                message: format!("further problems that are not told here: {}", untold.len()),
-                hint: Some("repair those above first".to_owned()),
-                source: String::new(),
-            });
+            let message = format!("further problems that are not told here: {}", untold.len());
+            let hint = Some("repair those above first");
+            let (place, severity) = (Place::NOWHERE, first.severity);
+            let more = Diagnostic::at(self.name, place, severity, "", &message, hint);
+            diagnostics.push(more);
         }
         diagnostics.extend(self.broken);
         diagnostics.extend(self.elsewhere);
@@ -210,17 +204,16 @@ impl<'a> Document<'a> {
             }
         };
         let source = self.line(line);
-        Diagnostic {
-            severity: problem.severity,
-            file: self.name.to_owned(),
+        let place = Place {
             line,
             column,
             width: token_width(source, column, at_key),
-            field: one_line(&problem.path.to_string()),
-            message: one_line(&problem.message),
-            hint: problem.hint.as_deref().map(one_line),
-            source: source.to_owned(),
-        }
+            source,
+        };
+        let field = problem.path.to_string();
+        let hint = problem.hint.as_deref();
+        let severity = problem.severity;
+        Diagnostic::at(self.name, place, severity, &field, &problem.message, hint)
     }
 
     fn syntax(&self, error: &serde_yaml::Error) -> Diagnostic {
@@ -231,17 +224,14 @@ impl<'a> Document<'a> {
             message,
             hint,
         } = syntax::explain(self.text, error);
-        Diagnostic {
-            severity: Severity::Error,
-            file: self.name.to_owned(),
+        let place = Place {
             line,
             column,
             width,
-            field: String::new(),
-            message: one_line(&message),
-            hint: Some(one_line(&hint)),
-            source: self.line(line).to_owned(),
-        }
+            source: self.line(line),
+        };
+        let hint = Some(&*hint);
+        Diagnostic::at(self.name, place, Severity::Error, "", &message, hint)
     }
 
     /// A key that is written twice. (The library's own error has the place of the mapping, not of the key.)
@@ -249,17 +239,18 @@ impl<'a> Document<'a> {
         let (key, line, column) = locate::repeated_key(self.text)?;
         let (line, column) = locate::shown(self.text, (line, column));
         let source = self.line(line);
-        Some(Diagnostic {
-            severity: Severity::Error,
-            file: self.name.to_owned(),
+        let place = Place {
             line,
             column,
             width: token_width(source, column, true),
-            field: String::new(),
-            message: format!("the field {key:?} is written twice"),
-            hint: Some("keep the one you mean".to_owned()),
-            source: source.to_owned(),
-        })
+            source,
+        };
+        let message = format!("the field {key:?} is written twice");
+        let hint = Some("keep the one you mean");
+        let severity = Severity::Error;
+        Some(Diagnostic::at(
+            self.name, place, severity, "", &message, hint,
+        ))
     }
 
     fn line(&self, number: usize) -> &str {
@@ -268,18 +259,6 @@ impl<'a> Document<'a> {
             .and_then(|index| self.text.lines().nth(index))
             .unwrap_or_default()
     }
-}
-
-/// A text that stays on its line, whatever the keys and values hold that it repeats.
-fn one_line(text: &str) -> String {
-    text.chars().fold(String::new(), |mut out, c| {
-        if c.is_control() {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
-        }
-        out
-    })
 }
 
 /// The message and, if it carries one, its hint.
