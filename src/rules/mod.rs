@@ -608,6 +608,32 @@ rules:
     }
 
     #[test]
+    fn a_file_that_several_rules_name_is_read_once() {
+        let rule =
+            |name| format!("  - {{ name: {name}, key: host, limit: 5/m, overrides_file: o }}\n");
+        let text = format!("version: 1\nrules:\n{}{}", rule("a"), rule("b"));
+        let reads = std::cell::Cell::new(0);
+        let read = |_: &Path| {
+            reads.set(reads.get() + 1);
+            let amount = reads.get();
+            Ok(format!(
+                "version: 1\noverrides: [{{ key: h, limit: {amount}/m }}]\n"
+            ))
+        };
+        let surroundings = Surroundings {
+            hash_key: &HashKey::default(),
+            read: &read,
+        };
+        let loaded = load_with("rules.yaml", &text, surroundings);
+        let set = loaded.set.unwrap_or_else(|| panic!("{}", loaded.report));
+        assert_eq!(
+            set.limits().filter(|limit| &*limit.text == "1/m").count(),
+            2
+        );
+        assert_eq!(loaded.files, [PathBuf::from("o")]);
+    }
+
+    #[test]
     fn a_message_stays_on_its_line() {
         let text = "version: 1\nrules: []\n\"a\\nb\\e\": 1\nclient_ip: !a%0Ab {}\n";
         let report = load("rules.yaml", text).unwrap_err();

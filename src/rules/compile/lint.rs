@@ -3,7 +3,7 @@
 use crate::{
     limit::{Algorithm, Limit},
     rules::{
-        Action, LimitAction, Mode, NamedLimit, Plan, Rule,
+        Action, Cost, LimitAction, Mode, NamedLimit, Plan, Rule,
         matcher::PathPattern,
         yaml::{Document, Path, Step},
     },
@@ -103,28 +103,33 @@ fn lint_limits(document: &mut Document<'_>, action: &LimitAction, path: &Path) {
         (at, &tier.plan)
     });
     for (at, plan) in std::iter::once((path.clone(), &action.plan)).chain(tiers) {
-        for limit in plan.limits() {
-            if let Some(stricter) = stricter_than(limit, plan) {
-                document.warning(
-                    &at,
-                    format!(
-                        "{} can never be reached: {} on the same key is stricter",
-                        limit.text, stricter.text
-                    ),
-                    "remove it, or look for a typo in one of the two",
-                );
-            }
-            let (most, holds) = (action.cost.most(), limit.limit.burst());
-            if most > holds {
-                document.warning(
-                    &at,
-                    format!(
-                        "a request may cost {most}, and {} never has room for more than {holds}",
-                        limit.text
-                    ),
-                    "raise the limit or its burst, or lower the cost's maximum",
-                );
-            }
+        lint_plan(document, plan, &action.cost, &at);
+    }
+}
+
+/// Limits of one plan that have no effect, and costs that they have no room for.
+pub(super) fn lint_plan(document: &mut Document<'_>, plan: &Plan, cost: &Cost, at: &Path) {
+    for limit in plan.limits() {
+        if let Some(stricter) = stricter_than(limit, plan) {
+            document.warning(
+                at,
+                format!(
+                    "{} can never be reached: {} on the same key is stricter",
+                    limit.text, stricter.text
+                ),
+                "remove it, or look for a typo in one of the two",
+            );
+        }
+        let (most, holds) = (cost.most(), limit.limit.burst());
+        if most > holds {
+            document.warning(
+                at,
+                format!(
+                    "a request may cost {most}, and {} never has room for more than {holds}",
+                    limit.text
+                ),
+                "raise the limit or its burst, or lower the cost's maximum",
+            );
         }
     }
 }

@@ -10,7 +10,12 @@ mod plan;
 
 pub use self::forwarded::SHIPPED_HEADERS;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    path::{Path as FilePath, PathBuf},
+    sync::Arc,
+};
 
 use http::HeaderName;
 
@@ -37,6 +42,20 @@ pub(super) fn compile(
     let mut files = Vec::new();
     let Some(tree) = document.parse() else {
         return (None, files);
+    };
+    // Several rules may name one file: they get the same of it, even if it changes meanwhile.
+    let known: RefCell<HashMap<PathBuf, String>> = RefCell::default();
+    let read = |path: &FilePath| {
+        if let Some(text) = known.borrow().get(path) {
+            return Ok(text.clone());
+        }
+        let text = (surroundings.read)(path)?;
+        known.borrow_mut().insert(path.to_owned(), text.clone());
+        Ok(text)
+    };
+    let surroundings = Surroundings {
+        read: &read,
+        ..surroundings
     };
     let findings = Findings::default();
     let root: Field<RuleFile> = findings.decode(&tree);
@@ -369,7 +388,13 @@ impl Compiler<'_, '_> {
         };
         let cost = self.cost(rule.cost.as_ref());
         let tiers = self.tiers(rule.tiers.as_ref(), name, counting);
-        let overrides = self.overrides(rule, name, counting, &descriptor);
+        let overridden = plan::Overridden {
+            rule: name,
+            counting,
+            descriptor: &descriptor,
+            cost: &cost,
+        };
+        let overrides = self.overrides(rule, overridden);
         let ban = self.ban(rule.ban.as_ref(), name);
         let limits = (rule.limit.as_ref(), rule.limits.as_ref());
         let plan = self.plan(limits, path, name, counting)?;

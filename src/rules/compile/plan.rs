@@ -4,7 +4,7 @@ use std::{collections::HashMap, io::ErrorKind, path::Path as FilePath, sync::Arc
 
 use http::HeaderName;
 
-use super::{Compiler, given, limits::Counting};
+use super::{Compiler, given, limits::Counting, lint};
 use crate::{
     limit::{
         MAX_AMOUNT,
@@ -20,6 +20,15 @@ use crate::{
         yaml::{Document, Path},
     },
 };
+
+/// A rule, as its overrides need to know it.
+#[derive(Clone, Copy)]
+pub(super) struct Overridden<'a> {
+    pub(super) rule: &'a str,
+    pub(super) counting: Counting,
+    pub(super) descriptor: &'a Descriptor,
+    pub(super) cost: &'a Cost,
+}
 
 /// What a rule's ban is called after its name.
 const BAN: &str = "ban";
@@ -217,18 +226,16 @@ impl Compiler<'_, '_> {
     pub(super) fn overrides(
         &mut self,
         rule: &file::Rule,
-        name: &str,
-        counting: Counting,
-        descriptor: &Descriptor,
+        of: Overridden<'_>,
     ) -> HashMap<Box<str>, Plan> {
         let mut out = HashMap::new();
         for field in given(rule.overrides.as_ref()).into_iter().flatten() {
-            self.override_for(field, name, counting, descriptor, &mut out);
+            self.override_for(field, of, &mut out);
         }
         if let Some(field) = &rule.overrides_file
             && let Some(path) = &field.value
         {
-            self.overrides_file(field, path, name, counting, descriptor, &mut out);
+            self.overrides_file(field, path, of, &mut out);
         }
         out
     }
@@ -237,9 +244,7 @@ impl Compiler<'_, '_> {
         &mut self,
         field: &Field<String>,
         path: &str,
-        name: &str,
-        counting: Counting,
-        descriptor: &Descriptor,
+        of: Overridden<'_>,
         out: &mut HashMap<Box<str>, Plan>,
     ) {
         let path = FilePath::new(path);
@@ -289,7 +294,7 @@ impl Compiler<'_, '_> {
                     );
                 }
                 for field in given(file.overrides.as_ref()).into_iter().flatten() {
-                    there.override_for(field, name, counting, descriptor, out);
+                    there.override_for(field, of, out);
                 }
             }
             document.problems.extend(findings.into_problems());
@@ -300,9 +305,7 @@ impl Compiler<'_, '_> {
     fn override_for(
         &mut self,
         field: &Field<Override>,
-        rule: &str,
-        counting: Counting,
-        descriptor: &Descriptor,
+        of: Overridden<'_>,
         out: &mut HashMap<Box<str>, Plan>,
     ) {
         let Some(given) = &field.value else { return };
@@ -312,7 +315,7 @@ impl Compiler<'_, '_> {
             None => Some("override".into()),
         };
         let key = if let Some(key) = &given.key {
-            self.override_key(key, descriptor)
+            self.override_key(key, of.descriptor)
         } else if self.troubled(field) {
             None
         } else {
@@ -325,10 +328,12 @@ impl Compiler<'_, '_> {
         };
         let Some(name) = name else { return };
         let limits = (given.limit.as_ref(), given.limits.as_ref());
-        let plan = self.plan(limits, &path, &format!("{rule}/{name}"), counting);
+        let name = format!("{}/{name}", of.rule);
+        let plan = self.plan(limits, &path, &name, of.counting);
         let (Some(key), Some(plan)) = (key, plan) else {
             return;
         };
+        lint::lint_plan(self.document, &plan, of.cost, &path);
         if out.insert(key.into(), plan).is_some() {
             self.document.problem(
                 &path,
