@@ -1,6 +1,6 @@
 //! Rates as people write them: `5/m`, `100/30s`, `1000 per 5 minutes`, `20/s burst 40`.
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use super::diagnostic::did_you_mean;
 use crate::limit::{MAX_AMOUNT, MAX_WINDOW_US, MIN_WINDOW_US};
@@ -175,46 +175,53 @@ fn window_of(text: &str) -> Result<Window, InvalidQuota> {
     }
 }
 
-/// A length of time like `30s`, `5 minutes` or `day`, in microseconds.
+/// A length of time like `30s`, `5 minutes`, `day` or `1h 30m`, in microseconds.
 pub fn span_us(text: &str) -> Result<u64, InvalidQuota> {
-    let text = text.trim();
-    let at = text
-        .find(|c: char| !c.is_ascii_digit() && c != '_')
-        .unwrap_or(text.len());
-    let (count, unit) = text.split_at(at);
-    let count: u64 = match count {
-        "" => 1,
-        digits => digits.replace('_', "").parse().unwrap_or(u64::MAX),
-    };
-    let unit = unit.trim();
+    let is_digit = |c: char| c.is_ascii_digit() || c == '_';
+    let (mut sum, mut rest) = (0_u64, text.trim());
+    loop {
+        let (count, after) = rest.split_at(rest.find(|c| !is_digit(c)).unwrap_or(rest.len()));
+        // One that stands alone may lack its number; of several, each begins with it.
+        let (count, unit, next) = if count.is_empty() {
+            (1, after, "")
+        } else {
+            let (unit, next) = after.split_at(after.find(is_digit).unwrap_or(after.len()));
+            let count = count.replace('_', "").parse().unwrap_or(u64::MAX);
+            (count, unit, next)
+        };
+        if unit.trim().is_empty() {
+            return Err(invalid(
+                format!("{rest:?} has no unit of time"),
+                "add a unit: ms, s, m, h, day or week, like 5/m",
+            ));
+        }
+        sum = sum.saturating_add(unit_us(unit.trim())?.saturating_mul(count));
+        if next.is_empty() {
+            return Ok(sum);
+        }
+        rest = next;
+    }
+}
+
+/// How long a unit of time is, in microseconds.
+fn unit_us(unit: &str) -> Result<u64, InvalidQuota> {
     let name = unit.to_ascii_lowercase();
-    let length = UNITS
+    let known = UNITS
         .iter()
-        .find(|(names, _)| names.contains(&name.as_str()))
-        .map(|(_, length)| *length)
-        .ok_or_else(|| {
-            if name.is_empty() {
-                return invalid(
-                    format!("{text:?} has no unit of time"),
-                    "add a unit: ms, s, m, h, day or week, like 5/m",
-                );
-            }
-            let units: Vec<&str> = UNITS.iter().flat_map(|(names, _)| *names).copied().collect();
-            if let Some(meant) = did_you_mean(&name, &units).filter(|_| name.len() > 3) {
-                return invalid(
-                    format!("{unit:?} is not a unit of time"),
-                    &format!("did you mean {meant}?"),
-                );
-            }
-            let hint = match name.as_str() {
-                "month" | "months" | "mo" | "year" | "years" | "y" => {
-                    "months and years have no fixed length: write days, like 1000/30days, or one month with `align: calendar`"
-                }
-                _ => "units are ms, s, m, h, day and week",
-            };
-            invalid(format!("{unit:?} is not a unit of time"), hint)
-        })?;
-    Ok(count.saturating_mul(length))
+        .find(|(names, _)| names.contains(&name.as_str()));
+    if let Some((_, length)) = known {
+        return Ok(*length);
+    }
+    let names: Vec<&str> = unit_names().collect();
+    let meant = did_you_mean(&name, &names).filter(|_| name.len() > 3);
+    let hint = match (meant, name.as_str()) {
+        (Some(meant), _) => format!("did you mean {meant}?"),
+        (None, "month" | "months" | "mo" | "year" | "years" | "y") => {
+            "months and years have no fixed length: write days, like 1000/30days, or one month with `align: calendar`".to_owned()
+        }
+        (None, _) => "units are ms, s, m, h, day and week".to_owned(),
+    };
+    Err(invalid(format!("{unit:?} is not a unit of time"), &hint))
 }
 
 /// A window as keys and policy names show it: in whole seconds where possible (`60s`), else in milliseconds (`100ms`).
@@ -226,9 +233,27 @@ pub fn window_label(window_us: u64) -> String {
     }
 }
 
-/// A length of time in words: `10m`, `1h 30m`.
+/// A length of time as [`span_us`] reads it: `10m`, `1h 30m`, `60d`. Less than a millisecond is left out.
 pub fn span_text(us: u64) -> String {
-    humantime::format_duration(Duration::from_micros(us)).to_string()
+    const NAMES: [(&str, u64); 5] = [
+        ("d", 86_400_000_000),
+        ("h", 3_600_000_000),
+        ("m", 60_000_000),
+        ("s", 1_000_000),
+        ("ms", 1_000),
+    ];
+    let (mut parts, mut rest) = (Vec::new(), us);
+    for (name, length) in NAMES {
+        let count = rest / length;
+        rest %= length;
+        if count > 0 {
+            parts.push(format!("{count}{name}"));
+        }
+    }
+    if parts.is_empty() {
+        parts.push("0s".to_owned());
+    }
+    parts.join(" ")
 }
 
 #[cfg(test)]
@@ -255,6 +280,7 @@ mod tests {
         assert_eq!(quota("1_000 per hour"), (1000, 3_600_000, None));
         assert_eq!(quota("20/s burst 40"), (20, 1_000, Some(40)));
         assert_eq!(quota(" 3 / 2 weeks "), (3, 1_209_600_000, None));
+        assert_eq!(quota("7/1m 30s burst 9"), (7, 90_000, Some(9)));
     }
 
     #[test]
@@ -279,6 +305,9 @@ mod tests {
                 "no fixed length",
             ),
             ("5/10", "\"10\" has no unit of time", "add a unit"),
+            ("5/1h30", "\"30\" has no unit of time", "add a unit"),
+            ("5/m 6/h", "\"m 6/h\" is not a unit of time", "units are"),
+            ("5/1m 2 x", "\"x\" is not a unit of time", "units are"),
             ("-5/m", "\"-5\" is not a whole number", "write a rate"),
             ("1.5/s", "\"1.5\" is not a whole number", "a longer time"),
             ("5/s burst 0", "a burst of 0 admits nothing", "limit: 0"),
@@ -291,6 +320,32 @@ mod tests {
             assert!(error.message.contains(message), "{text}: {error}");
             assert!(error.hint.contains(hint), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn lengths_of_time_are_read_as_they_are_printed() {
+        for (text, seconds) in [
+            ("1h30m", 5_400),
+            ("1h 30m", 5_400),
+            ("2 days 5 minutes", 173_100),
+            ("1_000s", 1_000),
+            ("day", 86_400),
+        ] {
+            assert_eq!(span_us(text), Ok(seconds * 1_000_000), "{text}");
+        }
+        for us in [
+            1_000,
+            90_000_000,
+            5_400_000_000,
+            86_461_001_000,
+            1_209_600_000_000,
+        ] {
+            assert_eq!(span_us(&span_text(us)), Ok(us), "{}", span_text(us));
+        }
+        assert_eq!(span_text(90 * 86_400_000_000), "90d");
+        assert_eq!(span_text(5_400_000_000), "1h 30m");
+        assert_eq!(span_text(0), "0s");
+        assert_eq!(span_us("99999999999999999999h 1h"), Ok(u64::MAX));
     }
 
     #[test]

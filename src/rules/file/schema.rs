@@ -115,8 +115,8 @@ texts! {
     Span as "Span": json_schema!({
         "description": "A length of time.",
         "type": "string",
-        "pattern": format!("^\\s*[0-9_]*\\s*({})\\s*$", units()),
-        "examples": ["30s", "5 minutes", "2h"],
+        "pattern": format!("^\\s*{}\\s*$", span()),
+        "examples": ["30s", "5 minutes", "1h 30m"],
     });
     Rate as "Rate": json_schema!({
         "description": "So many per so long, with a burst if it is a token bucket; `unlimited`; or 0 to deny.",
@@ -138,10 +138,16 @@ fn units() -> String {
     names.join("|")
 }
 
+/// A length of time as a pattern: a unit that may have a number, or several that have.
+fn span() -> String {
+    let units = units();
+    format!("([0-9_]*\\s*({units})|([0-9_]+\\s*({units})\\s*){{2,}})")
+}
+
 fn rate() -> String {
     format!(
-        "^\\s*[0-9_]+\\s*(/| per )\\s*([0-9_]*\\s*({})|month|mo)\\s*(burst\\s*[0-9_]+)?\\s*$",
-        units()
+        "^\\s*[0-9_]+\\s*(/| per )\\s*({}|month|mo)\\s*(burst\\s*[0-9_]+)?\\s*$",
+        span()
     )
 }
 
