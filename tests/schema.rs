@@ -4,6 +4,7 @@
 
 use std::{fs, path::Path};
 
+use jsonschema::{ValidationError, error::ValidationErrorKind};
 use serde_json::Value;
 use tollgate::{hash::HashKey, rules};
 
@@ -25,6 +26,16 @@ fn complaints(text: &str) -> Vec<String> {
         .iter_errors(&tree)
         .map(|error| format!("{}: {error}", error.instance_path()))
         .collect()
+}
+
+/// An error, or those of all alternatives that it might have fitted, of which an editor shows the deepest.
+fn leaves(error: &ValidationError<'_>) -> Vec<String> {
+    match error.kind() {
+        ValidationErrorKind::AnyOf { context } => {
+            context.iter().flatten().flat_map(leaves).collect()
+        }
+        _ => vec![format!("{}: {error}", error.instance_path())],
+    }
 }
 
 /// The rule files of a folder, by name.
@@ -115,45 +126,60 @@ rules:
     assert!(read.is_ok(), "{}", read.unwrap_err());
 }
 
-/// A schema cannot know everything, but most of what is mistyped it must.
+/// A schema cannot know everything. Which of the bad files it takes is written down, so that it does not get worse unseen.
 #[test]
-fn most_of_what_is_wrong_is_wrong_by_the_schema() {
+fn what_is_wrong_is_wrong_by_the_schema_as_far_as_it_can_know() {
     let hash_key = HashKey::default();
     let read = |_: &Path| Err(std::io::Error::other("not here"));
     let surroundings = rules::Surroundings {
         hash_key: &hash_key,
         read: &read,
     };
-    let (mut seen, mut told) = (0, 0);
+    let validator = validator();
+    let (mut told, mut taken) = (0, Vec::new());
     for (name, text) in files("tests/corpus/bad") {
         let Some(tree) = tree(&text) else { continue };
         assert!(rules::load_with(&name, &text, surroundings).set.is_none());
-        seen += 1;
-        told += usize::from(!validator().is_valid(&tree));
+        if validator.is_valid(&tree) {
+            taken.push(name.replace("tests/corpus/bad/", ""));
+        } else {
+            told += 1;
+        }
     }
-    assert!(seen > 40, "only {seen} files found");
-    assert!(2 * told > seen, "the schema tells {told} of {seen}");
+    insta::assert_snapshot!(format!("told: {told}\ntaken:\n{}", taken.join("\n")));
 }
 
 #[test]
 fn typos_are_told_where_they_are() {
-    for (text, place) in [
-        ("version: 1\nrules: [{ name: a, limt: 5/m }]", "/rules"),
-        ("version: 2\nrules: [{ name: a, limit: 5/m }]", "/version"),
+    for (text, expected) in [
         (
-            "version: 1\nrules: [{ name: a, limit: 5/fortnight }]",
-            "/rules",
+            "version: 1\nrules: [{ name: a, limit: 5/m }, { name: b, limt: 5/m }]",
+            "/rules/1: Additional properties are not allowed ('limt' was unexpected)",
+        ),
+        ("version: 2\nrules: [{ name: a, limit: 5/m }]", "/version: "),
+        (
+            "version: 1\nrules: [{ name: a, limits: [5/m, 5/fortnight] }]",
+            "/rules/0/limits/1: \"5/fortnight\" does not match",
         ),
         (
             "version: 1\nrules: [{ name: a, limit: 5/m, mode: shadwo }]",
-            "/rules",
+            "/rules/0/mode: \"shadwo\" is not valid under any",
         ),
-        ("version: 1", ""),
+        (
+            "version: 1\nrules: [{ name: a, limit: 5/m, ban: { after: 1, within: 1h, for: 2x } }]",
+            "/rules/0/ban/for: \"2x\" does not match",
+        ),
+        ("version: 1", ": \"rules\" is a required property"),
     ] {
-        let complaints = complaints(text);
+        let tree = tree(text).unwrap();
+        let validator = validator();
+        let told: Vec<String> = validator
+            .iter_errors(&tree)
+            .flat_map(|error| leaves(&error))
+            .collect();
         assert!(
-            complaints.iter().any(|c| c.starts_with(place)),
-            "{text}: {complaints:?}"
+            told.iter().any(|told| told.starts_with(expected)),
+            "{text}: {told:#?}"
         );
     }
 }

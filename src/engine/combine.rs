@@ -200,12 +200,9 @@ impl Deciding<'_> {
         self.log.tell(
             self.request,
             Entry {
-                outcome,
-                rule: Some(&met.rule.name),
-                limit: None,
                 reason: Some(why.reason()),
                 key: why.subject().map(Subject::descriptor),
-                retry_after_us: None,
+                ..Entry::of(outcome, Some(&met.rule.name))
             },
         );
     }
@@ -256,12 +253,10 @@ impl Deciding<'_> {
         self.log.tell(
             self.request,
             Entry {
-                outcome: word,
-                rule: Some(&met.rule.name),
                 limit: Some(what.name()),
-                reason: None,
                 key: Some(counting.subject.descriptor()),
                 retry_after_us: Some(outcome.wait_us),
+                ..Entry::of(word, Some(&met.rule.name))
             },
         );
     }
@@ -285,12 +280,8 @@ impl Deciding<'_> {
         self.log.tell(
             self.request,
             Entry {
-                outcome: metrics::Outcome::Allowed,
-                rule: decision.rule.as_deref(),
-                limit: None,
-                reason: None,
                 key: named,
-                retry_after_us: None,
+                ..Entry::of(metrics::Outcome::Allowed, decision.rule.as_deref())
             },
         );
     }
@@ -341,12 +332,9 @@ impl Deciding<'_> {
             self.log.tell(
                 self.request,
                 Entry {
-                    outcome,
-                    rule: Some(&met.rule.name),
-                    limit: None,
                     reason: Some(reason),
                     key: Some(counting.subject.descriptor()),
-                    retry_after_us: None,
+                    ..Entry::of(outcome, Some(&met.rule.name))
                 },
             );
             return Decision::of(verdict, met.rule);

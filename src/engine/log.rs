@@ -3,9 +3,12 @@
 //! Lines have the target `tollgate::decision`. Callers stand in them as they do in keys, so secrets are hashed; paths are
 //! without their query.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 use tracing::info;
 
 use crate::{metrics::Outcome, request::Attributes};
@@ -43,14 +46,11 @@ impl Default for Options {
 /// Writes decisions into the log.
 pub(super) struct DecisionLog {
     options: Options,
-    second: Mutex<Second>,
-}
-
-/// The second that lines are counted in.
-struct Second {
     began: Instant,
-    lines: u32,
-    unlogged: u64,
+    /// The last second with a line, counted from the beginning, in the upper half; its lines in the lower.
+    second: AtomicU64,
+    /// Since the last line.
+    unlogged: AtomicU64,
 }
 
 /// What is to be said of a decision.
@@ -69,6 +69,20 @@ pub(super) struct Entry<'a> {
     pub(super) retry_after_us: Option<u64>,
 }
 
+impl<'a> Entry<'a> {
+    /// What a rule decided, and nothing more about it.
+    pub(super) fn of(outcome: Outcome, rule: Option<&'a str>) -> Self {
+        Self {
+            outcome,
+            rule,
+            limit: None,
+            reason: None,
+            key: None,
+            retry_after_us: None,
+        }
+    }
+}
+
 /// The longest path, host or method that is logged whole, in characters: a client chooses them.
 const MAX_LOGGED: usize = 256;
 
@@ -83,11 +97,9 @@ impl DecisionLog {
     pub(super) fn new(options: Options) -> Self {
         Self {
             options,
-            second: Mutex::new(Second {
-                began: Instant::now(),
-                lines: 0,
-                unlogged: 0,
-            }),
+            began: Instant::now(),
+            second: AtomicU64::new(0),
+            unlogged: AtomicU64::new(0),
         }
     }
 
@@ -100,7 +112,7 @@ impl DecisionLog {
         if self.options.which == Which::None {
             return;
         }
-        let Some(unlogged) = self.room(Instant::now()) else {
+        let Some(unlogged) = self.room(self.began.elapsed()) else {
             return;
         };
         info!(
@@ -120,19 +132,20 @@ impl DecisionLog {
         );
     }
 
-    /// Whether there is room for a line now; with it comes how many were not logged since the last one.
-    fn room(&self, now: Instant) -> Option<u64> {
-        let mut second = self.second.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.duration_since(second.began) >= Duration::from_secs(1) {
-            second.began = now;
-            second.lines = 0;
+    /// Whether there is room for a line so long after the beginning; with it comes how many were not logged since the last one.
+    /// Without a lock: in a flood of denials all threads come by here.
+    fn room(&self, now: Duration) -> Option<u64> {
+        let this_second = now.as_secs() << 32;
+        let next = |last: u64| {
+            // A thread that was late counts to the second that others have begun.
+            let begun = last.max(this_second);
+            (begun & u64::from(u32::MAX) < u64::from(self.options.per_second)).then_some(begun + 1)
+        };
+        if self.second.fetch_update(Relaxed, Relaxed, next).is_ok() {
+            return Some(self.unlogged.swap(0, Relaxed));
         }
-        if second.lines >= self.options.per_second {
-            second.unlogged += 1;
-            return None;
-        }
-        second.lines += 1;
-        Some(std::mem::take(&mut second.unlogged))
+        self.unlogged.fetch_add(1, Relaxed);
+        None
     }
 }
 
@@ -146,9 +159,7 @@ mod tests {
             which: Which::Denied,
             per_second: 2,
         });
-        let at = |ms| Instant::now() + Duration::from_millis(ms);
-        let start = at(10_000);
-        let after = |ms| start + Duration::from_millis(ms);
+        let after = Duration::from_millis;
         assert_eq!(log.room(after(0)), Some(0));
         assert_eq!(log.room(after(999)), Some(0));
         for _ in 0..5 {
@@ -157,5 +168,8 @@ mod tests {
         assert_eq!(log.room(after(1_000)), Some(5));
         assert_eq!(log.room(after(1_000)), Some(0));
         assert_eq!(log.room(after(1_001)), None);
+        // One that read the clock before the others.
+        assert_eq!(log.room(after(999)), None);
+        assert_eq!(log.room(after(60_000)), Some(2));
     }
 }

@@ -1,240 +1,27 @@
-//! From the YAML tree to the model of [`file`](super::file), collecting errors instead of stopping at the first.
-//!
-//! A serde deserializer gives up at its first error. This one is made to go on at every [`Field`]: what is wrong within one
-//! is recorded with its path, the field is left without a value, and the next one is read. Unknown keys are recorded too, with the
-//! name that was probably meant.
+//! The tree as a serde deserializer.
 
-use std::{borrow::Cow, cell::RefCell, fmt, marker::PhantomData, rc::Rc};
+use std::rc::Rc;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::{
-    self, Deserialize, DeserializeSeed, Deserializer, Expected, IntoDeserializer, MapAccess,
-    SeqAccess, Unexpected, Visitor, value::StrDeserializer,
+    DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor,
+    value::StrDeserializer,
 };
 use serde_yaml::Value;
 
-use super::{
-    diagnostic::{Severity, did_you_mean},
-    yaml::{Path, Problem, Step, split_hint},
+use super::{Error, FIELD, Findings, SHORT, did_you_mean_hint};
+use crate::rules::{
+    diagnostic::did_you_mean,
+    yaml::{Path, Step},
 };
-
-/// A value with its place in the file; `None` if it was wrong, which is then recorded.
-#[derive(Debug, Clone)]
-pub(super) struct Field<T> {
-    path: usize,
-    pub(super) value: Option<T>,
-}
-
-/// In the schema a field is its value.
-impl<T: JsonSchema> JsonSchema for Field<T> {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        T::schema_name()
-    }
-
-    fn schema_id() -> Cow<'static, str> {
-        T::schema_id()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        generator.subschema_for::<T>()
-    }
-}
-
-/// What was found on the way: the paths of all fields, and all problems.
-#[derive(Default)]
-pub(super) struct Findings {
-    paths: RefCell<Vec<Path>>,
-    problems: RefCell<Vec<Problem>>,
-}
-
-impl Findings {
-    /// Reads `value` as `T`; `None` only if the root itself is wrong, which is then recorded.
-    pub(super) fn decode<T: for<'de> Deserialize<'de>>(&self, value: &Value) -> Field<T> {
-        let node = Node {
-            value,
-            path: Rc::default(),
-            findings: self,
-            single: false,
-        };
-        Field::deserialize(node).unwrap_or(Field {
-            path: 0,
-            value: None,
-        })
-    }
-
-    pub(super) fn path<T>(&self, field: &Field<T>) -> Path {
-        self.paths
-            .borrow()
-            .get(field.path)
-            .cloned()
-            .unwrap_or_default()
-    }
-
-    /// Whether something is wrong in the field at `path` or within it.
-    pub(super) fn troubled(&self, path: &Path) -> bool {
-        let problems = self.problems.borrow();
-        problems
-            .iter()
-            .any(|problem| problem.path.0.starts_with(&path.0))
-    }
-
-    /// Whether an unknown field beside the one that is missed at `path` was probably meant to be it.
-    pub(super) fn misspelt(&self, path: &Path, name: &str) -> bool {
-        let meant = did_you_mean_hint(name);
-        self.problems.borrow().iter().any(|problem| {
-            let beside = problem.path.0.split_last().map(|(_, parent)| parent);
-            problem.at_key && beside == Some(&path.0) && problem.hint.as_ref() == Some(&meant)
-        })
-    }
-
-    pub(super) fn into_problems(self) -> Vec<Problem> {
-        self.problems.into_inner()
-    }
-
-    fn record(&self, path: &Path, at_key: bool, error: &Error) {
-        let (message, hint) = split_hint(&error.text);
-        self.problems.borrow_mut().push(Problem {
-            severity: Severity::Error,
-            path: error.place.as_ref().unwrap_or(path).clone(),
-            at_key,
-            message,
-            hint,
-        });
-    }
-}
-
-/// The name by which [`Field`] makes itself known to [`Node`].
-const FIELD: &str = "tollgate::rules::Field";
-
-/// The name of a struct that may also be written in a short form, which is then its visitor's to read.
-pub(super) const SHORT: &str = "tollgate::rules::Short";
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Field<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct FieldVisitor<T>(PhantomData<T>);
-
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for FieldVisitor<T> {
-            type Value = Field<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a field")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Field<T>, A::Error> {
-                let path = map.next_key::<usize>()?.unwrap_or(0);
-                // The error has been recorded where it happened.
-                let value = map.next_value().ok();
-                Ok(Field { path, value })
-            }
-        }
-
-        deserializer.deserialize_newtype_struct(FIELD, FieldVisitor(PhantomData))
-    }
-}
-
-/// A message, with `\nhint: …` where there is one, and its place if that is not the field in which it is found.
-#[derive(Debug)]
-pub(super) struct Error {
-    text: String,
-    place: Option<Path>,
-}
-
-impl Error {
-    fn new(text: String) -> Self {
-        Self { text, place: None }
-    }
-
-    /// This error, which happened at `path` if it is not known to have happened further inside.
-    fn within(mut self, path: &Path) -> Self {
-        self.place.get_or_insert_with(|| path.clone());
-        self
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-impl std::error::Error for Error {}
-
-impl de::Error for Error {
-    fn custom<T: fmt::Display>(message: T) -> Self {
-        Self::new(message.to_string())
-    }
-
-    fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::new(wrong_type(found, &expected.to_string()))
-    }
-
-    fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::new(wrong_type(found, &expected.to_string()))
-    }
-}
-
-/// Says in words of the rule file that a value is of a wrong kind. `expected` is serde's name of a type, or a visitor's own
-/// text, which may end in `\nhint: …`.
-fn wrong_type(found: Unexpected<'_>, expected: &str) -> String {
-    let shown = match found {
-        Unexpected::Bool(value) => format!("`{value}`"),
-        Unexpected::Unsigned(number) => format!("the number {number}"),
-        Unexpected::Signed(number) => format!("the number {number}"),
-        Unexpected::Float(number) => format!("the number {number:?}"),
-        Unexpected::Str(text) => format!("the text {text:?}"),
-        Unexpected::Seq => "a list".to_owned(),
-        Unexpected::Map => "fields".to_owned(),
-        _ => "nothing".to_owned(),
-    };
-    let (expected, hint) = match expected {
-        "a string" => ("a text", text_hint(found)),
-        "u64" => ("a whole number", number_hint(found)),
-        "a boolean" => ("true or false", "write true or false".to_owned()),
-        "a map" | "a YAML mapping" => (
-            "names with values",
-            "write them like { name: value }".to_owned(),
-        ),
-        other => match other.split_once("\nhint: ") {
-            Some((expected, hint)) => (expected, hint.to_owned()),
-            None => (other, "write that, or remove the field".to_owned()),
-        },
-    };
-    format!("expected {expected}, and found {shown}\nhint: {hint}")
-}
-
-fn text_hint(found: Unexpected<'_>) -> String {
-    match found {
-        Unexpected::Bool(value) => format!("write \"{value}\", in quotes"),
-        Unexpected::Unsigned(number) => format!("write \"{number}\", in quotes"),
-        Unexpected::Signed(_) | Unexpected::Float(_) => "put it in quotes".to_owned(),
-        _ => "write one text".to_owned(),
-    }
-}
-
-fn number_hint(found: Unexpected<'_>) -> String {
-    match found {
-        Unexpected::Str(text) if text.parse::<u64>().is_ok() => {
-            format!("write {text}, without quotes")
-        }
-        Unexpected::Float(number) if number.fract() == 0.0 && number >= 0.0 => {
-            format!("write {number:.0}")
-        }
-        _ => "write it in digits alone".to_owned(),
-    }
-}
 
 /// A node of the tree, on its way to become a value.
 #[derive(Clone)]
-struct Node<'a> {
-    value: &'a Value,
-    path: Rc<Path>,
-    findings: &'a Findings,
+pub(super) struct Node<'a> {
+    pub(super) value: &'a Value,
+    pub(super) path: Rc<Path>,
+    pub(super) findings: &'a Findings,
     /// Whether it stands where a list could, and is taken for the only item.
-    single: bool,
+    pub(super) single: bool,
 }
 
 impl<'a> Node<'a> {
@@ -394,7 +181,7 @@ impl<'de> Deserializer<'de> for Node<'de> {
 }
 
 /// A value in words.
-pub(super) fn describe(value: &Value) -> String {
+pub(in crate::rules) fn describe(value: &Value) -> String {
     match value {
         Value::Null => "nothing".to_owned(),
         Value::Bool(value) => format!("`{value}`"),
@@ -524,10 +311,6 @@ impl<'a> Entries<'a> {
             next: 0,
         }
     }
-}
-
-fn did_you_mean_hint(meant: &str) -> String {
-    format!("did you mean {meant}?")
 }
 
 /// What to do about a field that is none of `known`.

@@ -1,0 +1,85 @@
+//! `explain`: a request in, and out of it what would be decided and why, for people and for programs.
+//!
+//! The command line and the admin port ask with a [`Question`] and answer with a [`Report`].
+
+mod question;
+mod text;
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use serde::Serialize;
+
+pub use self::question::{Asked, Lines, Question, Unaskable, parse_header};
+use crate::{
+    contract::{self, AnswerOptions, Endpoint},
+    engine::explain::{Explained, Explanation},
+    request::Attributes,
+};
+
+/// Where the counters of an explanation are from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Counters {
+    /// The store of this name: `redis` or `memory`.
+    Read(&'static str),
+    /// None were read: as if nobody had come yet.
+    NotRead,
+    /// They could not be read: as if nobody had come yet.
+    Failed(String),
+}
+
+/// An explanation, ready to be shown.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    request: Shown,
+    counters: Counters,
+    admitted: bool,
+    status: u16,
+    headers: BTreeMap<String, String>,
+    rules: Vec<Explained>,
+}
+
+/// The request as rules see it.
+#[derive(Debug, Clone, Serialize)]
+struct Shown {
+    method: String,
+    host: String,
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_ip: Option<IpAddr>,
+}
+
+impl Report {
+    /// What `explanation` says about `request`.
+    pub fn new(
+        request: &Attributes<'_>,
+        explanation: Explanation,
+        counters: Counters,
+        options: AnswerOptions,
+    ) -> Self {
+        let answer = contract::answer(&explanation.decision, Endpoint::Check, options);
+        let headers = answer.headers().iter().map(|(name, value)| {
+            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+            (name.to_string(), value)
+        });
+        Self {
+            request: Shown {
+                method: request.method.to_owned(),
+                host: request.host.clone().into_owned(),
+                path: request.path.clone().into_owned(),
+                client_ip: request.client_ip,
+            },
+            counters,
+            admitted: answer.status() == http::StatusCode::OK,
+            status: answer.status().as_u16(),
+            headers: headers.collect(),
+            rules: explanation.rules,
+        }
+    }
+
+    /// As indented JSON.
+    pub fn to_json(&self) -> String {
+        // Plain data with text keys: serialising it cannot fail.
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+}

@@ -1,0 +1,170 @@
+//! An explanation for people.
+
+use std::fmt;
+
+use super::{Counters, Report, Shown};
+use crate::{
+    engine::explain::{Counts, Explained, Fate, Standing},
+    rules::{Mode, quota::span_text},
+};
+
+/// For people: a paragraph for each rule, then the verdict.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shown {
+            method,
+            host,
+            path,
+            client_ip,
+        } = &self.request;
+        write!(f, "{method} {host}{path}")?;
+        match client_ip {
+            Some(ip) => writeln!(f, " from {ip}")?,
+            None => writeln!(f, " from no known address")?,
+        }
+        match &self.counters {
+            Counters::Read(store) => writeln!(f, "counters as they stand in {store}")?,
+            Counters::NotRead => writeln!(f, "counters not read: as if nobody had come yet")?,
+            Counters::Failed(error) => writeln!(
+                f,
+                "counters cannot be read: {error}\nso this is as if nobody had come yet"
+            )?,
+        }
+        writeln!(f)?;
+        let width = self.rules.iter().map(|rule| rule.rule.len()).max();
+        let width = width.unwrap_or(0).min(24);
+        for rule in &self.rules {
+            rule_text(f, rule, width)?;
+        }
+        let verdict = if self.admitted { "admitted" } else { "denied" };
+        write!(f, "\n{verdict}: {}", self.status)?;
+        for (name, value) in &self.headers {
+            write!(f, "\n  {name}: {value}")?;
+        }
+        Ok(())
+    }
+}
+
+fn rule_text(f: &mut fmt::Formatter<'_>, rule: &Explained, width: usize) -> fmt::Result {
+    write!(f, "{:width$}  ", rule.rule)?;
+    let shadow = match rule.mode {
+        Mode::Shadow => " (shadow: denies nobody)",
+        Mode::Enforce => "",
+    };
+    match &rule.fate {
+        Fate::NotReached { ended_by } => writeln!(f, "not reached: {ended_by} ended the walk"),
+        Fate::NoMatch { reason } => writeln!(f, "does not match: {reason}"),
+        Fate::Allows => writeln!(f, "matches: allows it, and ends the walk"),
+        Fate::Denies {
+            reason,
+            key,
+            source,
+        } => {
+            let ends = match rule.mode {
+                Mode::Enforce => ", and ends the walk",
+                Mode::Shadow => "",
+            };
+            writeln!(f, "matches: denies it ({reason}){ends}{shadow}")?;
+            detail(f, width, "key", key.as_deref().unwrap_or_default())?;
+            detail(f, width, "from", source.as_deref().unwrap_or_default())
+        }
+        Fate::Skips { key } => {
+            writeln!(f, "matches: skips it, which lacks a part of the key")?;
+            detail(f, width, "key", key)
+        }
+        Fate::Unlimited { key, source } => {
+            writeln!(f, "matches: unlimited{shadow}")?;
+            detail(f, width, "key", key)?;
+            detail(f, width, "from", source)
+        }
+        Fate::Counts(counts) => {
+            let fits = counts
+                .limits
+                .iter()
+                .chain(&counts.ban)
+                .all(|limit| limit.fits);
+            let verdict = if fits { "has room" } else { "denies it" };
+            writeln!(f, "matches: {verdict}{shadow}")?;
+            counts_text(f, counts, width)
+        }
+    }
+}
+
+fn counts_text(f: &mut fmt::Formatter<'_>, counts: &Counts, width: usize) -> fmt::Result {
+    detail(f, width, "key", &counts.key)?;
+    // A part without a value stands alone.
+    if !counts.key.is_empty() && counts.key.split(',').any(|part| !part.contains('=')) {
+        detail(
+            f,
+            width,
+            "",
+            "a part is missing: all who lack it share these counters",
+        )?;
+    }
+    if counts.source != "rule" {
+        detail(f, width, "from", &counts.source)?;
+    }
+    if counts.cost != 1 {
+        detail(f, width, "cost", &counts.cost.to_string())?;
+    }
+    for limit in &counts.limits {
+        let Standing {
+            name,
+            rate,
+            algorithm,
+            left,
+            left_after,
+            ..
+        } = limit;
+        let room = match limit.wait_us {
+            None if left_after == left => format!("{left} left"),
+            None => format!("{left} left, {left_after} after this request"),
+            Some(wait) => format!("{left} left: does not fit for {}", wait_text(wait)),
+        };
+        detail(
+            f,
+            width,
+            "limit",
+            &format!("{name}: {rate}, {algorithm}: {room}"),
+        )?;
+        stored_text(f, limit, width)?;
+    }
+    if let Some(ban) = &counts.ban {
+        let Standing {
+            name, rate, left, ..
+        } = ban;
+        let stands = match (ban.wait_us, left) {
+            (None, 1) => "not banned, 1 denial to go".to_owned(),
+            (None, _) => format!("not banned, {left} denials to go"),
+            (Some(_), 1) => "not banned, and this request would begin it".to_owned(),
+            (Some(wait), _) => format!("banned for {}", wait_text(wait)),
+        };
+        detail(f, width, "ban", &format!("{name}: {rate}: {stands}"))?;
+        stored_text(f, ban, width)?;
+    }
+    Ok(())
+}
+
+fn stored_text(f: &mut fmt::Formatter<'_>, standing: &Standing, width: usize) -> fmt::Result {
+    let Standing {
+        stored_as, stored, ..
+    } = standing;
+    let stored = match stored {
+        Some(text) => format!("{text:?}"),
+        None => "nothing yet".to_owned(),
+    };
+    detail(f, width, "", &format!("{stored_as} = {stored}"))
+}
+
+/// A line under a rule; none if there is nothing to say.
+fn detail(f: &mut fmt::Formatter<'_>, width: usize, what: &str, text: &str) -> fmt::Result {
+    if text.is_empty() {
+        return Ok(());
+    }
+    writeln!(f, "{:width$}    {what:<6} {text}", "")
+}
+
+/// In whole seconds, rounded up, as `Retry-After` is.
+fn wait_text(us: u64) -> String {
+    span_text(us.div_ceil(1_000_000) * 1_000_000)
+}
