@@ -30,7 +30,15 @@ fn rules_by(kind: &str, n: usize) -> RuleSet {
             "path" => format!("path: \"/v1/service{i}/{{id}}\", methods: [GET]"),
             "host" => format!("path: \"/v1/{{service}}/{{id}}\", host: h{i}.example.com"),
             "header" => format!("path: \"/v1/{{service}}/{{id}}\", headers: {{ x-tenant: t{i} }}"),
-            _ => format!("path: {{ regex: \"/v1/service{i}/(?P<id>[^/]+)\" }}"),
+            "query" => format!("path: \"/v1/{{service}}/{{id}}\", query: {{ q: \"{i}\" }}"),
+            "client_ip" => format!(
+                "path: \"/v1/{{service}}/{{id}}\", client_ip: 10.{}.{}.0/24",
+                i / 256,
+                i % 256
+            ),
+            "regex" => format!("path: {{ regex: \"/v1/service{i}/(?P<id>[^/]+)\" }}"),
+            // No segment of it is plain at its beginning.
+            _ => format!("path: {{ regex: \"/v[0-9]+/service{i}/(?P<id>[^/]+)\" }}"),
         };
         let _ = writeln!(
             yaml,
@@ -61,12 +69,17 @@ fn matching(c: &mut Criterion) {
         ("path", &[1, 100, 1_000][..]),
         ("host", &[1, 1_000]),
         ("header", &[1, 1_000]),
+        ("query", &[1, 1_000]),
+        ("client_ip", &[1, 1_000]),
         ("regex", &[1, 100, 1_000]),
+        ("any_regex", &[1, 100, 1_000]),
     ] {
         for &n in sizes {
             let set = rules_by(kind, n);
             let last = n - 1;
-            let target = format!("/v1/service{last}/42?q=1");
+            let target = format!("/v1/service{last}/42?q={last}");
+            let [_, _, high, low] = u32::try_from(last).unwrap().to_be_bytes();
+            let client_ip = IpAddr::from([10, high, low, 7]);
             let host = format!("h{last}.example.com");
             let mut headers = HeaderMap::new();
             headers.insert("x-tenant", format!("t{last}").parse().unwrap());
@@ -74,6 +87,7 @@ fn matching(c: &mut Criterion) {
                 b.iter(|| {
                     let request = Attributes {
                         host: normal_host(&host),
+                        client_ip: Some(client_ip),
                         ..request(black_box(&target), &headers)
                     };
                     let matched = set.matching(&request).count();

@@ -83,7 +83,13 @@ fn conditions() -> impl Strategy<Value = Vec<String>> {
         option::of(select(vec!["a.x", "\"*.x\"", "[b.x, \"*.y.x\"]", "x"])),
         option::of(value_test()),
         option::of(value_test()),
-        option::of(select(vec!["10.0.0.0/8", "[\"2001:db8::/32\", 192.0.2.1]"])),
+        option::of(select(vec![
+            "10.0.0.0/8",
+            "[\"2001:db8::/32\", 192.0.2.1]",
+            "[\"2001:db8::/32\", 0.0.0.0/0]",
+            "10.1.1.0/24",
+            "\"::ffff:10.1.0.0/112\"",
+        ])),
     );
     parts.prop_map(|(paths, methods, host, header, query, ip)| {
         [
@@ -131,13 +137,13 @@ proptest! {
             select(vec!["GET", "HEAD", "POST", "PUT"]),
             select(vec!["a.x", "b.x", "a.y.x", "x", "y.x", "z"]),
             option::of(select(vec!["a", "ab", "c"])),
-            option::of(select(vec!["a", "ab", "c"])),
+            option::of(select(vec!["q=a", "q=%61", "q=c", "q=c&q=a", "%71=b", "x&%71=c"])),
             option::of(select(vec!["10.1.1.1", "192.0.2.1", "2001:db8::1", "::1"])),
         ), 10),
     ) {
         let set = rules::load("rules.yaml", &text).unwrap_or_else(|report| panic!("{report}\n{text}"));
         for (segments, method, host, header, query, ip) in requests {
-            let query = query.map_or_else(String::new, |value| format!("?q={value}"));
+            let query = query.map_or_else(String::new, |value| format!("?{value}"));
             let target = format!("/{}{query}", segments.join("/"));
             let mut headers = HeaderMap::new();
             headers.extend(header.map(|value| (HeaderName::from_static("x-h"), HeaderValue::from_static(value))));

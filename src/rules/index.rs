@@ -6,23 +6,34 @@
 //!
 //! * Paths: a tree of segments. A segment that is no literal, and all that follows `**`, is left to the conditions.
 //! * Hosts: exact names, and names below which all are meant.
-//! * Headers: exact values.
+//! * Headers and query parameters: exact values.
+//! * Addresses: CIDR blocks, by their length.
 //!
-//! A regular expression stands under the segments that it begins with, if it begins with plain ones. Rules with none of these are
-//! tried always.
+//! * Regular expressions of paths: under the segments that they begin with, if these are plain to see; else all in one automaton,
+//!   which reads the path once and says which of them describe it.
+//!
+//! Rules with none of these are tried always.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, net::IpAddr};
 
 use foldhash::fast::RandomState;
 use http::HeaderName;
+use ipnet::IpNet;
 
 use super::{
     Rule,
-    matcher::{Conditions, PathPattern, Segment},
+    matcher::{Conditions, HeaderTest, PathPattern, Pattern, PatternSet, QueryTest, Segment},
 };
-use crate::request::Attributes;
+use crate::request::{Attributes, decoded_form, query_pairs};
 
 type Map<K, V> = HashMap<Box<K>, V, RandomState>;
+
+/// A rule is not put into more places than this for one of its conditions.
+const MAX_SPOTS: usize = 1_000;
+/// Shorter blocks of addresses, of IPv4 and IPv6, say next to nothing.
+const SHORTEST_BLOCKS: (u8, u8) = (8, 16);
+/// The automaton of all regular expressions takes about as long as it takes to try so many of them.
+const CROWD_OF_PATTERNS: usize = 8;
 
 /// Rules by their place in the file, ascending.
 type Numbers = Vec<u32>;
@@ -34,6 +45,11 @@ pub(super) struct Index {
     hosts: Map<str, Numbers>,
     domains: Map<str, Numbers>,
     headers: Vec<(HeaderName, Map<[u8], Numbers>)>,
+    query: Map<[u8], Map<[u8], Numbers>>,
+    networks: Blocks,
+    patterns: PatternSet,
+    /// The rule of each of the patterns.
+    of_patterns: Numbers,
     always: Numbers,
 }
 
@@ -49,13 +65,24 @@ struct Node {
     open: Numbers,
 }
 
+/// Rules by blocks of addresses.
+#[derive(Debug, Clone, Default)]
+struct Blocks {
+    rules: HashMap<IpNet, Numbers, RandomState>,
+    /// The lengths that there are, of IPv4 and IPv6.
+    lengths: (Vec<u8>, Vec<u8>),
+}
+
 /// A place of the index.
 #[derive(Debug, Clone, Copy)]
 enum Spot<'a> {
     Path(&'a PathPattern),
+    Pattern(&'a Pattern),
     Host(&'a str),
     Domain(&'a str),
     Header(&'a HeaderName, &'a str),
+    Query(&'a str, &'a str),
+    Network(IpNet),
 }
 
 impl Index {
@@ -69,24 +96,42 @@ impl Index {
         {
             *crowd.entry(spot.bucket()).or_default() += 1;
         }
+        let crowded = |spot: &Spot<'_>| match spot {
+            Spot::Pattern(_) => CROWD_OF_PATTERNS,
+            _ => crowd.get(&spot.bucket()).copied().unwrap_or(0),
+        };
+        let mut patterns = Vec::new();
         for (number, rule) in rules.iter().enumerate() {
             let number = u32::try_from(number).unwrap_or(u32::MAX);
             // A rule with several paths stands at each of them; the most crowded one tells how selective that is.
-            let best = choices(&rule.matcher.when).into_iter().min_by_key(|spots| {
-                let crowds = spots.iter().map(|spot| crowd.get(&spot.bucket()));
-                crowds.max().flatten().copied().unwrap_or(0)
-            });
-            match best {
-                None => index.always.push(number),
-                Some(spots) => spots.iter().for_each(|spot| index.put(*spot, number)),
+            let choices = choices(&rule.matcher.when).into_iter();
+            let best = choices.min_by_key(|spots| spots.iter().map(crowded).max().unwrap_or(0));
+            for spot in best.iter().flatten() {
+                match spot {
+                    Spot::Pattern(pattern) => patterns.push((*pattern, number)),
+                    spot => index.place(*spot).push(number),
+                }
             }
+            if best.is_none() {
+                index.always.push(number);
+            }
+        }
+        let of_patterns = patterns.iter().map(|(_, number)| *number);
+        match PatternSet::new(patterns.iter().map(|(pattern, _)| *pattern)) {
+            Some(set) => {
+                index.of_patterns = of_patterns.collect();
+                index.patterns = set;
+            }
+            None => index.always.extend(of_patterns),
         }
         index
     }
 
-    fn put(&mut self, spot: Spot<'_>, number: u32) {
-        let rules = match spot {
+    /// The rules at a spot that is not one of the automaton's.
+    fn place(&mut self, spot: Spot<'_>) -> &mut Numbers {
+        match spot {
             Spot::Path(pattern) => self.paths.place(pattern),
+            Spot::Pattern(_) => &mut self.always,
             Spot::Host(name) => self.hosts.entry(name.into()).or_default(),
             Spot::Domain(name) => self.domains.entry(name.into()).or_default(),
             Spot::Header(name, value) => {
@@ -100,8 +145,12 @@ impl Index {
                     .entry(value.as_bytes().into())
                     .or_default()
             }
-        };
-        rules.push(number);
+            Spot::Query(name, value) => {
+                let values = self.query.entry(name.as_bytes().into()).or_default();
+                values.entry(value.as_bytes().into()).or_default()
+            }
+            Spot::Network(block) => self.networks.place(block),
+        }
     }
 
     /// The numbers of the rules that may match, ascending.
@@ -131,6 +180,20 @@ impl Index {
                 found.extend_from_slice(rules);
             }
         }
+        if !self.query.is_empty() {
+            for (name, value) in query_pairs(&request.query) {
+                if let Some(values) = self.query.get(&*decoded_form(name))
+                    && let Some(rules) = values.get(&*decoded_form(value))
+                {
+                    found.extend_from_slice(rules);
+                }
+            }
+        }
+        if let Some(ip) = request.client_ip {
+            self.networks.collect(ip, &mut found);
+        }
+        let described = self.patterns.matching(request.path.as_bytes());
+        found.extend(described.map(|pattern| self.of_patterns[pattern]));
         found.sort_unstable();
         found.dedup();
         found
@@ -138,32 +201,46 @@ impl Index {
 }
 
 /// The conditions by which a rule could be found, each as all of its places.
-fn choices(when: &Conditions) -> Vec<Vec<Spot<'_>>> {
+fn choices<'a>(when: &'a Conditions) -> Vec<Vec<Spot<'a>>> {
     let mut out = Vec::new();
-    let templates = when.paths.iter().map(|pattern| match pattern {
+    // Regular expressions by their beginning, or as a whole.
+    let spot = |pattern: &'a PathPattern, is_whole| match pattern {
         PathPattern::Template(template) => {
             // `/**` and `/{x}/**` say next to nothing.
             (!template.is_open() || !template.front().is_empty()).then_some(Spot::Path(pattern))
         }
+        PathPattern::Regex { pattern: regex, .. } if is_whole => Some(Spot::Pattern(regex)),
         PathPattern::Regex { pattern: regex, .. } => {
             (!regex_front(regex.as_str()).is_empty()).then_some(Spot::Path(pattern))
         }
-    });
-    out.extend(templates.collect::<Option<Vec<_>>>());
+    };
+    for is_whole in [false, true] {
+        let spots = when.paths.iter().map(|pattern| spot(pattern, is_whole));
+        out.extend(spots.collect::<Option<Vec<_>>>());
+    }
     let hosts = when.hosts.iter().map(|host| match host.parts() {
         (name, false) => Spot::Host(name),
         (name, true) => Spot::Domain(name),
     });
     out.push(hosts.collect());
-    for header in &when.headers {
-        let values = header.test.exact.as_slice().iter();
-        out.push(
-            values
-                .map(|value| Spot::Header(&header.name, value))
-                .collect(),
-        );
+    for HeaderTest { name, test } in &when.headers {
+        let values = test.exact.as_slice().iter();
+        out.push(values.map(|value| Spot::Header(name, value)).collect());
     }
-    out.retain(|spots| !spots.is_empty());
+    for QueryTest { name, test } in &when.query {
+        let values = test.exact.as_slice().iter();
+        out.push(values.map(|value| Spot::Query(name, value)).collect());
+    }
+    if let Some(networks) = &when.client_ip {
+        let narrow = |block: &IpNet| match block {
+            IpNet::V4(v4) => v4.prefix_len() >= SHORTEST_BLOCKS.0,
+            IpNet::V6(v6) => v6.prefix_len() >= SHORTEST_BLOCKS.1,
+        };
+        let spots = networks.blocks().iter();
+        let spots = spots.map(|block| narrow(block).then(|| Spot::Network(block.trunc())));
+        out.extend(spots.collect::<Option<Vec<_>>>());
+    }
+    out.retain(|spots| (1..=MAX_SPOTS).contains(&spots.len()));
     out
 }
 
@@ -206,9 +283,39 @@ impl Spot<'_> {
             Self::Path(PathPattern::Regex { pattern, .. }) => {
                 format!("path/{}/**", regex_front(pattern.as_str()).join("/"))
             }
+            Self::Pattern(_) => "pattern".to_owned(),
             Self::Host(name) => format!("host {name}"),
             Self::Domain(name) => format!("domain {name}"),
             Self::Header(name, value) => format!("header {name} {value}"),
+            Self::Query(name, value) => format!("query {name} {value}"),
+            Self::Network(block) => format!("network {block}"),
+        }
+    }
+}
+
+impl Blocks {
+    fn place(&mut self, block: IpNet) -> &mut Numbers {
+        let lengths = match block {
+            IpNet::V4(_) => &mut self.lengths.0,
+            IpNet::V6(_) => &mut self.lengths.1,
+        };
+        if !lengths.contains(&block.prefix_len()) {
+            lengths.push(block.prefix_len());
+        }
+        self.rules.entry(block).or_default()
+    }
+
+    fn collect(&self, ip: IpAddr, found: &mut Vec<u32>) {
+        let lengths = match ip {
+            IpAddr::V4(_) => &self.lengths.0,
+            IpAddr::V6(_) => &self.lengths.1,
+        };
+        for length in lengths {
+            if let Ok(block) = IpNet::new(ip, *length)
+                && let Some(rules) = self.rules.get(&block.trunc())
+            {
+                found.extend_from_slice(rules);
+            }
         }
     }
 }

@@ -170,19 +170,20 @@ fn lint_against_others(
         let Some(theirs) = other.limit_action() else {
             continue;
         };
-        let same_callers = other_index != index
-            && theirs.mode == Mode::Enforce
-            && theirs.descriptor == action.descriptor
-            && theirs.cost == action.cost
-            && theirs.tiers.is_empty()
-            && theirs.overrides.is_empty()
-            && other.matcher.covers(&rules[index].0.matcher);
-        // Two rules with the very same limits would each make the other pointless: one of them is enough to be told.
-        if !same_callers {
-            continue;
-        }
+        let same_callers = || {
+            other_index != index
+                && theirs.mode == Mode::Enforce
+                && theirs.descriptor == action.descriptor
+                && theirs.cost == action.cost
+                && theirs.tiers.is_empty()
+                && theirs.overrides.is_empty()
+                && other.matcher.covers(&rules[index].0.matcher)
+        };
         for limit in action.plan.limits() {
-            if let Some(stricter) = stricter_than(limit, &theirs.plan) {
+            // Two rules with the very same limits would each make the other pointless: one of them is enough to be told.
+            if let Some(stricter) = stricter_than(limit, &theirs.plan)
+                && same_callers()
+            {
                 document.warning(
                     path,
                     format!(

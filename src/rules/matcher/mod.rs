@@ -16,7 +16,7 @@ pub use self::{
     mismatch::{Mismatch, Named},
     network::Networks,
     path::{PathPattern, Segment, Template},
-    pattern::Pattern,
+    pattern::{Pattern, PatternSet},
     value::{Exact, ValueTest},
 };
 

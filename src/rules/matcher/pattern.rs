@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use regex::bytes::{Regex, RegexBuilder};
+use regex::bytes::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 
 /// The longest pattern, in bytes.
 const MAX_PATTERN: usize = 1_000;
@@ -10,6 +10,11 @@ const MAX_PATTERN: usize = 1_000;
 const MAX_COMPILED: usize = 256 * 1024;
 /// The most memory that one search of a pattern keeps for its states, in bytes.
 const MAX_STATES: usize = 1024 * 1024;
+
+/// The most memory of many patterns compiled together, in bytes: some thousand usual ones.
+const MAX_COMPILED_SET: usize = 32 * 1024 * 1024;
+/// The most memory that each thread keeps for the states of many patterns, in bytes.
+const MAX_STATES_OF_SET: usize = 4 * 1024 * 1024;
 
 /// A regular expression that describes whole values. It is about bytes: `.` is any byte, `\w` and `\d` are ASCII.
 #[derive(Debug, Clone)]
@@ -77,6 +82,35 @@ impl fmt::Display for Pattern {
     }
 }
 
+/// Patterns in one automaton. It reads a value once, however many they are.
+#[derive(Debug, Clone, Default)]
+pub struct PatternSet(RegexSet);
+
+impl PatternSet {
+    /// Compiles them together; `None` if that takes more than 32 MB.
+    pub fn new<'a>(patterns: impl IntoIterator<Item = &'a Pattern>) -> Option<Self> {
+        Self::within(MAX_COMPILED_SET, patterns)
+    }
+
+    fn within<'a>(bytes: usize, patterns: impl IntoIterator<Item = &'a Pattern>) -> Option<Self> {
+        let texts = patterns.into_iter().map(|pattern| anchored(&pattern.text));
+        RegexSetBuilder::new(texts)
+            .unicode(false)
+            .dot_matches_new_line(true)
+            .size_limit(bytes)
+            .dfa_size_limit(MAX_STATES_OF_SET)
+            .build()
+            .ok()
+            .map(Self)
+    }
+
+    /// Which of them describe a value, by their places in the order in which they were given.
+    pub fn matching(&self, value: &[u8]) -> impl Iterator<Item = usize> {
+        let found = (!self.0.is_empty()).then(|| self.0.matches(value));
+        found.into_iter().flatten()
+    }
+}
+
 /// A pattern about the whole value.
 pub(in crate::rules) fn anchored(text: &str) -> String {
     format!("^(?:{text})$")
@@ -136,6 +170,33 @@ mod tests {
         assert!(matches("(?i)BOT", b"bot"));
         assert!(matches("\\w\\d", b"a1"));
         assert!(matches("\\xC3\\xA9", "\u{e9}".as_bytes()));
+    }
+
+    #[test]
+    fn many_patterns_are_as_each_of_them() {
+        let texts = [
+            "v[0-9]+",
+            "a|b",
+            ".*bot.*",
+            "(?i)BOT",
+            "(?x) a # b\n",
+            "\\xC3.",
+            "v1",
+        ];
+        let patterns: Vec<Pattern> = texts
+            .iter()
+            .map(|text| Pattern::parse(text).unwrap())
+            .collect();
+        let set = PatternSet::new(&patterns).unwrap();
+        for value in ["v1", "v12x", "a", "ab", "\u{e9}", "x\nbot", "Bot", ""] {
+            let value = value.as_bytes();
+            let each: Vec<usize> = (0..patterns.len())
+                .filter(|index| patterns[*index].matches(value))
+                .collect();
+            assert_eq!(set.matching(value).collect::<Vec<_>>(), each, "{value:?}");
+        }
+        assert_eq!(PatternSet::default().matching(b"v1").count(), 0);
+        assert!(PatternSet::within(1_000, &patterns).is_none());
     }
 
     #[test]
