@@ -121,13 +121,26 @@ fn placed(diagnostic: &Diagnostic, text: &str) {
     }
     assert!(*line <= text.lines().count().max(1), "{diagnostic:?}");
     let whole = text.lines().nth(line - 1).unwrap_or_default();
-    assert!((1..=whole.chars().count() + 1).contains(column), "{diagnostic:?}");
+    assert!(
+        (1..=whole.chars().count() + 1).contains(column),
+        "{diagnostic:?}"
+    );
     let length = source.chars().count();
-    assert!(length <= 202 && whole.contains(source.trim_matches('…')), "{diagnostic:?}");
+    assert!(
+        length <= 202 && whole.contains(source.trim_matches('…')),
+        "{diagnostic:?}"
+    );
     assert!((1..=length + 1).contains(source_column), "{diagnostic:?}");
-    assert!(source_column - 1 + width <= length.max(*source_column), "{diagnostic:?}");
+    assert!(
+        source_column - 1 + width <= length.max(*source_column),
+        "{diagnostic:?}"
+    );
     let meant = |text: &str, column: usize| text.chars().nth(column - 1);
-    assert_eq!(meant(source, *source_column), meant(whole, *column), "{diagnostic:?}");
+    assert_eq!(
+        meant(source, *source_column),
+        meant(whole, *column),
+        "{diagnostic:?}"
+    );
 }
 
 /// Requests can be matched, charged and answered.
