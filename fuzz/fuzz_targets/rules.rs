@@ -120,6 +120,7 @@ fn placed(diagnostic: &Diagnostic, text: &str) {
         return;
     }
     assert!(*line <= text.lines().count().max(1), "{diagnostic:?}");
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let whole = text.lines().nth(line - 1).unwrap_or_default();
     assert!(
         (1..=whole.chars().count() + 1).contains(column),
