@@ -331,8 +331,12 @@ fn reloaded(
     ))
 }
 
-/// What a file holds, as text. The error is of the kind `InvalidData`.
-pub fn as_text(bytes: Vec<u8>) -> io::Result<String> {
+/// Reads a rule file, or one that belongs to it. If it is no text, the error is of the kind `InvalidData`.
+pub fn read_text(path: &Path) -> io::Result<String> {
+    as_text(reload::read(path)?)
+}
+
+fn as_text(bytes: Vec<u8>) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|error| {
         let read = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = read.split(|byte| *byte == b'\n').count();
@@ -343,7 +347,7 @@ pub fn as_text(bytes: Vec<u8>) -> io::Result<String> {
 
 /// Reads and compiles the text of the rule file at `path`, with the files that belong to it.
 pub fn load_rules(path: &Path, text: &str, hash_key: &HashKey) -> rules::Loaded {
-    let read = |other: &Path| as_text(reload::read(&reload::beside(path, other))?);
+    let read = |other: &Path| read_text(&reload::beside(path, other));
     let name = path.display().to_string();
     let surroundings = Surroundings {
         hash_key,

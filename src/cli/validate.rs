@@ -12,7 +12,6 @@ use super::{Failure, Format};
 use crate::{
     app,
     hash::HashKey,
-    reload,
     rules::{Loaded, RuleSet, Severity, diagnostic::counted},
 };
 
@@ -90,8 +89,7 @@ fn load(file: &Path, hash_key: &HashKey) -> Result<Loaded, Failure> {
             "the rule file {file} cannot be read: {error}\n  hint: {hint}"
         ))
     };
-    let bytes = reload::read(file).map_err(unreadable)?;
-    let text = app::as_text(bytes).map_err(unreadable)?;
+    let text = app::read_text(file).map_err(unreadable)?;
     Ok(app::load_rules(file, &text, hash_key))
 }
 
