@@ -7,7 +7,10 @@ use serde::{
     de::{self, MapAccess, Visitor},
 };
 
-use super::short::{self, optional_fields};
+use super::{
+    schema::each_of,
+    short::{self, optional_fields},
+};
 use crate::rules::decode::Field;
 
 /// A part of a key: one word, or a source with its name.
@@ -21,6 +24,7 @@ pub(in crate::rules) enum KeyPart {
 
 optional_fields! {
     /// `{ header: x-api-key, secret: true }`: one source, and how it is shown.
+    #[schemars(extend("oneOf" = each_of(&["path", "header", "cookie", "query", "jwt"])))]
     pub(in crate::rules) struct NamedPart {
         /// A {parameter} of the rule's paths.
         path: String,

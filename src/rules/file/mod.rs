@@ -37,7 +37,7 @@ pub(super) struct RuleFile {
     /// What holds for rules that say nothing themselves.
     pub(super) defaults: Option<Field<Defaults>>,
     /// Read from top to bottom: `allow` and `deny` end the walk, and every `limit` rule that matches until then applies.
-    #[schemars(required)]
+    #[schemars(required, extend("minItems" = 1))]
     pub(super) rules: Option<Field<Vec<Field<Rule>>>>,
 }
 
@@ -70,7 +70,14 @@ pub(super) struct Defaults {
 
 /// A rule: which requests, and what happens to them.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[schemars(deny_unknown_fields)]
+#[schemars(
+    deny_unknown_fields,
+    extend(
+        "if" = { "properties": { "action": { "enum": ["allow", "deny"] } }, "required": ["action"] },
+        "then" = { "not": { "anyOf": schema::each_of(&["limit", "limits"]) } },
+        "else" = { "oneOf": schema::each_of(&["limit", "limits"]) },
+    )
+)]
 pub(super) struct Rule {
     /// Unique; part of Redis keys, answers, logs and metrics.
     #[schemars(
@@ -91,6 +98,7 @@ pub(super) struct Rule {
     /// How many requests per how long.
     pub(super) limit: Option<Field<LimitSpec>>,
     /// Several limits; all apply.
+    #[schemars(extend("minItems" = 1))]
     pub(super) limits: Option<Field<Vec<Field<LimitSpec>>>>,
     /// How this rule's limits count.
     pub(super) algorithm: Option<Field<AlgorithmName>>,

@@ -11,6 +11,7 @@ use serde::{
 use super::{
     limit::LimitSpec,
     matching::Match,
+    schema::each_of,
     short::{self, optional_fields},
     text::{FromText, TextVisitor, deserialize_from_text},
 };
@@ -64,7 +65,7 @@ impl<'de> Deserialize<'de> for Cost {
 
 /// Limits for callers of one kind.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[schemars(deny_unknown_fields)]
+#[schemars(deny_unknown_fields, extend("oneOf" = each_of(&["limit", "limits"])))]
 pub(in crate::rules) struct Tier {
     /// What it is called in answers; `tier1` and so on if not said.
     #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_.-]+$"))]
@@ -75,12 +76,13 @@ pub(in crate::rules) struct Tier {
     /// How many requests per how long.
     pub(in crate::rules) limit: Option<Field<LimitSpec>>,
     /// Several limits; all apply.
+    #[schemars(extend("minItems" = 1))]
     pub(in crate::rules) limits: Option<Field<Vec<Field<LimitSpec>>>>,
 }
 
 /// Limits for one caller.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[schemars(deny_unknown_fields)]
+#[schemars(deny_unknown_fields, extend("oneOf" = each_of(&["limit", "limits"])))]
 pub(in crate::rules) struct Override {
     /// What it is called in answers; `override` if not said.
     #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_.-]+$"))]
@@ -91,6 +93,7 @@ pub(in crate::rules) struct Override {
     /// How many requests per how long.
     pub(in crate::rules) limit: Option<Field<LimitSpec>>,
     /// Several limits; all apply.
+    #[schemars(extend("minItems" = 1))]
     pub(in crate::rules) limits: Option<Field<Vec<Field<LimitSpec>>>>,
 }
 

@@ -58,11 +58,18 @@ fn as_yaml_is_read(schema: &mut Schema) {
         && let Some(items) = object.remove("items")
     {
         object.remove("type");
-        object.insert(
-            "anyOf".to_owned(),
-            json!([items, { "type": "array", "items": items }]),
-        );
+        let mut list = json!({ "type": "array", "items": items });
+        if let Some(least) = object.remove("minItems") {
+            list["minItems"] = least;
+        }
+        object.insert("anyOf".to_owned(), json!([items, list]));
     }
+}
+
+/// For `oneOf` and `anyOf`: that there is one of these fields.
+pub(super) fn each_of(fields: &[&str]) -> Vec<Value> {
+    let each = fields.iter().map(|field| json!({ "required": [field] }));
+    each.collect()
 }
 
 /// Values that are read from one text: a description, examples, and what the text looks like.

@@ -27,9 +27,9 @@ pub(super) fn fields<'de, A: MapAccess<'de>, T: serde::Deserialize<'de>>(
 /// A struct of optional fields with the list of their names.
 macro_rules! optional_fields {
     ($(#[$attribute:meta])* $vis:vis struct $name:ident { $($(#[$field_attribute:meta])* $field:ident: $type:ty,)+ }) => {
-        $(#[$attribute])*
         #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
         #[schemars(deny_unknown_fields)]
+        $(#[$attribute])*
         $vis struct $name {
             $($(#[$field_attribute])* $vis $field: Option<crate::rules::decode::Field<$type>>,)+
         }
