@@ -59,6 +59,13 @@ async fn the_shipped_configuration_turns_200_into_429_after_five() {
             None,
             "is for the access log"
         );
+        // README shows it as it comes, after a second.
+        let as_shown = answer.body.replace(&format!("in {wait} s"), "in 59 s");
+        let as_shown = as_shown.replace(&format!(":{wait}}}"), ":59}");
+        assert!(
+            include_str!("../../README.md").contains(&as_shown),
+            "{as_shown}"
+        );
         let problem = answer.json();
         assert_eq!(
             problem["type"],
