@@ -24,7 +24,7 @@ use super::{
     Rule,
     matcher::{Conditions, HeaderTest, PathPattern, Pattern, PatternSet, QueryTest, Segment},
 };
-use crate::request::{Attributes, decoded_form, query_pairs};
+use crate::request::Attributes;
 
 type Map<K, V> = HashMap<Box<K>, V, RandomState>;
 
@@ -45,7 +45,7 @@ pub(super) struct Index {
     hosts: Map<str, Numbers>,
     domains: Map<str, Numbers>,
     headers: Vec<(HeaderName, Map<[u8], Numbers>)>,
-    query: Map<[u8], Map<[u8], Numbers>>,
+    query: Vec<(String, Map<[u8], Numbers>)>,
     networks: Blocks,
     patterns: PatternSet,
     /// The rule of each of the patterns.
@@ -135,18 +135,11 @@ impl Index {
             Spot::Host(name) => self.hosts.entry(name.into()).or_default(),
             Spot::Domain(name) => self.domains.entry(name.into()).or_default(),
             Spot::Header(name, value) => {
-                let at = self.headers.iter().position(|(known, _)| known == name);
-                let at = at.unwrap_or_else(|| {
-                    self.headers.push((name.clone(), HashMap::default()));
-                    self.headers.len() - 1
-                });
-                self.headers[at]
-                    .1
-                    .entry(value.as_bytes().into())
-                    .or_default()
+                let values = values_of(&mut self.headers, name);
+                values.entry(value.as_bytes().into()).or_default()
             }
             Spot::Query(name, value) => {
-                let values = self.query.entry(name.as_bytes().into()).or_default();
+                let values = values_of(&mut self.query, name);
                 values.entry(value.as_bytes().into()).or_default()
             }
             Spot::Network(block) => self.networks.place(block),
@@ -180,13 +173,11 @@ impl Index {
                 found.extend_from_slice(rules);
             }
         }
-        if !self.query.is_empty() {
-            for (name, value) in query_pairs(&request.query) {
-                if let Some(values) = self.query.get(&*decoded_form(name))
-                    && let Some(rules) = values.get(&*decoded_form(value))
-                {
-                    found.extend_from_slice(rules);
-                }
+        for (name, values) in &self.query {
+            if let Some(value) = request.query_value(name)
+                && let Some(rules) = values.get(&*value)
+            {
+                found.extend_from_slice(rules);
             }
         }
         if let Some(ip) = request.client_ip {
@@ -198,6 +189,19 @@ impl Index {
         found.dedup();
         found
     }
+}
+
+/// The values of a header or parameter that rules ask for.
+fn values_of<'a, N: for<'n> From<&'n K> + PartialEq<K>, K: ?Sized>(
+    names: &'a mut Vec<(N, Map<[u8], Numbers>)>,
+    name: &K,
+) -> &'a mut Map<[u8], Numbers> {
+    let at = names.iter().position(|(known, _)| known == name);
+    let at = at.unwrap_or_else(|| {
+        names.push((name.into(), HashMap::default()));
+        names.len() - 1
+    });
+    &mut names[at].1
 }
 
 /// The conditions by which a rule could be found, each as all of its places.
