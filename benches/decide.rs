@@ -37,6 +37,10 @@ fn rules_by(kind: &str, n: usize) -> RuleSet {
                 i % 256
             ),
             "regex" => format!("path: {{ regex: \"/v1/service{i}/(?P<id>[^/]+)\" }}"),
+            // Each takes a great deal of memory.
+            "counting_regex" => {
+                format!("path: {{ regex: \"/[a-z0-9-]{{1,64}}/service{i}/(?P<id>[^/]{{1,64}})\" }}")
+            }
             // No segment of it is plain at its beginning.
             _ => format!("path: {{ regex: \"/v[0-9]+/service{i}/(?P<id>[^/]+)\" }}"),
         };
@@ -73,6 +77,7 @@ fn matching(c: &mut Criterion) {
         ("client_ip", &[1, 1_000]),
         ("regex", &[1, 100, 1_000]),
         ("any_regex", &[1, 100, 1_000]),
+        ("counting_regex", &[1, 100, 1_000]),
     ] {
         for &n in sizes {
             let set = rules_by(kind, n);

@@ -57,15 +57,25 @@ pub fn force_on_sighup(force: Arc<Notify>) -> io::Result<()> {
     Ok(())
 }
 
+/// A file that belongs to the rule file, as it was when it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Other {
+    /// Its path, relative to the rule file's directory.
+    pub path: PathBuf,
+    /// What it held; `None` if it could not be read.
+    pub content: Option<Vec<u8>>,
+}
+
 /// Calls `apply` with each new content of `path`, until `shutdown` completes. It answers with the other files that belong to
-/// this one, relative to its directory; when one of them changes, appears or goes, it is called again.
+/// this one, and is called again when one of them changes, appears or goes; with `None` if that cannot be told, and then those
+/// that did still do.
 ///
 /// A file that is missing or unreadable changes nothing: that is logged once, and the file applied when it is back and
 /// different. The same content is not applied twice in a row, refused or not, unless forced.
 pub async fn watch(
     path: PathBuf,
     options: Options,
-    mut apply: impl FnMut(Vec<u8>) -> Vec<PathBuf> + Send + 'static,
+    mut apply: impl FnMut(Vec<u8>) -> Option<Vec<Other>> + Send + 'static,
     shutdown: impl Future<Output = ()>,
 ) {
     let events = Arc::new(Notify::new());
@@ -112,12 +122,16 @@ pub async fn watch(
                 if forced || last.as_ref() != Some(&content) {
                     // To compile a long file takes some hundred milliseconds of a processor: not those that answer checks.
                     let rules = content.rules.clone();
-                    let applied = tokio::task::spawn_blocking(move || {
+                    let applying = tokio::task::spawn_blocking(move || {
                         let others = apply(rules);
                         (apply, others)
                     });
+                    let applied = tokio::select! {
+                        () = &mut shutdown => return,
+                        applied = applying => applied,
+                    };
                     let others;
-                    (apply, others) = match applied.await {
+                    (apply, others) = match applied {
                         Ok(applied) => applied,
                         Err(error) => match error.try_into_panic() {
                             Ok(panic) => std::panic::resume_unwind(panic),
@@ -125,12 +139,20 @@ pub async fn watch(
                             Err(_) => return,
                         },
                     };
-                    last = Some(content);
-                    if files.others != others {
-                        // What they hold is compared from now on, so look at once: they may have changed since they were applied.
-                        files.others = others;
-                        events.notify_one();
+                    let mut applied = content;
+                    if let Some(others) = others {
+                        let (paths, contents) = others
+                            .into_iter()
+                            .map(|other| (other.path, other.content))
+                            .unzip();
+                        applied.others = contents;
+                        if files.others != paths {
+                            // They are watched from now on, so look at once: they may have changed since they were read.
+                            files.others = paths;
+                            events.notify_one();
+                        }
                     }
+                    last = Some(applied);
                 }
             }
             Err(error) => {
@@ -291,6 +313,11 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
             "not a regular file",
         ));
     }
+    read_any(path)
+}
+
+/// As [`read`], pipes included.
+pub fn read_any(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path)?;
     let length = file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;

@@ -6,8 +6,9 @@ mod support;
 
 use std::{
     collections::BTreeMap,
+    io::Write as _,
     net::TcpListener,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use clap::CommandFactory as _;
@@ -85,7 +86,44 @@ fn a_bad_rule_file_is_2_and_says_where() {
     }
     let output = tollgate(&["validate", "no/such/file.yaml"]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("no/such/file.yaml cannot be read"));
+    assert!(stderr(&output).contains("no/such/file.yaml: the file cannot be read: No such file"));
+    let output = tollgate(&["validate", "no/such/file.yaml", "--format", "json"]);
+    assert_eq!(output.status.code(), Some(2));
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&answer["valid"], &answer["errors"]),
+        (&false.into(), &1.into())
+    );
+    let told = answer["diagnostics"][0]["message"].as_str().unwrap();
+    assert!(told.starts_with("the file cannot be read"), "{answer}");
+}
+
+#[test]
+fn rules_can_come_from_a_pipe() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tollgate"))
+        .args(["validate", "/dev/stdin"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let rules = b"version: 1\nrules: [{ name: a, limit: 5/m }]\n";
+    child.stdin.take().unwrap().write_all(rules).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.stdout, b"/dev/stdin: valid, 1 rule, 1 limit\n");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = Command::new(env!("CARGO_BIN_EXE_tollgate"))
+        .arg("schema")
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(stderr(&output), "");
 }
 
 #[test]

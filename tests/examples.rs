@@ -413,6 +413,8 @@ async fn downloads() {
     stage.expect(GOOD, 20, preview.with(&one)).await;
 
     let archive = get("/downloads/live/all.zip");
+    let preview = get("/downloads/live/all.zip?preview=1");
+    stage.expect(GOOD, 3, preview.with(&other)).await;
     stage.expect(GOOD, 1, archive.with(&other)).await;
     let denied = stage.expect(OVER, 1, archive.with(&other)).await;
     assert_eq!(rule(&denied), "archives");

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
-use tollgate::reload::{Options, force_on_sighup, watch};
+use tollgate::reload::{self, Options, Other, force_on_sighup, watch};
 
 /// Only a failing test waits for it.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -49,11 +49,17 @@ impl Watched {
             loaded: None,
             force: force.clone(),
         };
+        let root = dir.path().to_owned();
         // A file names the others that belong to it in its lines that begin with `+`.
         let apply = move |bytes| {
             let text = String::from_utf8(bytes).unwrap();
             let others = text.lines().filter_map(|line| line.strip_prefix('+'));
-            let others = others.map(PathBuf::from).collect();
+            let others = others.map(|path| Other {
+                content: reload::read(&root.join(path)).ok(),
+                path: path.into(),
+            });
+            // One that begins with a question mark does not tell.
+            let others = (!text.starts_with('?')).then(|| others.collect());
             sender.send(text).unwrap();
             others
         };
@@ -80,6 +86,18 @@ impl Watched {
             tokio::time::timeout(DEADLINE, wait).await.is_ok(),
             "{content:?} was never applied"
         );
+    }
+
+    /// Nothing is applied for ten times as long as a change needs to be noticed.
+    async fn expect_nothing(&mut self) {
+        let quiet = tokio::time::timeout(Duration::from_millis(200), self.applied.recv()).await;
+        assert!(quiet.is_err(), "{quiet:?} was applied");
+    }
+
+    /// As a deployment does it: never half a file.
+    fn replace(&self, name: &str, content: &str) {
+        fs::write(self.path("new"), content).unwrap();
+        fs::rename(self.path("new"), self.path(name)).unwrap();
     }
 
     async fn stop(self) {
@@ -264,8 +282,6 @@ async fn a_change_of_a_file_that_belongs_to_it_applies_it_again() {
         fs::write(dir.join("rules.yaml"), "+plans/partners.yaml").unwrap();
     })
     .await;
-    // Once more, now that it is known what belongs to it.
-    watched.expect("+plans/partners.yaml").await;
     fs::create_dir(watched.path("plans")).unwrap();
     fs::write(watched.path("plans/partners.yaml"), "a").unwrap();
     watched.expect("+plans/partners.yaml").await;
@@ -275,5 +291,26 @@ async fn a_change_of_a_file_that_belongs_to_it_applies_it_again() {
     watched.expect("+plans/partners.yaml").await;
     fs::write(watched.path("rules.yaml"), "alone").unwrap();
     watched.expect("alone").await;
+    watched.stop().await;
+}
+
+/// A file that tells not which others belong to it, because it cannot be read as YAML, leaves those that do; and nothing is
+/// applied twice, whether it is refused or not.
+#[tokio::test]
+async fn the_same_content_is_applied_once() {
+    let mut watched = Watched::start(NEVER, "+other", |dir| {
+        fs::write(dir.join("rules.yaml"), "+other").unwrap();
+        fs::write(dir.join("other"), "a").unwrap();
+    })
+    .await;
+    watched.expect_nothing().await;
+    for content in ["? broken", "alone", "+other", "+missing", "? again"] {
+        watched.replace("rules.yaml", content);
+        watched.expect(content).await;
+        watched.expect_nothing().await;
+    }
+    watched.replace("missing", "b");
+    watched.expect("? again").await;
+    watched.expect_nothing().await;
     watched.stop().await;
 }

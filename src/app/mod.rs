@@ -4,7 +4,9 @@ mod asked;
 mod shown;
 
 use std::{
+    cell::RefCell,
     io,
+    panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -26,7 +28,7 @@ use crate::{
     hash::HashKey,
     health::{Component, Health},
     metrics::Metrics,
-    reload,
+    reload::{self, Other},
     rules::{self, Report, RuleSet, Surroundings},
     server::{self, ConnEvents, ListenAddr, Listener, admin::Admin, check::CheckPort},
     store::{
@@ -299,10 +301,17 @@ fn reloaded(
             Err(error) => {
                 let reason = format!("{name}: {error}");
                 refused(reason.clone(), &reason);
-                return Vec::new();
+                return None;
             }
         };
-        let loaded = load_rules(&path_of_rules, &text, &hash_key);
+        let others = RefCell::new(Vec::new());
+        let load = || load_noting(&path_of_rules, &text, &hash_key, &others);
+        // A file that finds a fault of ours must not be the last that is ever read.
+        let Ok(loaded) = panic::catch_unwind(AssertUnwindSafe(load)) else {
+            let reason = format!("{name}: tollgate failed while reading it, which is a bug");
+            refused(reason.clone(), &reason);
+            return None;
+        };
         match loaded.set.ok_or(&loaded.report) {
             Ok(set) if set == engine.live().set => {
                 metrics.rules_unchanged();
@@ -318,7 +327,9 @@ fn reloaded(
             }
             Err(report) => refused(report.summary(), &format!("\n{report}")),
         }
-        loaded.files
+        let others = others.into_inner();
+        // A file that cannot be read as YAML names no others: those of the rules in force still matter.
+        (!others.is_empty() || !loaded.report.has_errors()).then_some(others)
     };
     Ok(reload::watch(
         path,
@@ -331,9 +342,9 @@ fn reloaded(
     ))
 }
 
-/// Reads a rule file, or one that belongs to it. If it is no text, the error is of the kind `InvalidData`.
+/// Reads a rule file once, from a pipe too. If it is no text, the error is of the kind `InvalidData`.
 pub fn read_text(path: &Path) -> io::Result<String> {
-    as_text(reload::read(path)?)
+    as_text(reload::read_any(path)?)
 }
 
 fn as_text(bytes: Vec<u8>) -> io::Result<String> {
@@ -347,7 +358,28 @@ fn as_text(bytes: Vec<u8>) -> io::Result<String> {
 
 /// Reads and compiles the text of the rule file at `path`, with the files that belong to it.
 pub fn load_rules(path: &Path, text: &str, hash_key: &HashKey) -> rules::Loaded {
-    let read = |other: &Path| read_text(&reload::beside(path, other));
+    load_noting(path, text, hash_key, &RefCell::default())
+}
+
+/// As [`load_rules`], and notes what the files that belong to it held.
+fn load_noting(
+    path: &Path,
+    text: &str,
+    hash_key: &HashKey,
+    others: &RefCell<Vec<Other>>,
+) -> rules::Loaded {
+    let read = |other: &Path| {
+        let bytes = reload::read(&reload::beside(path, other));
+        let mut others = others.borrow_mut();
+        // One that cannot be read is asked for by each rule that names it.
+        if !others.iter().any(|known| known.path == other) {
+            others.push(Other {
+                path: other.to_owned(),
+                content: bytes.as_ref().ok().cloned(),
+            });
+        }
+        as_text(bytes?)
+    };
     let name = path.display().to_string();
     let surroundings = Surroundings {
         hash_key,

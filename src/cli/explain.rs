@@ -115,5 +115,4 @@ pub(super) async fn run(args: ExplainArgs) -> Result<(), Failure> {
         Format::Text => super::print(&report.to_string()),
         Format::Json => super::print(&report.to_json()),
     }
-    Ok(())
 }

@@ -18,7 +18,11 @@ pub mod serve;
 pub mod upstream;
 mod validate;
 
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
@@ -119,10 +123,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(*args),
         Command::Validate(args) => validate::run(&args),
         Command::Explain(args) => block_on(explain::run(*args)),
-        Command::Schema => {
-            print(&format!("{:#}", rules::schema()));
-            Ok(())
-        }
+        Command::Schema => print(&format!("{:#}", rules::schema())),
         Command::Upstream(args) => block_on(async {
             let _logging = start_logging("info", LogFormat::Text)?;
             upstream::run(&args, app::signalled()?)
@@ -132,15 +133,20 @@ fn run(cli: Cli) -> Result<(), Failure> {
         }),
         Command::Healthcheck(args) => block_on(async {
             let report = healthcheck::run(&args).await.map_err(anyhow::Error::from)?;
-            print(&report);
-            Ok(())
+            print(&report)
         }),
     }
 }
 
-#[expect(clippy::print_stdout, reason = "the result is what was asked for")]
-fn print(text: &str) {
-    println!("{text}");
+/// Prints what was asked for. A reader that has seen enough of it, like `head`, is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Runtime(
+            anyhow::Error::new(error).context("the answer cannot be written"),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Lines that wait to be written. When whoever reads them hangs and these are full, further ones are dropped: checks do not wait
@@ -187,7 +193,13 @@ enum Format {
     Json,
 }
 
+/// How long the end of the process waits for calls that block.
+const PATIENCE_AT_END: Duration = Duration::from_secs(1);
+
 fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Runtime::new().map_err(anyhow::Error::from)?;
-    runtime.block_on(command)
+    let result = runtime.block_on(command);
+    // A file system that hangs must not hold up the end of the process.
+    runtime.shutdown_timeout(PATIENCE_AT_END);
+    result
 }

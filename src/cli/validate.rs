@@ -12,7 +12,7 @@ use super::{Failure, Format};
 use crate::{
     app,
     hash::HashKey,
-    rules::{Loaded, RuleSet, Severity, diagnostic::counted},
+    rules::{Loaded, Report, RuleSet, Severity, diagnostic::counted},
 };
 
 /// Options of `tollgate validate`.
@@ -32,7 +32,7 @@ pub(super) struct ValidateArgs {
 }
 
 pub(super) fn run(args: &ValidateArgs) -> Result<(), Failure> {
-    let loaded = load(&args.file, &HashKey::default())?;
+    let loaded = load(&args.file, &HashKey::default());
     let name = args.file.display().to_string();
     let (rules, limits) = loaded
         .set
@@ -52,7 +52,7 @@ pub(super) fn run(args: &ValidateArgs) -> Result<(), Failure> {
                 "limits": limits,
                 "diagnostics": report.diagnostics,
             });
-            super::print(&format!("{answer:#}"));
+            super::print(&format!("{answer:#}"))?;
             match errors {
                 0 => Ok(()),
                 _ => Err(Failure::Told),
@@ -61,7 +61,7 @@ pub(super) fn run(args: &ValidateArgs) -> Result<(), Failure> {
         Format::Text if errors > 0 => Err(invalid(&loaded)),
         Format::Text => {
             if warnings > 0 {
-                super::print(&report.to_string());
+                super::print(&report.to_string())?;
             }
             let mut told = vec![
                 "valid".to_owned(),
@@ -71,31 +71,32 @@ pub(super) fn run(args: &ValidateArgs) -> Result<(), Failure> {
             if warnings > 0 {
                 told.push(counted(warnings, "warning"));
             }
-            super::print(&format!("{name}: {}", told.join(", ")));
-            Ok(())
+            super::print(&format!("{name}: {}", told.join(", ")))
         }
     }
 }
 
 /// Reads and compiles a rule file with those that belong to it.
-fn load(file: &Path, hash_key: &HashKey) -> Result<Loaded, Failure> {
-    let unreadable = |error: io::Error| {
-        let hint = match error.kind() {
-            io::ErrorKind::InvalidData => "save it in the encoding UTF-8",
-            _ => "name another with --rules or TOLLGATE_RULES",
-        };
-        let file = file.display();
-        Failure::Rules(format!(
-            "the rule file {file} cannot be read: {error}\n  hint: {hint}"
-        ))
-    };
-    let text = app::read_text(file).map_err(unreadable)?;
-    Ok(app::load_rules(file, &text, hash_key))
+fn load(file: &Path, hash_key: &HashKey) -> Loaded {
+    match app::read_text(file) {
+        Ok(text) => app::load_rules(file, &text, hash_key),
+        Err(error) => {
+            let hint = match error.kind() {
+                io::ErrorKind::InvalidData => "save it in the encoding UTF-8",
+                _ => "name another, on the command line or in TOLLGATE_RULES",
+            };
+            let file = file.display().to_string();
+            Loaded {
+                set: None,
+                report: Report::unreadable(&file, &error.to_string(), hint),
+            }
+        }
+    }
 }
 
 /// As [`load`]; what is wrong is a failure, and what is probably wrong is logged.
 pub(super) fn load_or_fail(file: &Path, hash_key: &HashKey) -> Result<RuleSet, Failure> {
-    let loaded = load(file, hash_key)?;
+    let loaded = load(file, hash_key);
     match loaded.set {
         Some(set) => {
             app::tell_warnings(&loaded.report);

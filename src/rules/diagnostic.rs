@@ -62,6 +62,23 @@ pub struct Report {
 }
 
 impl Report {
+    /// That of a file that cannot even be read.
+    pub fn unreadable(file: &str, reason: &str, hint: &str) -> Self {
+        let message = format!("the file cannot be read: {reason}");
+        let (place, hint) = (Place::NOWHERE, Some(hint));
+        Self {
+            file: file.to_owned(),
+            diagnostics: vec![Diagnostic::at(
+                file,
+                place,
+                Severity::Error,
+                "",
+                &message,
+                hint,
+            )],
+        }
+    }
+
     /// Whether the file cannot be used.
     pub fn has_errors(&self) -> bool {
         self.of(Severity::Error).next().is_some()
@@ -152,10 +169,11 @@ impl Diagnostic {
 /// The part of a line that is shown, and where in it the column is.
 fn excerpt(line: &str, column: usize) -> (String, usize) {
     let length = line.chars().count();
+    let column = column.clamp(1, length + 1);
     if length <= MAX_SHOWN {
-        return (line.to_owned(), column.clamp(1, length + 1));
+        return (line.to_owned(), column);
     }
-    let start = (column - 1).min(length).saturating_sub(SHOWN_BEFORE);
+    let start = (column - 1).saturating_sub(SHOWN_BEFORE);
     let mut shown: String = line.chars().skip(start).take(MAX_SHOWN).collect();
     if start + MAX_SHOWN < length {
         shown.push('…');
@@ -206,7 +224,7 @@ impl fmt::Display for Where<'_> {
 /// As compilers print it:
 ///
 /// ```text
-/// config/rules.yaml:12:12: rules[1].limit: "5/fortnight": "fortnight" is not a unit of time
+/// config/rules.yaml:12:12: rules[1].limit: "fortnight" is not a unit of time
 ///    12 |     limit: 5/fortnight
 ///       |            ^^^^^^^^^^^
 ///   hint: units are ms, s, m, h, day and week

@@ -9,8 +9,8 @@
 //! * Headers and query parameters: exact values.
 //! * Addresses: CIDR blocks, by their length.
 //!
-//! * Regular expressions of paths: under the segments that they begin with, if these are plain to see; else all in one automaton,
-//!   which reads the path once and says which of them describe it.
+//! * Regular expressions of paths: under the segments that they begin with, if these are plain to see; else all in an
+//!   automaton, which reads the path once and says which of them describe it.
 //!
 //! Rules with none of these are tried always.
 
@@ -22,7 +22,9 @@ use ipnet::IpNet;
 
 use super::{
     Rule,
-    matcher::{Conditions, HeaderTest, PathPattern, Pattern, PatternSet, QueryTest, Segment},
+    matcher::{
+        Conditions, HeaderTest, PathPattern, Pattern, PatternSet, QueryTest, Segment, SetLimits,
+    },
 };
 use crate::request::Attributes;
 
@@ -87,6 +89,10 @@ enum Spot<'a> {
 
 impl Index {
     pub(super) fn new(rules: &[Rule]) -> Self {
+        Self::within(SetLimits::default(), rules)
+    }
+
+    fn within(limits: SetLimits, rules: &[Rule]) -> Self {
         let mut index = Self::default();
         let mut crowd: HashMap<String, usize> = HashMap::new();
         for spot in rules
@@ -107,23 +113,21 @@ impl Index {
             let choices = choices(&rule.matcher.when).into_iter();
             let best = choices.min_by_key(|spots| spots.iter().map(crowded).max().unwrap_or(0));
             for spot in best.iter().flatten() {
-                match spot {
-                    Spot::Pattern(pattern) => patterns.push((*pattern, number)),
-                    spot => index.place(*spot).push(number),
+                match *spot {
+                    Spot::Pattern(pattern) => patterns.push((pattern, number)),
+                    spot => index.place(spot).push(number),
                 }
             }
             if best.is_none() {
                 index.always.push(number);
             }
         }
-        let of_patterns = patterns.iter().map(|(_, number)| *number);
-        match PatternSet::new(patterns.iter().map(|(pattern, _)| *pattern)) {
-            Some(set) => {
-                index.of_patterns = of_patterns.collect();
-                index.patterns = set;
-            }
-            None => index.always.extend(of_patterns),
-        }
+        let (patterns, mut of_patterns): (Vec<&Pattern>, Numbers) = patterns.into_iter().unzip();
+        index.patterns = PatternSet::new(&patterns, limits);
+        index
+            .always
+            .extend(of_patterns.drain(index.patterns.len()..));
+        index.of_patterns = of_patterns;
         index
     }
 
@@ -207,19 +211,27 @@ fn values_of<'a, N: for<'n> From<&'n K> + PartialEq<K>, K: ?Sized>(
 /// The conditions by which a rule could be found, each as all of its places.
 fn choices<'a>(when: &'a Conditions) -> Vec<Vec<Spot<'a>>> {
     let mut out = Vec::new();
+    let is_regex = |pattern: &PathPattern| matches!(pattern, PathPattern::Regex { .. });
     // Regular expressions by their beginning, or as a whole.
     let spot = |pattern: &'a PathPattern, is_whole| match pattern {
         PathPattern::Template(template) => {
             // `/**` and `/{x}/**` say next to nothing.
-            (!template.is_open() || !template.front().is_empty()).then_some(Spot::Path(pattern))
+            let mut front = template.front().iter();
+            let says = !template.is_open() || !front.all(|s| matches!(s, Segment::Any(_)));
+            says.then_some(Spot::Path(pattern))
         }
         PathPattern::Regex { pattern: regex, .. } if is_whole => Some(Spot::Pattern(regex)),
         PathPattern::Regex { pattern: regex, .. } => {
             (!regex_front(regex.as_str()).is_empty()).then_some(Spot::Path(pattern))
         }
     };
-    for is_whole in [false, true] {
-        let spots = when.paths.iter().map(|pattern| spot(pattern, is_whole));
+    let forms: &[bool] = if when.paths.iter().any(is_regex) {
+        &[false, true]
+    } else {
+        &[false]
+    };
+    for is_whole in forms {
+        let spots = when.paths.iter().map(|pattern| spot(pattern, *is_whole));
         out.extend(spots.collect::<Option<Vec<_>>>());
     }
     let hosts = when.hosts.iter().map(|host| match host.parts() {
@@ -370,7 +382,56 @@ impl Node {
 
 #[cfg(test)]
 mod tests {
-    use super::regex_front;
+    use super::{Index, SetLimits, regex_front};
+    use crate::{
+        request::{Attributes, normal_path},
+        rules,
+    };
+
+    /// What does not fit into the automata is tried always.
+    #[test]
+    fn no_rule_is_lost_when_there_are_too_many_patterns() {
+        use std::fmt::Write as _;
+        let mut text = "version: 1\nrules:\n".to_owned();
+        for number in 0..20 {
+            writeln!(text, "  - {{ name: r{number}, match: {{ path: {{ regex: \"/[a-z]+/{number}\" }} }}, limit: 1/s }}").unwrap();
+        }
+        let set = rules::load("rules.yaml", &text).unwrap();
+        let headers = http::HeaderMap::new();
+        for (compiled, automata) in [(2_000_000, 32), (2_000, 2), (100, 2), (2_000_000, 0)] {
+            let limits = SetLimits { compiled, automata };
+            let index = Index::within(limits, &set.rules);
+            assert_eq!(
+                index.always.is_empty(),
+                compiled == 2_000_000 && automata > 0
+            );
+            for number in 0..20 {
+                let request = Attributes {
+                    method: "GET",
+                    host: "".into(),
+                    path: normal_path(&format!("/abc/{number}")).into_owned().into(),
+                    query: "".into(),
+                    client_ip: None,
+                    headers: &headers,
+                };
+                assert!(
+                    index.candidates(&request).contains(&number),
+                    "{number} of {limits:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_rule_with_very_many_values_is_tried_always() {
+        let values: Vec<String> = (0..1_001).map(|number| format!("v{number}")).collect();
+        let text = format!(
+            "version: 1\nrules: [{{ name: a, match: {{ headers: {{ x: [{}] }} }}, limit: 1/s }}]\n",
+            values.join(", ")
+        );
+        let set = rules::load("rules.yaml", &text).unwrap();
+        assert_eq!(Index::new(&set.rules).always, [0]);
+    }
 
     #[test]
     fn a_regular_expression_begins_with_the_segments_that_are_plain_to_see() {

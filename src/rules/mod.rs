@@ -16,10 +16,7 @@ mod rule;
 mod syntax;
 mod yaml;
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
+use std::{io, path::Path};
 
 pub use self::{
     compile::SHIPPED_HEADERS,
@@ -54,19 +51,16 @@ pub struct Loaded {
     pub set: Option<RuleSet>,
     /// Everything that could be told in one go, warnings included.
     pub report: Report,
-    /// The other files that belong to it, as it names them, also when there was an error.
-    pub files: Vec<PathBuf>,
 }
 
 /// Reads and compiles the text of a rule file. `name` is how messages call the file.
 pub fn load_with(name: &str, text: &str, surroundings: Surroundings<'_>) -> Loaded {
     let mut document = yaml::Document::new(name, text);
-    let (set, files) = compile::compile(&mut document, surroundings);
+    let set = compile::compile(&mut document, surroundings);
     let report = document.report();
     Loaded {
         set: set.filter(|_| !report.has_errors()),
         report,
-        files,
     }
 }
 

@@ -179,23 +179,39 @@ fn window_of(text: &str) -> Result<Window, InvalidQuota> {
 pub fn span_us(text: &str) -> Result<u64, InvalidQuota> {
     let is_digit = |c: char| c.is_ascii_digit() || c == '_';
     let (mut sum, mut rest) = (0_u64, text.trim());
+    let mut seen = Vec::new();
     loop {
-        let (count, after) = rest.split_at(rest.find(|c| !is_digit(c)).unwrap_or(rest.len()));
+        let (digits, after) = rest.split_at(rest.find(|c| !is_digit(c)).unwrap_or(rest.len()));
+        let digits = digits.replace('_', "");
         // One that stands alone may lack its number; of several, each begins with it.
-        let (count, unit, next) = if count.is_empty() {
-            (1, after, "")
+        let (count, unit, next) = if digits.is_empty() {
+            (1, rest, "")
         } else {
             let (unit, next) = after.split_at(after.find(is_digit).unwrap_or(after.len()));
-            let count = count.replace('_', "").parse().unwrap_or(u64::MAX);
-            (count, unit, next)
+            (digits.parse().unwrap_or(u64::MAX), unit, next)
         };
-        if unit.trim().is_empty() {
+        let unit = unit.trim();
+        if unit.is_empty() {
             return Err(invalid(
                 format!("{rest:?} has no unit of time"),
                 "add a unit: ms, s, m, h, day or week, like 5/m",
             ));
         }
-        sum = sum.saturating_add(unit_us(unit.trim())?.saturating_mul(count));
+        if unit.starts_with(['.', ',']) {
+            return Err(invalid(
+                format!("{text:?} is not a whole number of a unit of time"),
+                "write whole numbers, like 1h 30m for 1.5h",
+            ));
+        }
+        let length = unit_us(unit)?;
+        if seen.contains(&length) {
+            return Err(invalid(
+                format!("{text:?} has a unit of time twice"),
+                "write each once, like 1h 30m",
+            ));
+        }
+        seen.push(length);
+        sum = sum.saturating_add(length.saturating_mul(count));
         if next.is_empty() {
             return Ok(sum);
         }
@@ -218,6 +234,9 @@ fn unit_us(unit: &str) -> Result<u64, InvalidQuota> {
         (Some(meant), _) => format!("did you mean {meant}?"),
         (None, "month" | "months" | "mo" | "year" | "years" | "y") => {
             "months and years have no fixed length: write days, like 1000/30days, or one month with `align: calendar`".to_owned()
+        }
+        (None, _) if unit.ends_with([',', '-']) || unit.ends_with(" and") => {
+            "write lengths one after the other, like 1h 30m".to_owned()
         }
         (None, _) => "units are ms, s, m, h, day and week".to_owned(),
     };
@@ -308,6 +327,29 @@ mod tests {
             ("5/1h30", "\"30\" has no unit of time", "add a unit"),
             ("5/m 6/h", "\"m 6/h\" is not a unit of time", "units are"),
             ("5/1m 2 x", "\"x\" is not a unit of time", "units are"),
+            (
+                "5/1.5h",
+                "\"1.5h\" is not a whole number",
+                "1h 30m for 1.5h",
+            ),
+            (
+                "5/0,5h",
+                "\"0,5h\" is not a whole number",
+                "1h 30m for 1.5h",
+            ),
+            (
+                "5/1h, 30m",
+                "\"h,\" is not a unit of time",
+                "one after the other",
+            ),
+            (
+                "5/1h and 30m",
+                "\"h and\" is not a unit",
+                "one after the other",
+            ),
+            ("5/1h 1h", "\"1h 1h\" has a unit of time twice", "each once"),
+            ("5/_h", "\"_h\" is not a unit of time", "units are"),
+            ("5/_", "\"_\" is not a unit of time", "units are"),
             ("-5/m", "\"-5\" is not a whole number", "write a rate"),
             ("1.5/s", "\"1.5\" is not a whole number", "a longer time"),
             ("5/s burst 0", "a burst of 0 admits nothing", "limit: 0"),
@@ -345,7 +387,7 @@ mod tests {
         assert_eq!(span_text(90 * 86_400_000_000), "90d");
         assert_eq!(span_text(5_400_000_000), "1h 30m");
         assert_eq!(span_text(0), "0s");
-        assert_eq!(span_us("99999999999999999999h 1h"), Ok(u64::MAX));
+        assert_eq!(span_us("99999999999999999999h 1m"), Ok(u64::MAX));
     }
 
     #[test]

@@ -183,7 +183,7 @@ fn a_file_that_several_rules_name_is_read_once() {
         set.limits().filter(|limit| &*limit.text == "1/m").count(),
         2
     );
-    assert_eq!(loaded.files, [PathBuf::from("o")]);
+    assert_eq!(reads.get(), 1);
 }
 
 #[test]

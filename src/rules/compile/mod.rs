@@ -33,16 +33,12 @@ use crate::{limit::Algorithm, request::ClientIpPolicy};
 /// The longest name of a rule, in bytes.
 const MAX_NAME: usize = 64;
 
-/// Compiles the document. Problems go to the document; `None` if there is nothing that could be compiled at all. With it go the
-/// files that belong to it.
+/// Compiles the document. Problems go to the document; `None` if there is nothing that could be compiled at all.
 pub(super) fn compile(
     document: &mut Document<'_>,
     surroundings: Surroundings<'_>,
-) -> (Option<RuleSet>, Vec<PathBuf>) {
-    let mut files = Vec::new();
-    let Some(tree) = document.parse() else {
-        return (None, files);
-    };
+) -> Option<RuleSet> {
+    let tree = document.parse()?;
     // Several rules may name one file: they get the same of it, even if it changes meanwhile.
     let known: RefCell<HashMap<PathBuf, String>> = RefCell::default();
     let read = |path: &FilePath| {
@@ -64,11 +60,10 @@ pub(super) fn compile(
         findings: &findings,
         surroundings,
         client_ip: ClientIpPolicy::default(),
-        files: &mut files,
     };
     let set = root.value.as_ref().map(|file| compiler.rule_set(file));
     document.problems.extend(findings.into_problems());
-    (set, files)
+    set
 }
 
 struct Compiler<'a, 'text> {
@@ -76,7 +71,6 @@ struct Compiler<'a, 'text> {
     findings: &'a Findings,
     surroundings: Surroundings<'a>,
     client_ip: ClientIpPolicy,
-    files: &'a mut Vec<PathBuf>,
 }
 
 /// What a rule takes from `defaults` when it says nothing itself.

@@ -248,9 +248,6 @@ impl Compiler<'_, '_> {
         out: &mut HashMap<Box<str>, Plan>,
     ) {
         let path = FilePath::new(path);
-        if !self.files.iter().any(|known| known == path) {
-            self.files.push(path.to_owned());
-        }
         let text = match (self.surroundings.read)(path) {
             Ok(text) => text,
             Err(error) => {
@@ -261,11 +258,13 @@ impl Compiler<'_, '_> {
                     let reason = error.split(" (os error").next().unwrap_or_default();
                     format!("{} cannot be read: {reason}", path.display())
                 };
-                self.problem(
-                    field,
-                    message,
-                    "write the path of a file that tollgate may read, relative to the rule file's directory",
-                );
+                let hint = match error.kind() {
+                    ErrorKind::InvalidData => "save it in the encoding UTF-8",
+                    _ => {
+                        "write the path of a file that tollgate may read, relative to the rule file's directory"
+                    }
+                };
+                self.problem(field, message, hint);
                 return;
             }
         };
@@ -282,7 +281,6 @@ impl Compiler<'_, '_> {
                 findings: &findings,
                 surroundings: self.surroundings,
                 client_ip: self.client_ip.clone(),
-                files: self.files,
             };
             if let Some(file) = &root.value {
                 there.version(file.version.as_ref());

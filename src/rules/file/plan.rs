@@ -165,11 +165,11 @@ pub(in crate::rules) struct Span(pub(in crate::rules) u64);
 deserialize_from_text!(Span);
 
 impl FromText for Span {
-    const EXPECTED: &'static str = "a length of time\nhint: write one like 30s, 5m or 2h";
+    const EXPECTED: &'static str = "a length of time\nhint: write one like 30s, 5m or 1h 30m";
 
     fn from_text(text: &str) -> Result<Self, String> {
         quota::span_us(text).map(Self).map_err(|_| {
-            format!("{text:?} is not a length of time\nhint: write one like 30s, 5m or 2h")
+            format!("{text:?} is not a length of time\nhint: write one like 30s, 5m or 1h 30m")
         })
     }
 

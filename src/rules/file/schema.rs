@@ -148,12 +148,12 @@ fn units() -> String {
 /// A length of time as a pattern: a unit that may have a number, or several that have.
 fn span() -> String {
     let units = units();
-    format!("([0-9_]*\\s*({units})|([0-9_]+\\s*({units})\\s*){{2,}})")
+    format!("(({units})|(_*[0-9][0-9_]*\\s*({units})\\s*)+)")
 }
 
 fn rate() -> String {
     format!(
-        "^\\s*[0-9_]+\\s*(/| per )\\s*({}|month|mo)\\s*(burst\\s*[0-9_]+)?\\s*$",
+        "^\\s*_*[0-9][0-9_]*\\s*(/| per )\\s*({}|month|mo)\\s*(burst\\s*_*[0-9][0-9_]*)?\\s*$",
         span()
     )
 }

@@ -16,7 +16,7 @@ pub use self::{
     mismatch::{Mismatch, Named},
     network::Networks,
     path::{PathPattern, Segment, Template},
-    pattern::{Pattern, PatternSet},
+    pattern::{Pattern, PatternSet, SetLimits},
     value::{Exact, ValueTest},
 };
 

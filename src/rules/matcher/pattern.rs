@@ -11,9 +11,28 @@ const MAX_COMPILED: usize = 256 * 1024;
 /// The most memory that one search of a pattern keeps for its states, in bytes.
 const MAX_STATES: usize = 1024 * 1024;
 
-/// The most memory of many patterns compiled together, in bytes: some thousand usual ones.
-const MAX_COMPILED_SET: usize = 32 * 1024 * 1024;
-/// The most memory that each thread keeps for the states of many patterns, in bytes.
+/// How many patterns share automata, and how much memory these take.
+#[derive(Debug, Clone, Copy)]
+pub struct SetLimits {
+    /// Of one automaton, in bytes.
+    ///
+    /// It must be small beside what its states need at least, as the library reckons: an automaton too big for that is not
+    /// determinised at all, and then takes a thousand times as long. With 4 MB of each that has not been seen.
+    pub compiled: usize,
+    /// How many automata there are at most.
+    pub automata: usize,
+}
+
+impl Default for SetLimits {
+    fn default() -> Self {
+        Self {
+            compiled: 4 * 1024 * 1024,
+            automata: 16,
+        }
+    }
+}
+
+/// The most memory that each thread keeps for the states of one automaton of many patterns, in bytes.
 const MAX_STATES_OF_SET: usize = 4 * 1024 * 1024;
 
 /// A regular expression that describes whole values. It is about bytes: `.` is any byte, `\w` and `\d` are ASCII.
@@ -82,32 +101,70 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// Patterns in one automaton. It reads a value once, however many they are.
+/// Patterns in one automaton, or in a few. Each reads a value once, however many patterns it has.
 #[derive(Debug, Clone, Default)]
-pub struct PatternSet(RegexSet);
+pub struct PatternSet {
+    /// Each with the number of patterns before its own.
+    automata: Vec<(usize, RegexSet)>,
+    len: usize,
+}
 
 impl PatternSet {
-    /// Compiles them together; `None` if that takes more than 32 MB.
-    pub fn new<'a>(patterns: impl IntoIterator<Item = &'a Pattern>) -> Option<Self> {
-        Self::within(MAX_COMPILED_SET, patterns)
+    /// Compiles them together, as many of them as fit, from the first on.
+    pub fn new(patterns: &[&Pattern], limits: SetLimits) -> Self {
+        let texts: Vec<String> = patterns
+            .iter()
+            .map(|pattern| anchored(&pattern.text))
+            .collect();
+        let mut set = Self::default();
+        set.add(&texts, limits);
+        set
     }
 
-    fn within<'a>(bytes: usize, patterns: impl IntoIterator<Item = &'a Pattern>) -> Option<Self> {
-        let texts = patterns.into_iter().map(|pattern| anchored(&pattern.text));
-        RegexSetBuilder::new(texts)
+    /// Adds these, in halves if they are too big together; `false` if not all of them.
+    fn add(&mut self, texts: &[String], limits: SetLimits) -> bool {
+        if texts.is_empty() {
+            return true;
+        }
+        if self.automata.len() == limits.automata {
+            return false;
+        }
+        let built = RegexSetBuilder::new(texts)
             .unicode(false)
             .dot_matches_new_line(true)
-            .size_limit(bytes)
+            .size_limit(limits.compiled)
             .dfa_size_limit(MAX_STATES_OF_SET)
-            .build()
-            .ok()
-            .map(Self)
+            .build();
+        match built {
+            Ok(automaton) => {
+                self.automata.push((self.len, automaton));
+                self.len += texts.len();
+                true
+            }
+            Err(_) if texts.len() == 1 => false,
+            Err(_) => {
+                let (one, other) = texts.split_at(texts.len() / 2);
+                self.add(one, limits) && self.add(other, limits)
+            }
+        }
+    }
+
+    /// How many patterns it has: so many of the first that it was given.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     /// Which of them describe a value, by their places in the order in which they were given.
     pub fn matching(&self, value: &[u8]) -> impl Iterator<Item = usize> {
-        let found = (!self.0.is_empty()).then(|| self.0.matches(value));
-        found.into_iter().flatten()
+        self.automata.iter().flat_map(move |(before, automaton)| {
+            let found = automaton.matches(value).into_iter();
+            found.map(move |place| before + place)
+        })
     }
 }
 
@@ -187,16 +244,46 @@ mod tests {
             .iter()
             .map(|text| Pattern::parse(text).unwrap())
             .collect();
-        let set = PatternSet::new(&patterns).unwrap();
-        for value in ["v1", "v12x", "a", "ab", "\u{e9}", "x\nbot", "Bot", ""] {
-            let value = value.as_bytes();
-            let each: Vec<usize> = (0..patterns.len())
-                .filter(|index| patterns[*index].matches(value))
-                .collect();
-            assert_eq!(set.matching(value).collect::<Vec<_>>(), each, "{value:?}");
+        let patterns: Vec<&Pattern> = patterns.iter().collect();
+        let few = SetLimits {
+            compiled: 1_000,
+            ..SetLimits::default()
+        };
+        for limits in [SetLimits::default(), few] {
+            let set = PatternSet::new(&patterns, limits);
+            assert_eq!(set.len(), patterns.len());
+            assert_eq!(set.automata.len() > 1, limits.compiled == 1_000);
+            for value in ["v1", "v12x", "a", "ab", "\u{e9}", "x\nbot", "Bot", ""] {
+                let value = value.as_bytes();
+                let each: Vec<usize> = (0..patterns.len())
+                    .filter(|index| patterns[*index].matches(value))
+                    .collect();
+                assert_eq!(set.matching(value).collect::<Vec<_>>(), each, "{value:?}");
+            }
         }
         assert_eq!(PatternSet::default().matching(b"v1").count(), 0);
-        assert!(PatternSet::within(1_000, &patterns).is_none());
+    }
+
+    #[test]
+    fn of_too_many_patterns_the_first_are_taken() {
+        let patterns: Vec<Pattern> = (0..20)
+            .map(|number| Pattern::parse(&format!("/[a-z]+/{number}")).unwrap())
+            .collect();
+        let patterns: Vec<&Pattern> = patterns.iter().collect();
+        let limits = SetLimits {
+            compiled: 2_000,
+            automata: 2,
+        };
+        let set = PatternSet::new(&patterns, limits);
+        assert!((1..20).contains(&set.len()), "{}", set.len());
+        let last = set.len() - 1;
+        let value = format!("/abc/{last}");
+        assert_eq!(set.matching(value.as_bytes()).collect::<Vec<_>>(), [last]);
+        let none = SetLimits {
+            compiled: 100,
+            ..limits
+        };
+        assert!(PatternSet::new(&patterns, none).is_empty());
     }
 
     #[test]
