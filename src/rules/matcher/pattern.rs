@@ -17,7 +17,7 @@ pub struct SetLimits {
     /// Of one automaton, in bytes.
     ///
     /// It must be small beside what its states need at least, as the library reckons: an automaton too big for that is not
-    /// determinised at all, and then takes a thousand times as long. With 4 MB of each that has not been seen.
+    /// determinised at all, and then takes hundreds of times as long. With 4 MB of each that has not been seen.
     pub compiled: usize,
     /// How many automata there are at most.
     pub automata: usize,
