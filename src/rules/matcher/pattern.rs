@@ -16,8 +16,8 @@ const MAX_STATES: usize = 1024 * 1024;
 pub struct SetLimits {
     /// Of one automaton, in bytes.
     ///
-    /// It must be small beside what its states need at least, as the library reckons: an automaton too big for that is not
-    /// determinised at all, and then takes hundreds of times as long. With 4 MB of each that has not been seen.
+    /// The library does not determinise an automaton whose fewest states would not fit into the memory for states, and then takes
+    /// hundreds of times as long. With no more for the one than for the other that has not been seen.
     pub compiled: usize,
     /// How many automata there are at most.
     pub automata: usize,
