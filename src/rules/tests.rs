@@ -187,6 +187,30 @@ fn a_file_that_several_rules_name_is_read_once() {
 }
 
 #[test]
+fn an_overrides_file_in_another_encoding_is_told_with_the_remedy() {
+    let text = "version: 1\nrules: [{ name: a, key: host, limit: 5/m, overrides_file: o }]\n";
+    let read = |_: &Path| {
+        let reason = "line 3 is not UTF-8 text";
+        Err(io::Error::new(io::ErrorKind::InvalidData, reason))
+    };
+    let surroundings = Surroundings {
+        hash_key: &HashKey::default(),
+        read: &read,
+    };
+    let told = load_with("rules.yaml", text, surroundings)
+        .report
+        .to_string();
+    assert!(
+        told.contains("o cannot be read: line 3 is not UTF-8 text"),
+        "{told}"
+    );
+    assert!(
+        told.ends_with("hint: save it in the encoding UTF-8"),
+        "{told}"
+    );
+}
+
+#[test]
 fn a_message_stays_on_its_line() {
     let text = "version: 1\nrules: []\n\"a\\nb\\e\": 1\nclient_ip: !a%0Ab {}\n";
     let report = load("rules.yaml", text).unwrap_err();
