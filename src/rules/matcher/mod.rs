@@ -9,14 +9,16 @@ mod mismatch;
 mod network;
 mod path;
 mod pattern;
+mod template;
 mod value;
 
 pub use self::{
     host::HostPattern,
     mismatch::{Mismatch, Named},
     network::Networks,
-    path::{PathPattern, Segment, Template},
+    path::PathPattern,
     pattern::{Pattern, PatternSet, SetLimits},
+    template::{Segment, Template},
     value::{Exact, ValueTest},
 };
 
