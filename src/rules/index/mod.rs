@@ -8,18 +8,24 @@
 //! * Hosts: exact names, and names below which all are meant.
 //! * Headers and query parameters: exact values.
 //! * Addresses: CIDR blocks, by their length.
-//!
 //! * Regular expressions of paths: under the segments that they begin with, if these are plain to see; else all in an
 //!   automaton, which reads the path once and says which of them describe it.
 //!
 //! Rules with none of these are tried always.
 
-use std::{collections::HashMap, net::IpAddr};
+mod blocks;
+mod tree;
+
+use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 use http::HeaderName;
 use ipnet::IpNet;
 
+use self::{
+    blocks::Blocks,
+    tree::{Node, regex_front},
+};
 use super::{
     Rule,
     matcher::{
@@ -37,7 +43,7 @@ const SHORTEST_BLOCKS: (u8, u8) = (8, 16);
 /// The automaton of all regular expressions takes about as long as it takes to try so many of them.
 const CROWD_OF_PATTERNS: usize = 8;
 
-/// Rules by their place in the file, ascending.
+/// Rules by their place in the file.
 type Numbers = Vec<u32>;
 
 /// Finds the rules that may match a request.
@@ -53,26 +59,6 @@ pub(super) struct Index {
     /// The rule of each of the patterns.
     of_patterns: Numbers,
     always: Numbers,
-}
-
-/// A place in the tree of paths: what may follow, and which rules end here or have anything below.
-#[derive(Debug, Clone, Default)]
-struct Node {
-    literals: Map<str, Node>,
-    /// After any segment.
-    any: Option<Box<Node>>,
-    /// Rules whose path ends here.
-    ends: Numbers,
-    /// Rules with `**` here.
-    open: Numbers,
-}
-
-/// Rules by blocks of addresses.
-#[derive(Debug, Clone, Default)]
-struct Blocks {
-    rules: HashMap<IpNet, Numbers, RandomState>,
-    /// The lengths that there are, of IPv4 and IPv6.
-    lengths: (Vec<u8>, Vec<u8>),
 }
 
 /// A place of the index.
@@ -113,10 +99,7 @@ impl Index {
             let choices = choices(&rule.matcher.when).into_iter();
             let best = choices.min_by_key(|spots| spots.iter().map(crowded).max().unwrap_or(0));
             for spot in best.iter().flatten() {
-                match *spot {
-                    Spot::Pattern(pattern) => patterns.push((pattern, number)),
-                    spot => index.place(spot).push(number),
-                }
+                index.put(*spot, number, &mut patterns);
             }
             if best.is_none() {
                 index.always.push(number);
@@ -131,11 +114,11 @@ impl Index {
         index
     }
 
-    /// The rules at a spot that is not one of the automaton's.
-    fn place(&mut self, spot: Spot<'_>) -> &mut Numbers {
-        match spot {
+    /// Puts a rule at one of its spots; if that is the automaton, among its patterns.
+    fn put<'a>(&mut self, spot: Spot<'a>, number: u32, patterns: &mut Vec<(&'a Pattern, u32)>) {
+        let rules = match spot {
             Spot::Path(pattern) => self.paths.place(pattern),
-            Spot::Pattern(_) => &mut self.always,
+            Spot::Pattern(pattern) => return patterns.push((pattern, number)),
             Spot::Host(name) => self.hosts.entry(name.into()).or_default(),
             Spot::Domain(name) => self.domains.entry(name.into()).or_default(),
             Spot::Header(name, value) => {
@@ -147,7 +130,8 @@ impl Index {
                 values.entry(value.as_bytes().into()).or_default()
             }
             Spot::Network(block) => self.networks.place(block),
-        }
+        };
+        rules.push(number);
     }
 
     /// The numbers of the rules that may match, ascending.
@@ -260,26 +244,6 @@ fn choices<'a>(when: &'a Conditions) -> Vec<Vec<Spot<'a>>> {
     out
 }
 
-/// The whole segments that every path begins with which a regular expression describes; none if that is not plain to see.
-fn regex_front(regex: &str) -> Vec<&str> {
-    let end = regex
-        .find(|c: char| "\\.+*?()|[]{}^$#".contains(c) || c.is_whitespace())
-        .unwrap_or(regex.len());
-    // What follows may say that the last character need not be there, or another alternative altogether.
-    let literal = &regex[..end];
-    let literal = match literal.char_indices().next_back() {
-        Some((last, _)) if regex[end..].starts_with(['?', '*', '+', '{']) => &literal[..last],
-        _ => literal,
-    };
-    let whole = literal.rfind('/').map_or("", |slash| &literal[..slash]);
-    match whole.strip_prefix('/') {
-        Some(segments) if !regex.contains('|') && !segments.is_empty() => {
-            segments.split('/').collect()
-        }
-        _ => Vec::new(),
-    }
-}
-
 impl Spot<'_> {
     /// What rules share that stand here.
     fn bucket(&self) -> String {
@@ -309,80 +273,9 @@ impl Spot<'_> {
     }
 }
 
-impl Blocks {
-    fn place(&mut self, block: IpNet) -> &mut Numbers {
-        let lengths = match block {
-            IpNet::V4(_) => &mut self.lengths.0,
-            IpNet::V6(_) => &mut self.lengths.1,
-        };
-        if !lengths.contains(&block.prefix_len()) {
-            lengths.push(block.prefix_len());
-        }
-        self.rules.entry(block).or_default()
-    }
-
-    fn collect(&self, ip: IpAddr, found: &mut Vec<u32>) {
-        let lengths = match ip {
-            IpAddr::V4(_) => &self.lengths.0,
-            IpAddr::V6(_) => &self.lengths.1,
-        };
-        for length in lengths {
-            if let Ok(block) = IpNet::new(ip, *length)
-                && let Some(rules) = self.rules.get(&block.trunc())
-            {
-                found.extend_from_slice(rules);
-            }
-        }
-    }
-}
-
-impl Node {
-    /// Where the rules of a pattern stand.
-    fn place(&mut self, pattern: &PathPattern) -> &mut Vec<u32> {
-        let mut node = self;
-        let template = match pattern {
-            PathPattern::Template(template) => template,
-            PathPattern::Regex { pattern, .. } => {
-                for segment in regex_front(pattern.as_str()) {
-                    node = node.literals.entry(segment.into()).or_default();
-                }
-                return &mut node.open;
-            }
-        };
-        for segment in template.front() {
-            node = match segment {
-                Segment::Literal(literal) => {
-                    node.literals.entry(literal.as_str().into()).or_default()
-                }
-                Segment::Any(_) | Segment::Glob(..) => node.any.get_or_insert_default(),
-            };
-        }
-        if template.is_open() {
-            &mut node.open
-        } else {
-            &mut node.ends
-        }
-    }
-
-    fn collect(&self, rest: &str, found: &mut Vec<u32>) {
-        found.extend_from_slice(&self.open);
-        if rest.is_empty() {
-            found.extend_from_slice(&self.ends);
-            return;
-        }
-        let (head, tail) = rest.split_once('/').unwrap_or((rest, ""));
-        if let Some(node) = self.literals.get(head) {
-            node.collect(tail, found);
-        }
-        if let Some(node) = &self.any {
-            node.collect(tail, found);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Index, SetLimits, regex_front};
+    use super::{Index, SetLimits};
     use crate::{
         request::{Attributes, normal_path},
         rules,
@@ -431,26 +324,5 @@ mod tests {
         );
         let set = rules::load("rules.yaml", &text).unwrap();
         assert_eq!(Index::new(&set.rules).always, [0]);
-    }
-
-    #[test]
-    fn a_regular_expression_begins_with_the_segments_that_are_plain_to_see() {
-        for (regex, front) in [
-            ("/v1/service7/(?P<id>[^/]+)", &["v1", "service7"][..]),
-            ("/a/b.*", &["a"]),
-            ("/a/b/?", &["a"]),
-            ("/a/?b", &[]),
-            ("/a/{2}b", &[]),
-            ("/a/b", &["a"]),
-            ("/a|/b/c", &[]),
-            ("/a/b|/c", &[]),
-            ("(?i)/a/b", &[]),
-            ("(/a)?/b/c", &[]),
-            ("/[ab]/c", &[]),
-            ("/v[0-9]+/c/.*", &[]),
-            (".*", &[]),
-        ] {
-            assert_eq!(regex_front(regex), front, "{regex}");
-        }
     }
 }

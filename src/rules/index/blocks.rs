@@ -1,0 +1,45 @@
+//! Rules by blocks of addresses.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use foldhash::fast::RandomState;
+use ipnet::IpNet;
+
+use super::Numbers;
+
+/// Rules by blocks of addresses.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Blocks {
+    rules: HashMap<IpNet, Numbers, RandomState>,
+    /// The lengths that there are, of IPv4 and IPv6.
+    lengths: (Vec<u8>, Vec<u8>),
+}
+
+impl Blocks {
+    /// Where the rules of a block stand.
+    pub(super) fn place(&mut self, block: IpNet) -> &mut Numbers {
+        let lengths = match block {
+            IpNet::V4(_) => &mut self.lengths.0,
+            IpNet::V6(_) => &mut self.lengths.1,
+        };
+        if !lengths.contains(&block.prefix_len()) {
+            lengths.push(block.prefix_len());
+        }
+        self.rules.entry(block).or_default()
+    }
+
+    /// Adds the rules of all blocks that an address is in.
+    pub(super) fn collect(&self, ip: IpAddr, found: &mut Numbers) {
+        let lengths = match ip {
+            IpAddr::V4(_) => &self.lengths.0,
+            IpAddr::V6(_) => &self.lengths.1,
+        };
+        for length in lengths {
+            if let Ok(block) = IpNet::new(ip, *length)
+                && let Some(rules) = self.rules.get(&block.trunc())
+            {
+                found.extend_from_slice(rules);
+            }
+        }
+    }
+}
