@@ -254,19 +254,13 @@ pub fn window_label(window_us: u64) -> String {
 
 /// A length of time as [`span_us`] reads it: `10m`, `1h 30m`, `60d`. Less than a millisecond is left out.
 pub fn span_text(us: u64) -> String {
-    const NAMES: [(&str, u64); 5] = [
-        ("d", 86_400_000_000),
-        ("h", 3_600_000_000),
-        ("m", 60_000_000),
-        ("s", 1_000_000),
-        ("ms", 1_000),
-    ];
     let (mut parts, mut rest) = (Vec::new(), us);
-    for (name, length) in NAMES {
+    // Days are the longest: people say 14 days, and 60.
+    for (names, length) in UNITS.iter().rev().skip(1) {
         let count = rest / length;
         rest %= length;
         if count > 0 {
-            parts.push(format!("{count}{name}"));
+            parts.push(format!("{count}{}", names[0]));
         }
     }
     if parts.is_empty() {
