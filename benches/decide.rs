@@ -18,8 +18,9 @@ use tollgate::{
     limit::{Algorithm, Limit},
     metrics::Metrics,
     request::{Attributes, normal_host, normal_path, query_of},
-    rules::{self, RuleSet},
-    store::{Batch, ENFORCED, guard::Guarded, memory::MemoryStore},
+    rulefile,
+    rules::RuleSet,
+    store::{Batch, ENFORCED, deadline::Guarded, memory::MemoryStore},
 };
 
 /// `n` rules that differ in one condition; requests of this benchmark match the last.
@@ -49,7 +50,7 @@ fn rules_by(kind: &str, n: usize) -> RuleSet {
             "  - {{ name: r{i}, match: {{ {matches} }}, key: [client_ip, {{ path: id }}], limit: 1000000/s }}"
         );
     }
-    rules::load("bench", &yaml).unwrap()
+    rulefile::load("bench", &yaml).unwrap()
 }
 
 fn rule_set(n: usize) -> RuleSet {
@@ -137,7 +138,7 @@ fn charging(c: &mut Criterion) {
         batch.push(limit, 1, ENFORCED, |key| {
             key.push_str("tollgate:{data:client_ip=203.0.113.7}:bench");
         });
-        group.bench_function(algorithm.name(), |b| {
+        group.bench_function(algorithm.as_str(), |b| {
             b.iter(|| store.charge_now(black_box(&batch)).admitted);
         });
     }

@@ -40,7 +40,7 @@ pub struct Component {
 
 /// The health at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub struct HealthReport {
     /// `ok`, `degraded`, `down` or `draining`.
     pub status: &'static str,
     /// Whether traffic should be sent here.
@@ -85,7 +85,7 @@ impl Health {
     }
 
     /// The health now.
-    pub fn report(&self) -> Report {
+    pub fn report(&self) -> HealthReport {
         let components: Vec<_> = lock(&self.0.components)
             .iter()
             .map(|component| ComponentReport {
@@ -103,7 +103,7 @@ impl Health {
         } else {
             ("ok", true)
         };
-        Report {
+        HealthReport {
             status,
             ready,
             components,
@@ -111,7 +111,7 @@ impl Health {
     }
 }
 
-impl Report {
+impl HealthReport {
     /// The report as one line of JSON.
     #[expect(clippy::missing_panics_doc, reason = "the expect below cannot fail")]
     pub fn to_json(&self) -> String {
@@ -119,7 +119,7 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for HealthReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.status)?;
         for component in &self.components {

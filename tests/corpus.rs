@@ -14,7 +14,7 @@ use std::{
 
 use tollgate::{
     hash::HashKey,
-    rules::{self, Loaded, Severity, Surroundings},
+    rulefile::{self, LoadContext, Loaded, Severity},
 };
 
 /// A file of the corpus.
@@ -45,11 +45,11 @@ fn cases(folder: &str) -> Vec<Case> {
 
 /// Loads `text` as the file `name` of a folder.
 fn load(folder: &str, name: &str, text: String) -> Case {
-    let surroundings = Surroundings {
+    let surroundings = LoadContext {
         hash_key: &HashKey::default(),
         read: &|beside| fs::read_to_string(Path::new("tests/corpus").join(folder).join(beside)),
     };
-    let loaded = rules::load_with(&format!("{name}.yaml"), &text, surroundings);
+    let loaded = rulefile::load_with(&format!("{name}.yaml"), &text, surroundings);
     Case {
         name: name.to_owned(),
         text,
@@ -85,8 +85,8 @@ const JARGON: &[&str] = &[
 /// Everything that must hold of what is said about any file.
 fn check(case: &Case) {
     let Case { name, text, loaded } = case;
-    let report = loaded.report.to_string();
-    for diagnostic in &loaded.report.diagnostics {
+    let report = loaded.diagnostics.to_string();
+    for diagnostic in &loaded.diagnostics.list {
         let hint = diagnostic.hint.as_deref().unwrap_or_default();
         assert!(!hint.trim().is_empty(), "{name}: no hint\n{report}");
         for word in JARGON {
@@ -117,7 +117,7 @@ fn snapshot(folder: &str, case: &Case) {
         prepend_module_to_snapshot => false,
         omit_expression => true,
     }, {
-        insta::assert_snapshot!(case.name.as_str(), case.loaded.report.to_string());
+        insta::assert_snapshot!(case.name.as_str(), case.loaded.diagnostics.to_string());
     });
 }
 
@@ -127,7 +127,7 @@ fn bad_files_are_refused_with_place_and_remedy() {
     assert!(cases.len() >= 75, "only {} files", cases.len());
     for case in &cases {
         let Case { name, text, loaded } = case;
-        let report = &loaded.report;
+        let report = &loaded.diagnostics;
         assert!(loaded.set.is_none(), "{name} was taken\n{text}");
         assert!(report.has_errors(), "{name}: no error\n{report}");
         let is_empty = text.trim().is_empty();
@@ -146,7 +146,7 @@ fn warned_files_are_taken_with_a_warning() {
     assert!(cases.len() >= 12, "only {} files", cases.len());
     for case in &cases {
         let Case { name, text, loaded } = case;
-        let report = &loaded.report;
+        let report = &loaded.diagnostics;
         assert!(loaded.set.is_some(), "{name} was refused\n{report}\n{text}");
         let warnings = report.of(Severity::Warning).count();
         assert!(warnings > 0, "{name}: no warning");

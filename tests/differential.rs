@@ -9,13 +9,14 @@ use proptest::{prelude::*, test_runner::TestRunner};
 use redis::Value;
 use support::{redis::Redis, script::Scripted};
 use tollgate::{
+    counter_key::BAN_SUFFIX,
     limit::{
         Algorithm, Limit, MAX_AMOUNT, MAX_WINDOW_US, Outcome, State,
         ban::Ban,
         calendar::{Calendar, Edges, Period},
         sliding_log::MAX_LOG,
     },
-    store::{BAN_SUFFIX, Batch, ENFORCED, StoreError, Verdict, redis::script},
+    store::{Batch, ChargeResult, ENFORCED, StoreError, redis::script},
 };
 
 const START: u64 = 1_700_000_000_000_000;
@@ -288,7 +289,7 @@ struct Model {
 }
 
 impl Model {
-    fn charge(&mut self, now: u64, charges: &[(Charge, u32)]) -> Result<Verdict, StoreError> {
+    fn charge(&mut self, now: u64, charges: &[(Charge, u32)]) -> Result<ChargeResult, StoreError> {
         let covers = |charge: &Charge| match charge {
             Charge::Limit(limit, _) => limit.covers(now),
             Charge::Ban(..) => true,
@@ -336,7 +337,7 @@ impl Model {
                 self.states[i] = Some((state, ttl));
             }
         }
-        Ok(Verdict { admitted, outcomes })
+        Ok(ChargeResult { admitted, outcomes })
     }
 }
 

@@ -9,7 +9,7 @@ use tollgate::{
     cli::Cli,
     hash::HashKey,
     metrics::{FallbackMode, Metrics, StoreFailure},
-    rules,
+    rulefile,
 };
 
 const DOCUMENTS: &[&str] = &[
@@ -55,15 +55,15 @@ fn every_rule_file_in_the_documents_is_valid() {
                 // A file of overrides is checked with a rule that names it.
                 let beside = "version: 1\nrules: [{ name: api, key: [{ header: x-api-key }], limit: 1/s, overrides_file: o.yaml }]\n";
                 let is_overrides = block.contains("\noverrides:");
-                let loaded = rules::load_with(
+                let loaded = rulefile::load_with(
                     document,
                     if is_overrides { beside } else { &block },
-                    rules::Surroundings {
+                    rulefile::LoadContext {
                         hash_key: &HashKey::default(),
                         read: &|_| Ok(block.clone()),
                     },
                 );
-                let report = loaded.report;
+                let report = loaded.diagnostics;
                 assert!(!report.has_errors(), "{report}\n\nin:\n{block}");
                 count += 1;
             }
@@ -75,7 +75,7 @@ fn every_rule_file_in_the_documents_is_valid() {
 #[test]
 fn the_shipped_rules_are_valid_with_their_examples() {
     let text = read("config/rules.yaml");
-    assert!(rules::load("config/rules.yaml", &text).is_ok());
+    assert!(rulefile::load("config/rules.yaml", &text).is_ok());
     let uncommented: Vec<&str> = text
         .lines()
         .map(|line| line.strip_prefix("  # ").map_or(line, |rest| rest))
@@ -90,7 +90,8 @@ fn the_shipped_rules_are_valid_with_their_examples() {
         .collect::<Vec<_>>()
         .join("\n");
     let with_examples = format!("version: 1\nrules:\n{examples}\n");
-    let set = rules::load("examples", &with_examples).unwrap_or_else(|report| panic!("{report}"));
+    let set =
+        rulefile::load("examples", &with_examples).unwrap_or_else(|report| panic!("{report}"));
     assert!(set.rules.len() >= 3);
 }
 
@@ -105,7 +106,7 @@ fn the_shipped_proxies_forward_the_headers_that_rules_may_count_on() {
         .skip(1)
         .map(|rest| rest.split(',').next().unwrap())
         .collect();
-    assert_eq!(of_envoy, rules::SHIPPED_HEADERS);
+    assert_eq!(of_envoy, rulefile::SHIPPED_HEADERS);
     let nginx = read("nginx/nginx.conf");
     let (_, rest) = nginx.split_once("location = /_tollgate {").unwrap();
     let (block, _) = rest.split_once("\n        }").unwrap();
@@ -115,14 +116,14 @@ fn the_shipped_proxies_forward_the_headers_that_rules_may_count_on() {
         .filter(|line| line.contains("$http_"))
         .map(|line| line.split(' ').next().unwrap().to_ascii_lowercase())
         .collect();
-    assert_eq!(of_nginx, rules::SHIPPED_HEADERS);
+    assert_eq!(of_nginx, rulefile::SHIPPED_HEADERS);
 }
 
 /// The mistake that the documents make in the shipped rules is told as they say.
 #[test]
 fn the_mistake_in_the_documents_is_told_so() {
     let rules = read("config/rules.yaml").replacen("limit: 5/m", "limit: 10/fortnight", 1);
-    let report = rules::load("config/rules.yaml", &rules).unwrap_err();
+    let report = rulefile::load("config/rules.yaml", &rules).unwrap_err();
     let told = report.to_string();
     assert!(read("README.md").contains(&told), "{told}");
     let summary = report.summary().replace('"', "\\\"");

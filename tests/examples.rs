@@ -11,8 +11,9 @@ use support::{
     eventually,
     tollgate::{Settings, Tollgate},
 };
+use tollgate::rulefile;
 use tollgate::rules::{
-    self, Action, Cost, RuleSet,
+    Action, Cost, RuleSet,
     key::Part,
     matcher::{Conditions, Matcher},
 };
@@ -503,15 +504,15 @@ fn every_example_says_what_the_proxies_must_forward() {
 
 /// An example as rules, and what is said about it.
 fn load(name: &str) -> (RuleSet, String) {
-    let loaded = rules::load_with(
+    let loaded = rulefile::load_with(
         name,
         &example(name),
-        rules::Surroundings {
+        rulefile::LoadContext {
             hash_key: &tollgate::hash::HashKey::default(),
             read: &|path| fs::read_to_string(format!("config/examples/{}", path.display())),
         },
     );
-    let report = loaded.report.to_string();
+    let report = loaded.diagnostics.to_string();
     let set = loaded.set.unwrap_or_else(|| panic!("{report}"));
     (set, report)
 }

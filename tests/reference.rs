@@ -14,11 +14,12 @@ use proptest::{prelude::*, test_runner::TestRunner};
 use support::script::Scripted;
 use tollgate::{
     clock::{Clock, ManualClock},
+    counter_key::BAN_SUFFIX,
     limit::{
         Algorithm, Limit, MAX_AMOUNT, MAX_WINDOW_US, Outcome, ban::Ban, calendar::Edges,
         sliding_log::MAX_LOG,
     },
-    store::{BAN_SUFFIX, Batch, ENFORCED, Verdict, memory::MemoryStore},
+    store::{Batch, ChargeResult, ENFORCED, memory::MemoryStore},
 };
 
 const START: u64 = 1_700_000_000_000_000;
@@ -259,7 +260,7 @@ struct Model<'a> {
 
 impl Model<'_> {
     /// A request is admitted if everything enforced has room; then all is charged. A shadow rule is charged if it has room itself.
-    fn charge(&mut self, now: u64, share: u64) -> Verdict {
+    fn charge(&mut self, now: u64, share: u64) -> ChargeResult {
         let mut outcomes = Vec::new();
         let mut denied = Vec::new();
         for (rule, counted) in self.rules.iter().zip(&mut self.counted) {
@@ -283,7 +284,7 @@ impl Model<'_> {
                 }
             }
         }
-        Verdict { admitted, outcomes }
+        ChargeResult { admitted, outcomes }
     }
 }
 

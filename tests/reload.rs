@@ -14,7 +14,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
-use tollgate::reload::{self, Options, Other, force_on_sighup, watch};
+use tollgate::watch::{self, Options, Other, force_on_sighup, watch};
 
 /// Only a failing test waits for it.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -55,7 +55,7 @@ impl Watched {
             let text = String::from_utf8(bytes).unwrap();
             let others = text.lines().filter_map(|line| line.strip_prefix('+'));
             let others = others.map(|path| Other {
-                content: reload::read(&root.join(path)).ok(),
+                content: watch::read(&root.join(path)).ok(),
                 path: path.into(),
             });
             // One that begins with a question mark does not tell.

@@ -9,11 +9,11 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use tokio::runtime::Builder;
 use tollgate::{
-    engine::explain::{Asked, Fate, explain},
+    engine::trace::{ExplainRequest, RuleResult, explain},
     hash::HashKey,
     request::{Attributes, normal_host, normal_path, query_of},
-    rules,
-    store::reading::Untouched,
+    rulefile,
+    store::read::Untouched,
 };
 
 /// Few names, so that rules and requests meet.
@@ -141,7 +141,7 @@ proptest! {
             option::of(select(vec!["10.1.1.1", "192.0.2.1", "2001:db8::1", "::1"])),
         ), 10),
     ) {
-        let set = rules::load("rules.yaml", &text).unwrap_or_else(|report| panic!("{report}\n{text}"));
+        let set = rulefile::load("rules.yaml", &text).unwrap_or_else(|report| panic!("{report}\n{text}"));
         for (segments, method, host, header, query, ip) in requests {
             let query = query.map_or_else(String::new, |value| format!("?{value}"));
             let target = format!("/{}{query}", segments.join("/"));
@@ -426,7 +426,7 @@ fn key(counted: &Counted) -> String {
         "version: 1\nrules: [{{ name: {rule}, match: {{ path: '/{{p}}' }}, key: [{}], limit: 1/s }}]\n",
         parts.join(", ")
     );
-    let set = rules::load("rules.yaml", &text).unwrap_or_else(|report| panic!("{report}"));
+    let set = rulefile::load("rules.yaml", &text).unwrap_or_else(|report| panic!("{report}"));
 
     let mut headers = HeaderMap::new();
     let cookie = caller
@@ -460,7 +460,7 @@ fn key(counted: &Counted) -> String {
     };
 
     let runtime = Builder::new_current_thread().build().unwrap();
-    let asked = Asked {
+    let asked = ExplainRequest {
         set: &set,
         request: &request,
         now_us: 0,
@@ -468,7 +468,7 @@ fn key(counted: &Counted) -> String {
     };
     let explained = explain(&asked, &Untouched { now_us: 0 });
     let (explanation, _) = runtime.block_on(explained);
-    let Fate::Counts(counts) = &explanation.rules[0].fate else {
+    let RuleResult::Counts(counts) = &explanation.rules[0].result else {
         panic!("{counted:?}: {explanation:?}")
     };
     counts.limits[0].stored_as.clone()

@@ -6,10 +6,10 @@ use std::{fs, path::Path};
 
 use jsonschema::{ValidationError, error::ValidationErrorKind};
 use serde_json::Value;
-use tollgate::{hash::HashKey, rules};
+use tollgate::{hash::HashKey, rulefile};
 
 fn validator() -> jsonschema::Validator {
-    jsonschema::draft202012::new(&rules::schema()).unwrap()
+    jsonschema::draft202012::new(&rulefile::schema()).unwrap()
 }
 
 /// The YAML as a schema's validator sees it.
@@ -58,7 +58,7 @@ fn files(folder: &str) -> Vec<(String, String)> {
 #[test]
 fn the_schema_in_config_is_that_of_this_version() {
     let path = "config/rules.schema.json";
-    let expected = format!("{:#}\n", rules::schema());
+    let expected = format!("{:#}\n", rulefile::schema());
     assert!(
         fs::read_to_string(path).unwrap_or_default() == expected,
         "{path} is not what `tollgate schema` prints: write it anew with\n  cargo run -- schema > {path}"
@@ -119,7 +119,7 @@ rules:
 "#;
     assert_eq!(complaints(text), Vec::<String>::new());
     // All but `0/m`, which stands alone, is also what the reader takes.
-    let read = rules::load(
+    let read = rulefile::load(
         "rules.yaml",
         &text.replace("\"0/m\", ", "").replace("9/month", "9/day"),
     );
@@ -131,7 +131,7 @@ rules:
 fn what_is_wrong_is_wrong_by_the_schema_as_far_as_it_can_know() {
     let hash_key = HashKey::default();
     let read = |_: &Path| Err(std::io::Error::other("not here"));
-    let surroundings = rules::Surroundings {
+    let surroundings = rulefile::LoadContext {
         hash_key: &hash_key,
         read: &read,
     };
@@ -139,7 +139,11 @@ fn what_is_wrong_is_wrong_by_the_schema_as_far_as_it_can_know() {
     let (mut told, mut taken) = (0, Vec::new());
     for (name, text) in files("tests/corpus/bad") {
         let Some(tree) = tree(&text) else { continue };
-        assert!(rules::load_with(&name, &text, surroundings).set.is_none());
+        assert!(
+            rulefile::load_with(&name, &text, surroundings)
+                .set
+                .is_none()
+        );
         if validator.is_valid(&tree) {
             taken.push(name.replace("tests/corpus/bad/", ""));
         } else {

@@ -22,7 +22,7 @@ use tollgate::{
         calendar::{Calendar, Edges, Period},
     },
     store::{
-        Batch, ENFORCED, Store, StoreError, Verdict,
+        Batch, ChargeResult, ENFORCED, Store, StoreError,
         memory::MemoryStore,
         redis::{Options, RedisStore},
     },
@@ -43,7 +43,7 @@ fn batch(charges: &[(&str, Limit, u32)]) -> Batch {
     batch
 }
 
-async fn charge(store: &dyn Store, batch: &Batch) -> Verdict {
+async fn charge(store: &dyn Store, batch: &Batch) -> ChargeResult {
     store
         .charge(batch, Instant::now() + PATIENCE)
         .await
@@ -80,7 +80,7 @@ where
 async fn each_algorithm_admits_what_it_says_and_no_more() {
     on_both(|store| async move {
         for algorithm in Algorithm::ALL {
-            let batch = batch(&[(algorithm.name(), limit(algorithm, 5), ENFORCED)]);
+            let batch = batch(&[(algorithm.as_str(), limit(algorithm, 5), ENFORCED)]);
             for left in (0..5).rev() {
                 let verdict = charge(&*store, &batch).await;
                 assert!(verdict.admitted);
@@ -176,7 +176,7 @@ async fn a_denied_request_charges_no_shadow_rule_either() {
 async fn a_changed_limit_acts_at_once_on_what_is_counted() {
     on_both(|store| async move {
         for algorithm in Algorithm::ALL {
-            let key = algorithm.name();
+            let key = algorithm.as_str();
             for _ in 0..5 {
                 charge(&*store, &batch(&[(key, limit(algorithm, 5), ENFORCED)])).await;
             }
@@ -243,7 +243,7 @@ async fn a_thousand_at_once_are_counted_exactly_by_three_replicas() {
     }
     let memory: [Arc<dyn Store>; 1] = [Arc::new(memory(1_000, Arc::new(SystemClock::new())))];
     for algorithm in Algorithm::ALL {
-        let one = [(algorithm.name(), limit(algorithm, 100), ENFORCED)];
+        let one = [(algorithm.as_str(), limit(algorithm, 100), ENFORCED)];
         assert_eq!(
             admitted_of_1000(&replicas, &one).await,
             100,

@@ -49,7 +49,7 @@ rules:
     overrides:
       - { key: k, limit: 0 }
 "##;
-    rules::load("rules.yaml", text).unwrap_or_else(|report| panic!("{report}"))
+    rulefile::load("rules.yaml", text).unwrap_or_else(|report| panic!("{report}"))
 });
 
 fuzz_target!(|data: &[u8]| {

@@ -8,7 +8,7 @@ use std::{cell::LazyCell, io, path::Path, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use libfuzzer_sys::fuzz_target;
 use tokio::runtime::{Builder, Runtime};
-use tollgate::{
+use tollgate::{rulefile,
     clock::{Clock, ManualClock},
     contract::{self, Endpoint},
     engine::{Engine, Options},
@@ -16,8 +16,8 @@ use tollgate::{
     hash::HashKey,
     metrics::Metrics,
     request::{Attributes, normal_host, normal_path, parse_ip, query_of},
-    rules::{self, Diagnostic, Report, RuleSet, Surroundings},
-    store::{guard::Guarded, memory::MemoryStore},
+    rules::{self, Diagnostic, Report, RuleSet, LoadContext},
+    store::{deadline::Guarded, memory::MemoryStore},
 };
 
 /// Method, target, host, address, headers.
@@ -73,16 +73,16 @@ fuzz_target!(|data: &[u8]| {
         Some("missing") => Err(io::Error::from(io::ErrorKind::NotFound)),
         _ => Ok(other.to_owned()),
     };
-    let loaded = rules::load_with(
+    let loaded = rulefile::load_with(
         "rules.yaml",
         text,
-        Surroundings {
+        LoadContext {
             hash_key: &HashKey::default(),
             read: &read,
         },
     );
-    told(&loaded.report, text, other);
-    assert_eq!(loaded.set.is_none(), loaded.report.has_errors());
+    told(&loaded.diagnostics, text, other);
+    assert_eq!(loaded.set.is_none(), loaded.diagnostics.has_errors());
     if let Some(set) = loaded.set {
         used(set);
     }
@@ -91,10 +91,10 @@ fuzz_target!(|data: &[u8]| {
 /// The report can be written in every form, and each of its places is one of the text.
 fn told(report: &Report, text: &str, other: &str) {
     let shown = report.to_string();
-    assert_eq!(shown.is_empty(), report.diagnostics.is_empty());
+    assert_eq!(shown.is_empty(), report.list.is_empty());
     assert!(serde_json::to_string(report).is_ok());
     assert!(!report.summary().contains('\n'), "{:?}", report.summary());
-    for diagnostic in &report.diagnostics {
+    for diagnostic in &report.list {
         let text = if diagnostic.file == "rules.yaml" {
             text
         } else {

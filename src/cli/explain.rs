@@ -1,18 +1,23 @@
 //! `tollgate explain`: what would be decided about a request, and why.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::collections::BTreeMap;
 
 use clap::Args;
 
-use super::{Failure, Format, serve::RedisArgs, validate};
+use super::{
+    Failure, Format,
+    rules::{self, RulesArg},
+    serve::RedisArgs,
+};
 use crate::{
     clock::{Clock as _, SystemClock},
     contract::AnswerOptions,
-    engine,
-    explain::{Counters, Lines, Question, Report, parse_header},
+    engine::trace::{self, ExplainRequest},
+    explain::{Counters, ExplainReport, InvalidQuery, Lines, Query, parse_header},
+    problem::Problem,
     store::{
         StoreError,
-        reading::{Read, Untouched},
+        read::{Read, Untouched},
         redis::Reader,
     },
 };
@@ -40,14 +45,8 @@ pub(super) struct ExplainArgs {
     #[arg(long, value_name = "HOST")]
     host: Option<String>,
 
-    /// The rule file
-    #[arg(
-        long,
-        env = "TOLLGATE_RULES",
-        value_name = "FILE",
-        default_value = "config/rules.yaml"
-    )]
-    rules: PathBuf,
+    #[command(flatten)]
+    rules: RulesArg,
 
     #[command(flatten)]
     redis: RedisArgs,
@@ -58,61 +57,79 @@ pub(super) struct ExplainArgs {
 }
 
 pub(super) async fn run(args: ExplainArgs) -> Result<(), Failure> {
-    let usage = |error: crate::explain::Unaskable| Failure::Usage(error.to_string());
-    let mut lines: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for line in &args.headers {
-        let (name, value) = parse_header(line).map_err(usage)?;
-        lines.entry(name).or_default().push(value);
-    }
-    let headers = lines.into_iter();
-    let headers = headers.map(|(name, lines)| (name, Lines::Many(lines)));
-    let question = Question {
-        method: args.method,
-        target: args.target,
-        host: args.host,
-        ip: args.ip,
-        headers: headers.collect(),
+    let ExplainArgs {
+        method,
+        target,
+        headers,
+        ip,
+        host,
+        rules,
+        redis,
+        format,
+    } = args;
+    let query = Query {
+        method,
+        target,
+        host,
+        ip,
+        headers: header_lines(&headers)?,
     };
-    let asked = question.checked().map_err(usage)?;
-    let hash_key = args.redis.hash_key();
-    let set = validate::load_or_fail(&args.rules, &hash_key)?;
-    let request = asked.attributes();
-    let now_us = SystemClock::new().now_us();
-    let reader = args
-        .redis
+    let query = query.checked().map_err(usage)?;
+    let request = query.attributes();
+    let set = rules::load_or_fail(&rules.rules, &redis.hash_key())?;
+    let reader = redis
         .options()
         .map(|options| Reader::new(&options))
         .transpose()
-        .map_err(|error| Failure::Usage(error.to_string()))?;
+        .map_err(Failure::Usage)?;
+    let now_us = SystemClock::new().now_us();
     let untouched = Untouched { now_us };
-    let source: &dyn Read = match &reader {
-        Some(reader) => reader,
-        None => &untouched,
+    let (counters, source): (&dyn Read, _) = match &reader {
+        Some(reader) => (reader, Counters::Read("redis")),
+        None => (&untouched, Counters::NotRead),
     };
-    let asked = engine::explain::Asked {
+    let explained = ExplainRequest {
         set: &set,
         request: &request,
         now_us,
         shows_values: true,
     };
-    let (explanation, error) = engine::explain::explain(&asked, source).await;
-    let counters = match (error, &reader) {
-        (Some(error), _) => {
-            return Err(Failure::Runtime(anyhow::anyhow!(
-                "the counters in Redis cannot be read: {error}{}",
-                match error {
-                    StoreError::Refused(_) | StoreError::Malformed(_) => "",
-                    _ =>
-                        "\nhint: check --redis-url (REDIS_URL); without it, explain supposes that nobody has come yet",
-                }
-            )));
-        }
-        (None, Some(_)) => Counters::Read("redis"),
-        (None, None) => Counters::NotRead,
-    };
-    let report = Report::new(&request, explanation, counters, AnswerOptions::default());
-    match args.format {
+    let (explanation, error) = trace::explain(&explained, counters).await;
+    if let Some(error) = error {
+        return Err(Failure::Runtime(unreadable(&error).into()));
+    }
+    let report = ExplainReport::new(&request, explanation, source, AnswerOptions::default());
+    match format {
         Format::Text => super::print(&report.to_string()),
         Format::Json => super::print(&report.to_json()),
     }
+}
+
+/// The lines of each header, in the order of the command line.
+fn header_lines(headers: &[String]) -> Result<BTreeMap<String, Lines>, Failure> {
+    let mut lines: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for header in headers {
+        let (name, value) = parse_header(header).map_err(usage)?;
+        lines.entry(name).or_default().push(value);
+    }
+    let lines = lines.into_iter();
+    Ok(lines
+        .map(|(name, lines)| (name, Lines::Many(lines)))
+        .collect())
+}
+
+fn usage(error: InvalidQuery) -> Failure {
+    Failure::Usage(error.into())
+}
+
+fn unreadable(error: &StoreError) -> Problem {
+    let hint = match error {
+        // Redis was reached, and the error says what to do.
+        StoreError::Refused(_) | StoreError::Malformed(_) => "",
+        _ => "check --redis-url (REDIS_URL); without it, explain supposes that nobody has come yet",
+    };
+    Problem::new(
+        format!("the counters in Redis cannot be read: {error}"),
+        hint,
+    )
 }

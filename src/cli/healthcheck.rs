@@ -62,7 +62,7 @@ pub enum Unhealthy {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// No answer in time.
-    #[error("{addr} did not answer within {}", humantime::format_duration(TIMEOUT))]
+    #[error("{addr} did not answer within {TIMEOUT:?}")]
     Timeout {
         /// Whom we asked.
         addr: ListenAddr,
@@ -133,12 +133,13 @@ async fn ask(addr: &ListenAddr) -> Result<String, Unhealthy> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::health::Health;
-    use crate::metrics::Metrics;
-    use crate::server::admin::Admin;
-    use crate::server::{Listener, Options, admin::tests::Echo, serve};
     use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        admin::tests::admin,
+        server::{Listener, Options, serve},
+    };
 
     async fn check(addr: ListenAddr) -> Result<String, String> {
         run(&HealthcheckArgs { admin: addr })
@@ -148,14 +149,14 @@ mod tests {
 
     #[tokio::test]
     async fn says_what_the_admin_port_says() {
-        let health = Health::new();
-        let admin = Admin::new(health.clone(), Arc::new(Metrics::new()), Echo);
+        let (admin, health) = admin();
+        let admin = Arc::new(admin);
         let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap())
             .await
             .unwrap();
         let addr = listener.local_addr().unwrap();
         let handler = move |request| {
-            let admin = admin.clone();
+            let admin = Arc::clone(&admin);
             async move { admin.respond(request).await }
         };
         tokio::spawn(serve(

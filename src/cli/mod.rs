@@ -14,6 +14,7 @@
 
 mod explain;
 pub mod healthcheck;
+mod rules;
 pub mod serve;
 pub mod upstream;
 mod validate;
@@ -28,7 +29,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
-use crate::{app, rules};
+use crate::{app, problem::Problem, rulefile};
 
 /// A rate limiter that is itself an external-authorization service.
 ///
@@ -74,19 +75,19 @@ pub enum Failure {
     /// The rule file is not valid; the text says all of why.
     #[error("{0}")]
     Rules(String),
-    /// The rule file is not valid, and the answer that was asked for has said so.
+    /// The rule file is not valid, and the JSON that was printed says why.
     #[error("the rule file is not valid")]
-    Told,
+    Reported,
     /// The options contradict each other.
     #[error("{0}")]
-    Usage(String),
+    Usage(Problem),
 }
 
 impl Failure {
     fn exit_code(&self) -> ExitCode {
         match self {
             Self::Runtime(_) => ExitCode::from(1),
-            Self::Rules(_) | Self::Told => ExitCode::from(2),
+            Self::Rules(_) | Self::Reported => ExitCode::from(2),
             Self::Usage(_) => ExitCode::from(64),
         }
     }
@@ -107,7 +108,7 @@ pub fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            if !matches!(failure, Failure::Told) {
+            if !matches!(failure, Failure::Reported) {
                 eprintln!("error: {failure}");
             }
             failure.exit_code()
@@ -123,7 +124,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(*args),
         Command::Validate(args) => validate::run(&args),
         Command::Explain(args) => block_on(explain::run(*args)),
-        Command::Schema => print(&format!("{:#}", rules::schema())),
+        Command::Schema => print(&format!("{:#}", rulefile::schema())),
         Command::Upstream(args) => block_on(async {
             let _logging = start_logging("info", LogFormat::Text)?;
             upstream::run(&args, app::signalled()?)
@@ -156,8 +157,9 @@ const WAITING_LINES: usize = 8_192;
 /// Begins to log to stderr. What is logged until the guard is dropped gets written, if somebody reads it.
 fn start_logging(level: &str, format: LogFormat) -> Result<WorkerGuard, Failure> {
     let filter = EnvFilter::try_new(level).map_err(|error| {
-        Failure::Usage(format!(
-            "--log-level {level:?} is not valid: {error}; write it like info or info,tollgate=debug"
+        Failure::Usage(Problem::new(
+            format!("--log-level {level:?} is not valid: {error}"),
+            "write it like info or info,tollgate=debug",
         ))
     })?;
     let (writer, guard) = NonBlockingBuilder::default()

@@ -5,16 +5,21 @@
     reason = "doc comments of options are their help texts"
 )]
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use clap::{ArgAction, Args, ValueEnum, builder::NonEmptyStringValueParser};
 
-use super::{Failure, LogFormat, validate};
+use super::{
+    Failure, LogFormat,
+    rules::{self, RulesArg},
+};
 use crate::{
     app::{self, Settings, StoreSettings},
     contract::AnswerOptions,
     engine,
     hash::HashKey,
+    problem::Problem,
+    rules::span::span_us,
     server::{self, ListenAddr},
     store::redis,
 };
@@ -22,14 +27,8 @@ use crate::{
 /// Options of `serve`. Each can be given as a flag or by its environment variable.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// The rule file; its directory is watched, and changes are in force at once
-    #[arg(
-        long,
-        env = "TOLLGATE_RULES",
-        value_name = "FILE",
-        default_value = "config/rules.yaml"
-    )]
-    rules: PathBuf,
+    #[command(flatten)]
+    rules: RulesArg,
 
     /// Where proxies ask: HOST:PORT or unix:/path
     #[arg(
@@ -61,7 +60,7 @@ pub struct ServeArgs {
     redis_lanes: u16,
 
     /// The longest that a check waits for Redis; a proxy's own shorter time-out counts too
-    #[arg(long, env = "TOLLGATE_DEADLINE", value_name = "TIME", default_value = "50ms", value_parser = positive_duration)]
+    #[arg(long, env = "TOLLGATE_DEADLINE", value_name = "TIME", default_value = "50ms", value_parser = duration)]
     deadline: Duration,
 
     /// How many tollgates share the Redis: the divisor of a limit with on_store_error: local
@@ -77,15 +76,15 @@ pub struct ServeArgs {
     max_connections: u32,
 
     /// The longest that a proxy may take to send the head of a check
-    #[arg(long, env = "TOLLGATE_HEADER_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = positive_duration)]
+    #[arg(long, env = "TOLLGATE_HEADER_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = duration)]
     header_timeout: Duration,
 
     /// How long an unused connection is kept; longer than any proxy keeps it (Envoy: 1 hour)
-    #[arg(long, env = "TOLLGATE_IDLE_TIMEOUT", value_name = "TIME", default_value = "75m", value_parser = positive_duration)]
+    #[arg(long, env = "TOLLGATE_IDLE_TIMEOUT", value_name = "TIME", default_value = "75m", value_parser = duration)]
     idle_timeout: Duration,
 
     /// How long a shutdown waits for checks that are under way
-    #[arg(long, env = "TOLLGATE_DRAIN_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = positive_duration)]
+    #[arg(long, env = "TOLLGATE_DRAIN_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = duration)]
     drain_timeout: Duration,
 
     /// Also send X-RateLimit-Limit, -Remaining and -Reset
@@ -175,11 +174,14 @@ impl From<LogDecisions> for engine::LogDecisions {
     }
 }
 
-fn positive_duration(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(duration) if duration >= Duration::from_millis(1) => Ok(duration),
-        Ok(_) => Err("it must be at least 1ms".to_owned()),
-        Err(error) => Err(format!("{error}; write it like 50ms, 10s or 75m")),
+/// A duration of at least 1 ms, in the grammar of the rule file.
+fn duration(text: &str) -> Result<Duration, String> {
+    let number = text.trim().starts_with(|c: char| c.is_ascii_digit());
+    let us = span_us(text).ok().filter(|_| number);
+    match us {
+        Some(0) => Err("it must be at least 1ms".to_owned()),
+        Some(us) => Ok(Duration::from_micros(us)),
+        None => Err("write it like 50ms, 10s or 75m".to_owned()),
     }
 }
 
@@ -187,52 +189,71 @@ fn positive_duration(text: &str) -> Result<Duration, String> {
 /// Redis that is only slow is not reconnected again and again.
 const ANSWER_TIMEOUT: (Duration, u32) = (Duration::from_millis(250), 4);
 
-impl ServeArgs {
-    fn store(&self) -> Result<StoreSettings, Failure> {
-        match (self.store, self.redis.options()) {
-            (Some(StoreKind::Memory), _) | (None, None) => Ok(StoreSettings::Memory),
-            (_, Some(options)) => Ok(StoreSettings::Redis(redis::Options {
-                lanes: usize::from(self.redis_lanes),
-                answer_timeout: ANSWER_TIMEOUT.0.max(self.deadline * ANSWER_TIMEOUT.1),
-                ..options
-            })),
-            (Some(StoreKind::Redis), None) => Err(Failure::Usage(
-                "--store redis needs to know which: add --redis-url redis://127.0.0.1:6379, or set REDIS_URL".to_owned(),
-            )),
-        }
-    }
-
-    fn settings(self) -> Result<Settings, Failure> {
-        Ok(Settings {
-            store: self.store()?,
-            listen: self.listen,
-            admin: self.admin,
-            deadline: self.deadline,
-            replicas: self.replicas,
-            max_keys: usize::try_from(self.max_keys).unwrap_or(usize::MAX),
-            server: server::Options {
-                max_connections: usize::try_from(self.max_connections).unwrap_or(usize::MAX),
-                header_timeout: self.header_timeout,
-                idle_timeout: self.idle_timeout,
-                drain_timeout: self.drain_timeout,
-                ..server::Options::default()
-            },
-            log: engine::LogOptions {
-                which: self.log_decisions.into(),
-                per_second: self.log_decisions_rate,
-            },
-            answers: AnswerOptions {
-                legacy_headers: self.legacy_headers,
-            },
-            hash_key: self.redis.hash_key(),
-            rules: self.rules,
-        })
+fn store(
+    kind: Option<StoreKind>,
+    redis: &RedisArgs,
+    lanes: u16,
+    deadline: Duration,
+) -> Result<StoreSettings, Failure> {
+    match (kind, redis.options()) {
+        (Some(StoreKind::Memory), _) | (None, None) => Ok(StoreSettings::Memory),
+        (_, Some(options)) => Ok(StoreSettings::Redis(redis::Options {
+            lanes: usize::from(lanes),
+            answer_timeout: ANSWER_TIMEOUT.0.max(deadline * ANSWER_TIMEOUT.1),
+            ..options
+        })),
+        (Some(StoreKind::Redis), None) => Err(Failure::Usage(Problem::new(
+            "--store redis needs to know which",
+            "add --redis-url redis://127.0.0.1:6379, or set REDIS_URL",
+        ))),
     }
 }
 
 pub(super) fn run(args: ServeArgs) -> Result<(), Failure> {
-    let _logging = super::start_logging(&args.log_level, args.log_format)?;
-    let settings = args.settings()?;
-    let rules = validate::load_or_fail(&settings.rules, &settings.hash_key)?;
+    // Every option by name: one that is forgotten does not compile.
+    let ServeArgs {
+        rules,
+        listen,
+        admin,
+        store,
+        redis,
+        redis_lanes,
+        deadline,
+        replicas,
+        max_keys,
+        max_connections,
+        header_timeout,
+        idle_timeout,
+        drain_timeout,
+        legacy_headers,
+        log_decisions,
+        log_decisions_rate,
+        log_format,
+        log_level,
+    } = args;
+    let _logging = super::start_logging(&log_level, log_format)?;
+    let settings = Settings {
+        rules: rules.rules,
+        hash_key: redis.hash_key(),
+        listen,
+        admin,
+        store: self::store(store, &redis, redis_lanes, deadline)?,
+        deadline,
+        replicas,
+        max_keys: usize::try_from(max_keys).unwrap_or(usize::MAX),
+        server: server::Options {
+            max_connections: usize::try_from(max_connections).unwrap_or(usize::MAX),
+            header_timeout,
+            idle_timeout,
+            drain_timeout,
+            ..server::Options::default()
+        },
+        log: engine::LogOptions {
+            which: log_decisions.into(),
+            per_second: log_decisions_rate,
+        },
+        answers: AnswerOptions { legacy_headers },
+    };
+    let rules = rules::load_or_fail(&settings.rules, &settings.hash_key)?;
     super::block_on(async { Ok(app::serve(settings, rules).await?) })
 }

@@ -22,7 +22,8 @@ use super::{
 };
 use crate::{
     engine::{Decision, Quota, Verdict},
-    rules::answer::{Answer, Body, Facts, Json},
+    jitter,
+    rules::answer::{Body, Facts, Json},
 };
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
@@ -67,7 +68,7 @@ pub fn answer(
             let jitter = decision
                 .answer
                 .as_ref()
-                .map_or(0, |answer| jitter_us(answer));
+                .map_or(0, |answer| jitter::up_to(answer.retry_after_jitter_us));
             // A caller that comes back too early is only denied again: round up, and never say 0.
             let retry_after = seconds(retry_after_us + jitter).max(1);
             denied(decision, endpoint, Some(retry_after))
@@ -262,15 +263,6 @@ fn with_members(
         problem.insert(name.clone(), value);
     }
     problem
-}
-
-/// A part of the answer's jitter by chance.
-fn jitter_us(answer: &Answer) -> u64 {
-    use std::hash::{BuildHasher as _, RandomState};
-    match answer.retry_after_jitter_us {
-        0 => 0,
-        most => RandomState::new().hash_one(()) % (most + 1),
-    }
 }
 
 /// Plain data with text keys: serialising it cannot fail.

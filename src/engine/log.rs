@@ -3,15 +3,10 @@
 //! Lines have the target `tollgate::decision`. Callers stand in them as they do in keys, so secrets are hashed; paths are
 //! without their query.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
-
 use tokio::time::Instant;
 use tracing::info;
 
-use crate::{metrics::Outcome, request::Attributes};
+use crate::{metrics::DecisionLabel, request::Attributes, throttle::RateCap};
 
 /// What is logged of decisions.
 #[derive(Debug, Clone, Copy)]
@@ -47,16 +42,13 @@ impl Default for Options {
 pub(super) struct DecisionLog {
     options: Options,
     began: Instant,
-    /// The last second with a line, counted from the beginning, in the upper half; its lines in the lower.
-    second: AtomicU64,
-    /// Since the last line.
-    unlogged: AtomicU64,
+    cap: RateCap,
 }
 
 /// What is to be said of a decision.
 #[derive(Clone, Copy)]
 pub(super) struct Entry<'a> {
-    pub(super) outcome: Outcome,
+    pub(super) outcome: DecisionLabel,
     /// The rule that decided.
     pub(super) rule: Option<&'a str>,
     /// The limit that denied.
@@ -71,7 +63,7 @@ pub(super) struct Entry<'a> {
 
 impl<'a> Entry<'a> {
     /// What a rule decided, and nothing more about it.
-    pub(super) fn of(outcome: Outcome, rule: Option<&'a str>) -> Self {
+    pub(super) fn of(outcome: DecisionLabel, rule: Option<&'a str>) -> Self {
         Self {
             outcome,
             rule,
@@ -98,8 +90,7 @@ impl DecisionLog {
         Self {
             options,
             began: Instant::now(),
-            second: AtomicU64::new(0),
-            unlogged: AtomicU64::new(0),
+            cap: RateCap::new(options.per_second),
         }
     }
 
@@ -108,11 +99,11 @@ impl DecisionLog {
         self.options.which == Which::All
     }
 
-    pub(super) fn tell(&self, request: &Attributes<'_>, entry: Entry<'_>) {
+    pub(super) fn write(&self, request: &Attributes<'_>, entry: Entry<'_>) {
         if self.options.which == Which::None {
             return;
         }
-        let Some(unlogged) = self.room(self.began.elapsed()) else {
+        let Some(unlogged) = self.cap.permit(self.began.elapsed()) else {
             return;
         };
         info!(
@@ -130,46 +121,5 @@ impl DecisionLog {
             unlogged = (unlogged > 0).then_some(unlogged),
             "decided"
         );
-    }
-
-    /// Whether there is room for a line so long after the beginning; with it comes how many were not logged since the last one.
-    /// Without a lock: in a flood of denials all threads come by here.
-    fn room(&self, now: Duration) -> Option<u64> {
-        let this_second = now.as_secs() << 32;
-        let next = |last: u64| {
-            // A thread that was late counts to the second that others have begun.
-            let begun = last.max(this_second);
-            (begun & u64::from(u32::MAX) < u64::from(self.options.per_second)).then_some(begun + 1)
-        };
-        if self.second.fetch_update(Relaxed, Relaxed, next).is_ok() {
-            return Some(self.unlogged.swap(0, Relaxed));
-        }
-        self.unlogged.fetch_add(1, Relaxed);
-        None
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn so_many_lines_a_second_and_the_next_one_says_what_is_missing() {
-        let log = DecisionLog::new(Options {
-            which: Which::Denied,
-            per_second: 2,
-        });
-        let after = Duration::from_millis;
-        assert_eq!(log.room(after(0)), Some(0));
-        assert_eq!(log.room(after(999)), Some(0));
-        for _ in 0..5 {
-            assert_eq!(log.room(after(999)), None);
-        }
-        assert_eq!(log.room(after(1_000)), Some(5));
-        assert_eq!(log.room(after(1_000)), Some(0));
-        assert_eq!(log.room(after(1_001)), None);
-        // One that read the clock before the others.
-        assert_eq!(log.room(after(999)), None);
-        assert_eq!(log.room(after(60_000)), Some(2));
     }
 }

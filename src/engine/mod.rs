@@ -2,8 +2,9 @@
 
 mod combine;
 mod decision;
-pub mod explain;
+mod fallback;
 mod log;
+pub mod trace;
 mod walk;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -14,17 +15,17 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
 use self::{
-    combine::{Deciding, Words},
+    combine::{Deciding, OutcomeLabels},
     log::DecisionLog,
-    walk::Matched,
+    walk::{Walk, WalkContext},
 };
 use crate::{
-    metrics::{self, Metrics, RuleMetrics},
+    metrics::{DecisionLabel, Metrics, RuleMetrics},
     request::Attributes,
     rules::RuleSet,
     store::{
         StoreError,
-        guard::{Guarded, budget},
+        deadline::{Guarded, budget},
         memory::MemoryStore,
     },
 };
@@ -101,6 +102,11 @@ impl Engine {
         self.live.load_full()
     }
 
+    /// The name of the store: `memory` or `redis`.
+    pub fn store_name(&self) -> &'static str {
+        self.store.name()
+    }
+
     /// Puts another rule set in force. Checks under way finish with the one they began with. Returns its generation.
     pub fn replace(&self, set: RuleSet) -> u64 {
         let generation = self.live.load().generation + 1;
@@ -120,35 +126,43 @@ impl Engine {
             live,
             log: &self.log,
             request,
-            matched: Matched::walk(&live.set, request, self.store.now_us()),
+            walk: self.walk(live, request),
         };
         deciding.count_shadow_denials();
         if let Some(decision) = deciding.denied_without_counting() {
             return decision;
         }
-        let decision = if deciding.matched.batch.is_empty() {
+        let decision = if deciding.walk.batch.is_empty() {
             Decision::allowed()
         } else {
             let deadline = Instant::now() + budget(self.options.deadline, proxy_waits);
-            let mut answer = self.store.charge(&deciding.matched.batch, deadline).await;
+            let mut answer = self.store.charge(&deciding.walk.batch, deadline).await;
             // The store has learnt what time it is: its windows are known now.
             if answer == Err(StoreError::Clock) {
-                deciding.matched = Matched::walk(&live.set, request, self.store.now_us());
-                answer = self.store.charge(&deciding.matched.batch, deadline).await;
+                deciding.walk = self.walk(live, request);
+                answer = self.store.charge(&deciding.walk.batch, deadline).await;
             }
             match answer {
-                Ok(verdict) => deciding.combine(&verdict, Words::STORE),
+                Ok(result) => deciding.combine(&result, OutcomeLabels::STORE),
                 Err(error) => deciding.without_store(&error, &self.fallback, self.options.replicas),
             }
         };
-        let decision = deciding.matched.ended(decision);
+        let decision = deciding.walk.ended(decision);
         if decision.verdict == Verdict::Allowed {
-            if let Some(end) = deciding.matched.end() {
-                live.metrics[end.index].decided(metrics::Outcome::Allowed);
+            if let Some(end) = deciding.walk.end() {
+                live.metrics[end.index].decided(DecisionLabel::Allowed);
             }
-            deciding.tell_admission(&decision);
+            deciding.log_admission(&decision);
         }
         decision
+    }
+
+    fn walk<'a>(&self, live: &'a Live, request: &'a Attributes<'_>) -> Walk<'a> {
+        Walk::over(WalkContext {
+            set: &live.set,
+            request,
+            now_us: self.store.now_us(),
+        })
     }
 }
 

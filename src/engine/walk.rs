@@ -6,27 +6,27 @@ use std::{ops::Range, sync::Arc};
 
 use super::{Decision, Verdict};
 use crate::{
+    counter_key::{BAN_SUFFIX, SHADOW_BAN_SUFFIX, Subject},
     request::Attributes,
     rules::{
         Action, LimitAction, Mode, NamedBan, NamedLimit, Plan, PlanSource, Rule, RuleSet,
-        key::{OnMissing, PREFIX},
-        matcher::Params,
+        key::OnMissing, matcher::Params,
     },
-    store::{BAN_SUFFIX, Batch, ENFORCED, SHADOW_BAN_SUFFIX},
+    store::{Batch, ENFORCED},
 };
 
 /// What the walk found.
 #[derive(Default)]
-pub(super) struct Matched<'a> {
+pub(super) struct Walk<'a> {
     /// The rules that match, from the top to the one that ended the walk.
-    pub(super) met: Vec<Met<'a>>,
+    pub(super) rules: Vec<MatchedRule<'a>>,
     /// What is to be charged for all of them.
     pub(super) batch: Batch,
 }
 
 /// A rule that matches.
 #[derive(Clone)]
-pub(super) struct Met<'a> {
+pub(super) struct MatchedRule<'a> {
     /// Its place in the file.
     pub(super) index: usize,
     pub(super) rule: &'a Rule,
@@ -39,7 +39,7 @@ pub(super) enum Effect<'a> {
     /// Lets the request pass, and ends the walk.
     Allows,
     /// Turns it away, and ends the walk; in shadow mode it does neither.
-    Denies { mode: Mode, why: Denial<'a> },
+    Denies { mode: Mode, why: DenyReason<'a> },
     /// Does not apply, because the request lacks a part of its key.
     Skips { subject: Subject },
     /// Applies, and counts nothing.
@@ -48,12 +48,12 @@ pub(super) enum Effect<'a> {
         source: PlanSource<'a>,
     },
     /// Counts.
-    Counts(Counting<'a>),
+    Counts(Charges<'a>),
 }
 
 /// Why a request is denied that nothing counts.
 #[derive(Clone)]
-pub(super) enum Denial<'a> {
+pub(super) enum DenyReason<'a> {
     /// The rule denies all that it matches.
     Action,
     /// The request lacks a part of the rule's key.
@@ -67,7 +67,7 @@ pub(super) enum Denial<'a> {
 
 /// What a rule counts for one request.
 #[derive(Clone)]
-pub(super) struct Counting<'a> {
+pub(super) struct Charges<'a> {
     pub(super) action: &'a LimitAction,
     pub(super) subject: Subject,
     pub(super) source: PlanSource<'a>,
@@ -75,59 +75,33 @@ pub(super) struct Counting<'a> {
     pub(super) ban: Option<&'a NamedBan>,
     pub(super) cost: u64,
     /// Its charges in the batch: one for each limit, then one for the ban if there is one.
-    pub(super) charges: Range<usize>,
+    pub(super) in_batch: Range<usize>,
 }
 
-/// Whom a rule counts: `tollgate:{rule:descriptor}`, the beginning of all of its keys.
-#[derive(Clone)]
-pub(super) struct Subject {
-    text: String,
-    /// Where the descriptor begins.
-    at: usize,
+/// What the walk is over, and when.
+#[derive(Clone, Copy)]
+pub(super) struct WalkContext<'a> {
+    pub(super) set: &'a RuleSet,
+    pub(super) request: &'a Attributes<'a>,
+    /// The store's time as well as it is known, in microseconds since the epoch.
+    pub(super) now_us: u64,
 }
 
-impl Subject {
-    fn begin(rule: &str) -> Self {
-        let mut text = String::with_capacity(64);
-        text.push_str(PREFIX);
-        text.push('{');
-        text.push_str(rule);
-        text.push(':');
-        let at = text.len();
-        Self { text, at }
-    }
-
-    /// `client_ip=203.0.113.7`: the caller as keys show it. Secrets are hashed in it.
-    pub(super) fn descriptor(&self) -> &str {
-        let descriptor = &self.text[self.at..];
-        // No encoded value holds a brace: this one is the key's.
-        descriptor.strip_suffix('}').unwrap_or(descriptor)
-    }
-}
-
-impl<'a> Matched<'a> {
-    /// From top to bottom: every limit that matches applies, until a rule ends the walk. `now_us` is the store's time, as well
-    /// as it is known.
-    pub(super) fn walk(set: &'a RuleSet, request: &'a Attributes<'_>, now_us: u64) -> Self {
-        let mut matched = Self::default();
-        for (index, rule, params) in set.matching(request) {
+impl<'a> Walk<'a> {
+    /// Walks from top to bottom: every limit that matches applies, until a rule ends the walk.
+    pub(super) fn over(context: WalkContext<'a>) -> Self {
+        let mut walk = Self::default();
+        for (index, rule, params) in context.set.matching(context.request) {
             let effect = match &rule.action {
                 Action::Allow => Effect::Allows,
                 Action::Deny(mode) => Effect::Denies {
                     mode: *mode,
-                    why: Denial::Action,
+                    why: DenyReason::Action,
                 },
-                Action::Limit(action) => {
-                    let place = Place {
-                        index,
-                        rule,
-                        now_us,
-                    };
-                    matched.apply(set, place, action, request, &params)
-                }
+                Action::Limit(action) => walk.apply(context, (index, rule), action, &params),
             };
             let ends = effect.ends();
-            matched.met.push(Met {
+            walk.rules.push(MatchedRule {
                 index,
                 rule,
                 effect,
@@ -136,16 +110,16 @@ impl<'a> Matched<'a> {
                 break;
             }
         }
-        matched
+        walk
     }
 
     /// The rule that ended the walk, if one did.
-    pub(super) fn end(&self) -> Option<&Met<'a>> {
-        self.met.last().filter(|met| met.effect.ends())
+    pub(super) fn end(&self) -> Option<&MatchedRule<'a>> {
+        self.rules.last().filter(|matched| matched.effect.ends())
     }
 
     /// The rule that ended the walk with a denial, and why, if one did.
-    pub(super) fn forbidden(&self) -> Option<(&Met<'a>, &Denial<'a>)> {
+    pub(super) fn forbidden(&self) -> Option<(&MatchedRule<'a>, &DenyReason<'a>)> {
         let end = self.end()?;
         match &end.effect {
             Effect::Denies { why, .. } => Some((end, why)),
@@ -164,33 +138,39 @@ impl<'a> Matched<'a> {
     }
 
     /// The rules that count, with what they count.
-    pub(super) fn counting(&self) -> impl Iterator<Item = (&Met<'a>, &Counting<'a>)> {
-        self.met.iter().filter_map(|met| match &met.effect {
-            Effect::Counts(counting) => Some((met, counting)),
-            _ => None,
-        })
+    pub(super) fn charges(&self) -> impl Iterator<Item = (&MatchedRule<'a>, &Charges<'a>)> {
+        self.rules
+            .iter()
+            .filter_map(|matched| match &matched.effect {
+                Effect::Counts(charges) => Some((matched, charges)),
+                _ => None,
+            })
     }
 
+    /// The effect of a rule that counts. Its charges are added to the batch.
     fn apply(
         &mut self,
-        set: &'a RuleSet,
-        place: Place<'a>,
+        context: WalkContext<'a>,
+        (index, rule): (usize, &'a Rule),
         action: &'a LimitAction,
-        request: &Attributes<'_>,
         params: &Params<'_>,
     ) -> Effect<'a> {
+        let WalkContext {
+            set,
+            request,
+            now_us,
+        } = context;
         let mode = action.mode;
-        let mut subject = Subject::begin(&place.rule.name);
-        let missing = action
-            .descriptor
-            .push(&mut subject.text, request, params, set.key_context());
-        subject.text.push('}');
-        if missing {
+        let (subject, is_missing) = Subject::new(&rule.name, |out| {
+            let descriptor = &action.descriptor;
+            descriptor.push(out, request, params, set.key_context())
+        });
+        if is_missing {
             match action.descriptor.on_missing {
                 OnMissing::Shared => {}
                 OnMissing::Skip => return Effect::Skips { subject },
                 OnMissing::Deny => {
-                    let why = Denial::MissingKey { subject };
+                    let why = DenyReason::MissingKey { subject };
                     return Effect::Denies { mode, why };
                 }
             }
@@ -200,54 +180,45 @@ impl<'a> Matched<'a> {
             Plan::Limits(limits) => limits,
             Plan::Unlimited => return Effect::Unlimited { subject, source },
             Plan::Nothing => {
-                let why = Denial::Nothing { subject, source };
+                let why = DenyReason::Nothing { subject, source };
                 return Effect::Denies { mode, why };
             }
         };
         let group = match mode {
             Mode::Enforce => ENFORCED,
             // Any number of its own will do; rule 0 may be a shadow rule too.
-            Mode::Shadow => u32::try_from(place.index).unwrap_or(u32::MAX - 1) + 1,
+            Mode::Shadow => u32::try_from(index).unwrap_or(u32::MAX - 1) + 1,
         };
         let cost = action.cost.of(request);
         let start = self.batch.charges().len();
         for limit in limits {
-            self.batch.push(limit.at(place.now_us), cost, group, |key| {
-                key.push_str(&subject.text);
+            self.batch.push(limit.at(now_us), cost, group, |key| {
+                key.push_str(subject.as_str());
                 key.push_str(&limit.key_suffix);
             });
         }
         if let Some(ban) = &action.ban {
             self.batch.push_ban(ban.ban, limits.len(), group, |key| {
-                key.push_str(&subject.text);
+                key.push_str(subject.as_str());
                 key.push_str(match mode {
                     Mode::Enforce => BAN_SUFFIX,
-                    // Who is banned by a rule that is only tried must not be shut out when it denies in earnest.
                     Mode::Shadow => SHADOW_BAN_SUFFIX,
                 });
             });
         }
-        Effect::Counts(Counting {
+        Effect::Counts(Charges {
             action,
             subject,
             source,
             limits,
             ban: action.ban.as_ref(),
             cost,
-            charges: start..self.batch.charges().len(),
+            in_batch: start..self.batch.charges().len(),
         })
     }
 }
 
-/// Where the walk stands.
-#[derive(Clone, Copy)]
-struct Place<'a> {
-    index: usize,
-    rule: &'a Rule,
-    now_us: u64,
-}
-
-impl Denial<'_> {
+impl DenyReason<'_> {
     /// As the rule file says it.
     pub(super) fn reason(&self) -> &'static str {
         match self {

@@ -1,18 +1,18 @@
 //! `explain`: a request in, and out of it what would be decided and why, for people and for programs.
 //!
-//! The command line and the admin port ask with a [`Question`] and answer with a [`Report`].
+//! The command line and the admin port ask with a [`Query`] and answer with a [`ExplainReport`].
 
-mod question;
+mod query;
 mod text;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::Serialize;
 
-pub use self::question::{Asked, Lines, Question, Unaskable, parse_header};
+pub use self::query::{InvalidQuery, Lines, Query, ValidQuery, parse_header};
 use crate::{
     contract::{self, AnswerOptions, Endpoint},
-    engine::explain::{Explained, Explanation},
+    engine::trace::{Explained, Explanation},
     request::Attributes,
 };
 
@@ -30,7 +30,7 @@ pub enum Counters {
 
 /// An explanation, ready to be shown.
 #[derive(Debug, Clone, Serialize)]
-pub struct Report {
+pub struct ExplainReport {
     request: Shown,
     counters: Counters,
     admitted: bool,
@@ -49,7 +49,28 @@ struct Shown {
     client_ip: Option<IpAddr>,
 }
 
-impl Report {
+impl Shown {
+    fn new(request: &Attributes<'_>) -> Self {
+        // A new attribute must be shown here, or left out for a reason: query and headers may hold
+        // secrets.
+        let Attributes {
+            method,
+            host,
+            path,
+            query: _,
+            client_ip,
+            headers: _,
+        } = request;
+        Self {
+            method: (*method).to_owned(),
+            host: host.clone().into_owned(),
+            path: path.clone().into_owned(),
+            client_ip: *client_ip,
+        }
+    }
+}
+
+impl ExplainReport {
     /// What `explanation` says about `request`.
     pub fn new(
         request: &Attributes<'_>,
@@ -63,12 +84,7 @@ impl Report {
             (name.to_string(), value)
         });
         Self {
-            request: Shown {
-                method: request.method.to_owned(),
-                host: request.host.clone().into_owned(),
-                path: request.path.clone().into_owned(),
-                client_ip: request.client_ip,
-            },
+            request: Shown::new(request),
             counters,
             admitted: answer.status() == http::StatusCode::OK,
             status: answer.status().as_u16(),

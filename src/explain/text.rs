@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-use super::{Counters, Report, Shown};
+use super::{Counters, ExplainReport, Shown};
 use crate::{
-    engine::explain::{Counts, Explained, Fate, Standing},
-    rules::{Mode, quota::span_text},
+    engine::trace::{Explained, LimitStatus, LimitStatuses, RuleResult},
+    rules::{Mode, span::span_text},
 };
 
 /// For people: a paragraph for each rule, then the verdict.
-impl fmt::Display for Report {
+impl fmt::Display for ExplainReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Shown {
             method,
@@ -51,11 +51,13 @@ fn rule_text(f: &mut fmt::Formatter<'_>, rule: &Explained, width: usize) -> fmt:
         Mode::Shadow => " (shadow: denies nobody)",
         Mode::Enforce => "",
     };
-    match &rule.fate {
-        Fate::NotReached { ended_by } => writeln!(f, "not reached: {ended_by} ended the walk"),
-        Fate::NoMatch { reason } => writeln!(f, "does not match: {reason}"),
-        Fate::Allows => writeln!(f, "matches: allows it, and ends the walk"),
-        Fate::Denies {
+    match &rule.result {
+        RuleResult::NotReached { ended_by } => {
+            writeln!(f, "not reached: {ended_by} ended the walk")
+        }
+        RuleResult::NoMatch { reason } => writeln!(f, "does not match: {reason}"),
+        RuleResult::Allows => writeln!(f, "matches: allows it, and ends the walk"),
+        RuleResult::Denies {
             reason,
             key,
             source,
@@ -68,16 +70,16 @@ fn rule_text(f: &mut fmt::Formatter<'_>, rule: &Explained, width: usize) -> fmt:
             detail(f, width, "key", key.as_deref().unwrap_or_default())?;
             detail(f, width, "from", source.as_deref().unwrap_or_default())
         }
-        Fate::Skips { key } => {
+        RuleResult::Skips { key } => {
             writeln!(f, "matches: skips it, which lacks a part of the key")?;
             detail(f, width, "key", key)
         }
-        Fate::Unlimited { key, source } => {
+        RuleResult::Unlimited { key, source } => {
             writeln!(f, "matches: unlimited{shadow}")?;
             detail(f, width, "key", key)?;
             detail(f, width, "from", source)
         }
-        Fate::Counts(counts) => {
+        RuleResult::Counts(counts) => {
             let fits = counts
                 .limits
                 .iter()
@@ -90,7 +92,7 @@ fn rule_text(f: &mut fmt::Formatter<'_>, rule: &Explained, width: usize) -> fmt:
     }
 }
 
-fn counts_text(f: &mut fmt::Formatter<'_>, counts: &Counts, width: usize) -> fmt::Result {
+fn counts_text(f: &mut fmt::Formatter<'_>, counts: &LimitStatuses, width: usize) -> fmt::Result {
     detail(f, width, "key", &counts.key)?;
     // A part without a value stands alone.
     if !counts.key.is_empty() && counts.key.split(',').any(|part| !part.contains('=')) {
@@ -108,7 +110,7 @@ fn counts_text(f: &mut fmt::Formatter<'_>, counts: &Counts, width: usize) -> fmt
         detail(f, width, "cost", &counts.cost.to_string())?;
     }
     for limit in &counts.limits {
-        let Standing {
+        let LimitStatus {
             name,
             rate,
             algorithm,
@@ -130,7 +132,7 @@ fn counts_text(f: &mut fmt::Formatter<'_>, counts: &Counts, width: usize) -> fmt
         stored_text(f, limit, width)?;
     }
     if let Some(ban) = &counts.ban {
-        let Standing {
+        let LimitStatus {
             name, rate, left, ..
         } = ban;
         let stands = match (ban.wait_us, left) {
@@ -145,8 +147,8 @@ fn counts_text(f: &mut fmt::Formatter<'_>, counts: &Counts, width: usize) -> fmt
     Ok(())
 }
 
-fn stored_text(f: &mut fmt::Formatter<'_>, standing: &Standing, width: usize) -> fmt::Result {
-    let Standing {
+fn stored_text(f: &mut fmt::Formatter<'_>, standing: &LimitStatus, width: usize) -> fmt::Result {
+    let LimitStatus {
         stored_as, stored, ..
     } = standing;
     let stored = match stored {

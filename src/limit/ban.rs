@@ -8,7 +8,7 @@
 
 use std::fmt;
 
-use super::{MAX_WINDOW_US, MIN_WINDOW_US, Outcome, state::numbers};
+use super::{MAX_WINDOW_US, MIN_WINDOW_US, Outcome, text::numbers};
 
 /// The largest number of denials that a ban may wait for.
 pub const MAX_AFTER: u64 = 1_000_000;

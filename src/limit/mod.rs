@@ -13,12 +13,12 @@ pub mod fixed_window;
 pub mod sliding_log;
 pub mod sliding_window;
 mod state;
+mod text;
 pub mod token_bucket;
-
-use std::fmt;
 
 pub use self::state::State;
 use self::{calendar::Edges, sliding_log::MAX_LOG, token_bucket::Rate};
+use crate::words::words;
 
 /// The largest number of requests that a limit or a burst may name.
 pub const MAX_AMOUNT: u64 = 1_000_000_000;
@@ -29,42 +29,35 @@ pub const MIN_WINDOW_US: u64 = 1_000;
 /// No wait is reported as longer than this (2^46 µs, 2.2 years): a counter can hold more than a lowered limit can ever explain.
 pub const MAX_WAIT_US: u64 = 1 << 46;
 
-/// How a limit counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Algorithm {
-    /// N per window, where a window begins with the first request after the last one ended.
-    FixedWindow,
-    /// N per sliding window, estimated from two counters: no double burst where windows meet.
-    SlidingWindow,
-    /// N in any span of one window, exactly: every request is remembered, so N is at most [`MAX_LOG`].
-    SlidingLog,
-    /// N per period on average, and at most `burst` at once.
-    TokenBucket,
-}
-
-impl Algorithm {
-    /// All of them, in the order in which they are documented.
-    pub const ALL: [Self; 4] = [
-        Self::FixedWindow,
-        Self::SlidingWindow,
-        Self::SlidingLog,
-        Self::TokenBucket,
-    ];
-
-    /// The name in rule files, Redis keys and `/rules`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::FixedWindow => "fixed_window",
-            Self::SlidingWindow => "sliding_window",
-            Self::SlidingLog => "sliding_log",
-            Self::TokenBucket => "token_bucket",
-        }
+words! {
+    /// How a limit counts.
+    pub enum Algorithm {
+        /// N per window that begins with the first request, or with the calendar.
+        FixedWindow => "fixed_window",
+        /// N in any window, estimated from two counters: no double burst where windows meet.
+        SlidingWindow => "sliding_window",
+        /// N in any window, exactly: every request is remembered, so N is at most 1,000.
+        SlidingLog => "sliding_log",
+        /// N per window on average, and a burst at once.
+        TokenBucket => "token_bucket",
     }
 }
 
-impl fmt::Display for Algorithm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+impl Algorithm {
+    /// Whether a limit may admit another number at once than per window.
+    pub const fn has_burst(self) -> bool {
+        match self {
+            Self::TokenBucket => true,
+            Self::FixedWindow | Self::SlidingWindow | Self::SlidingLog => false,
+        }
+    }
+
+    /// Whether windows may be those of a calendar.
+    pub const fn follows_calendar(self) -> bool {
+        match self {
+            Self::FixedWindow => true,
+            Self::SlidingWindow | Self::SlidingLog | Self::TokenBucket => false,
+        }
     }
 }
 
@@ -112,12 +105,20 @@ impl Limit {
         if !(MIN_WINDOW_US..=MAX_WINDOW_US).contains(&window_us) {
             return Err(InvalidLimit::Window);
         }
-        if algorithm == Algorithm::SlidingLog && amount > MAX_LOG {
-            return Err(InvalidLimit::Log);
-        }
-        let refill = u128::from(burst) * u128::from(window_us) / u128::from(amount);
-        if algorithm == Algorithm::TokenBucket && refill > u128::from(MAX_WINDOW_US) {
-            return Err(InvalidLimit::Refill);
+        // The bounds of one algorithm; each must say here what its own are.
+        match algorithm {
+            Algorithm::FixedWindow | Algorithm::SlidingWindow => {}
+            Algorithm::SlidingLog => {
+                if amount > MAX_LOG {
+                    return Err(InvalidLimit::Log);
+                }
+            }
+            Algorithm::TokenBucket => {
+                let refill = u128::from(burst) * u128::from(window_us) / u128::from(amount);
+                if refill > u128::from(MAX_WINDOW_US) {
+                    return Err(InvalidLimit::Refill);
+                }
+            }
         }
         Ok(Self {
             algorithm,
@@ -141,9 +142,10 @@ impl Limit {
 
     /// The edges of its windows, if they are those of a calendar.
     pub const fn edges(&self) -> Option<Edges> {
-        match self.algorithm {
-            Algorithm::FixedWindow => self.edges,
-            _ => None,
+        if self.algorithm.follows_calendar() {
+            self.edges
+        } else {
+            None
         }
     }
 
@@ -175,11 +177,10 @@ impl Limit {
 
     /// The most that can be admitted at one instant.
     pub const fn burst(&self) -> u64 {
-        match self.algorithm {
-            Algorithm::TokenBucket => self.burst,
-            Algorithm::FixedWindow | Algorithm::SlidingWindow | Algorithm::SlidingLog => {
-                self.amount
-            }
+        if self.algorithm.has_burst() {
+            self.burst
+        } else {
+            self.amount
         }
     }
 

@@ -2,7 +2,11 @@
 
 use std::fmt;
 
-use super::{Algorithm, ban, fixed_window, sliding_log, sliding_window, token_bucket};
+use super::{
+    Algorithm, ban, fixed_window, sliding_log, sliding_window,
+    text::{number, numbers},
+    token_bucket,
+};
 
 /// What is stored for one caller and one limit, or one ban.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,27 +102,6 @@ fn parse_log(text: &str) -> Option<sliding_log::State> {
         && state.last_us() == last_us
         && state.entries.is_sorted_by_key(|entry| entry.at_us);
     is_whole.then_some(state)
-}
-
-/// Exactly `N` numbers, separated by single spaces.
-pub(super) fn numbers<const N: usize>(text: &str) -> Option<[u64; N]> {
-    let mut found = [0; N];
-    let mut words = text.split(' ');
-    for place in &mut found {
-        *place = number(words.next()?)?;
-    }
-    words.next().is_none().then_some(found)
-}
-
-/// Beyond this the doubles of Redis' Lua are not exact: tollgate writes no greater number.
-const MAX_NUMBER: u64 = 1 << 53;
-
-/// Digits and nothing else: `parse` alone would take a `+` too.
-fn number(word: &str) -> Option<u64> {
-    word.bytes()
-        .all(|byte| byte.is_ascii_digit())
-        .then(|| word.parse().ok())?
-        .filter(|number| *number <= MAX_NUMBER)
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use labels::{
     StoreErrorLabel,
 };
 
-pub use labels::{Contract, ContractFault, FallbackMode, Outcome, StoreFailure};
+pub use labels::{Contract, ContractFault, DecisionLabel, FallbackMode, StoreFailure};
 pub use rules::RuleMetrics;
 
 /// The content type of [`Metrics::encode`].
@@ -176,14 +176,14 @@ impl Metrics {
 
     /// Series with fixed labels exist from the start.
     fn begin_at_zero(&self) {
-        for &contract in Contract::ALL {
+        for contract in Contract::ALL {
             self.checks.get_or_create_owned(&ContractLabel { contract });
         }
-        for &kind in StoreFailure::ALL {
+        for kind in StoreFailure::ALL {
             self.store_errors
                 .get_or_create_owned(&StoreErrorLabel { kind });
         }
-        for &kind in ContractFault::ALL {
+        for kind in ContractFault::ALL {
             self.contract_faults
                 .get_or_create_owned(&FaultLabel { kind });
         }

@@ -8,7 +8,7 @@ use std::{
 use prometheus_client::metrics::{counter::Counter, family::Family};
 
 use super::{
-    FallbackMode, Metrics, Outcome, StoreFailure,
+    DecisionLabel, FallbackMode, Metrics, StoreFailure,
     labels::{DecisionLabels, FallbackLabels, LimitLabels, RuleLabel},
 };
 
@@ -16,14 +16,14 @@ use super::{
 #[derive(Debug, Clone)]
 pub struct RuleMetrics {
     name: String,
-    outcomes: [Counter; Outcome::ALL.len()],
+    outcomes: [Counter; DecisionLabel::ALL.len()],
     bans: Counter,
     fallbacks: Family<FallbackLabels, Counter>,
 }
 
 impl RuleMetrics {
     /// Counts one decision.
-    pub fn decided(&self, outcome: Outcome) {
+    pub fn decided(&self, outcome: DecisionLabel) {
         self.outcomes[outcome as usize].inc();
     }
 
@@ -57,7 +57,7 @@ impl Metrics {
             name: name.to_owned(),
             outcomes: std::array::from_fn(|i| {
                 self.decisions
-                    .get_or_create_owned(&decision(name, Outcome::ALL[i]))
+                    .get_or_create_owned(&decision(name, DecisionLabel::ALL[i]))
             }),
             bans: self.bans.get_or_create_owned(&rule_label(name)),
             fallbacks: self.store_fallbacks.clone(),
@@ -102,13 +102,13 @@ impl Metrics {
     }
 
     fn drop_rule(&self, rule: &str) {
-        for &outcome in Outcome::ALL {
+        for outcome in DecisionLabel::ALL {
             self.decisions.remove(&decision(rule, outcome));
         }
         self.memory_overflows.remove(&rule_label(rule));
         self.bans.remove(&rule_label(rule));
-        for &mode in FallbackMode::ALL {
-            for &reason in StoreFailure::ALL {
+        for mode in FallbackMode::ALL {
+            for reason in StoreFailure::ALL {
                 self.store_fallbacks.remove(&FallbackLabels {
                     rule: rule.to_owned(),
                     mode,
@@ -128,7 +128,7 @@ impl Metrics {
     }
 }
 
-fn decision(rule: &str, outcome: Outcome) -> DecisionLabels {
+fn decision(rule: &str, outcome: DecisionLabel) -> DecisionLabels {
     DecisionLabels {
         rule: rule.to_owned(),
         outcome,
@@ -148,9 +148,9 @@ mod tests {
     #[test]
     fn a_rule_has_the_same_counters_after_a_reload() {
         let metrics = Metrics::new();
-        metrics.rule("data").decided(Outcome::Denied);
-        metrics.rule("data").decided(Outcome::Denied);
-        metrics.rule("data").decided(Outcome::ShadowDenied);
+        metrics.rule("data").decided(DecisionLabel::Denied);
+        metrics.rule("data").decided(DecisionLabel::Denied);
+        metrics.rule("data").decided(DecisionLabel::ShadowDenied);
         let text = metrics.encode();
         assert!(
             text.contains(r#"tollgate_decisions_total{rule="data",outcome="denied"} 2"#),
@@ -171,10 +171,10 @@ mod tests {
         let metrics = Metrics::new();
         for name in ["old", "kept"] {
             let rule = metrics.rule(name);
-            rule.decided(Outcome::Allowed);
+            rule.decided(DecisionLabel::Allowed);
             metrics.overflowed(name);
-            for &mode in FallbackMode::ALL {
-                for &reason in StoreFailure::ALL {
+            for mode in FallbackMode::ALL {
+                for reason in StoreFailure::ALL {
                     rule.fell_back(mode, reason);
                 }
             }

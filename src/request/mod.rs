@@ -4,7 +4,7 @@ mod client_ip;
 
 use std::{borrow::Cow, fmt::Write as _, net::IpAddr};
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 pub use self::client_ip::{ClientIpPolicy, parse_ip};
 
@@ -25,7 +25,25 @@ pub struct Attributes<'a> {
     pub headers: &'a HeaderMap,
 }
 
-impl Attributes<'_> {
+impl<'a> Attributes<'a> {
+    /// A request from its parts as a client sends them: `target` is path and query.
+    pub fn new(
+        method: &'a str,
+        host: &'a str,
+        target: &'a str,
+        client_ip: Option<IpAddr>,
+        headers: &'a HeaderMap,
+    ) -> Self {
+        Self {
+            method,
+            host: normal_host(host),
+            path: normal_path(target),
+            query: query_of(target).into(),
+            client_ip,
+            headers,
+        }
+    }
+
     /// The value of a query parameter, decoded: what `%XX` stands for, and a space for `+` (the form encoding of the WHATWG URL
     /// Standard, §5.1). Names are compared decoded too. Of a parameter that comes several times, the first counts; one
     /// without `=` has an empty value.
@@ -34,6 +52,19 @@ impl Attributes<'_> {
             .find(|(raw, _)| FormBytes(raw.as_bytes()).eq(name.bytes()))
             .map(|(_, value)| decoded_form(value))
     }
+}
+
+/// Headers whose values are secrets by their nature.
+const SECRET_HEADERS: [HeaderName; 4] = [
+    http::header::AUTHORIZATION,
+    http::header::PROXY_AUTHORIZATION,
+    http::header::COOKIE,
+    http::header::SET_COOKIE,
+];
+
+/// Whether a header's value may only be shown as a hash, whatever the rule says.
+pub fn is_secret(name: &HeaderName) -> bool {
+    SECRET_HEADERS.contains(name)
 }
 
 /// The parameters of a query, names and values as they were sent.

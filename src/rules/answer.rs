@@ -6,6 +6,8 @@ use http::HeaderName;
 use serde::ser::{Serialize, SerializeMap as _, SerializeSeq as _, Serializer};
 use serde_json::Value;
 
+use crate::problem::Problem;
+
 /// What a denied caller gets instead of the usual answer; what is `None` or empty stays usual.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Answer {
@@ -75,8 +77,8 @@ impl Fact {
 }
 
 impl Template {
-    /// Reads `{name}` as a place to fill in, `{{` and `}}` as braces. The error may end in `\nhint: …`.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    /// Reads `{name}` as a place to fill in, `{{` and `}}` as braces.
+    pub fn parse(text: &str) -> Result<Self, Problem> {
         const NAMES: &str =
             "{rule}, {limit}, {rate}, {retry_after} or {status}; a brace itself is {{ or }}";
         let mut pieces = Vec::new();
@@ -94,17 +96,27 @@ impl Template {
                 .strip_prefix('{')
                 .and_then(|inner| inner.split_once('}'))
                 .map(|(name, _)| name)
-                .ok_or_else(|| format!("a brace stands alone in {text:?}\nhint: write {NAMES}"))?;
+                .ok_or_else(|| {
+                    Problem::new(
+                        format!("a brace stands alone in {text:?}"),
+                        format!("write {NAMES}"),
+                    )
+                })?;
             let fact = Fact::NAMES
                 .iter()
                 .find(|(known, _)| *known == name)
                 .map(|(_, fact)| *fact)
                 .ok_or_else(|| {
-                    let is_word = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-. ".contains(&b));
+                    let is_word = name
+                        .bytes()
+                        .all(|b| b.is_ascii_alphanumeric() || b"_-. ".contains(&b));
                     if is_word {
-                        format!("{{{name}}} is not known\nhint: write {NAMES}")
+                        Problem::new(format!("{{{name}}} is not known"), format!("write {NAMES}"))
                     } else {
-                        "braces hold the name of what is filled in, and these hold more\nhint: for JSON, write fields under `json`; a brace itself is {{ or }}".to_owned()
+                        Problem::new(
+                            "braces hold the name of what is filled in, and these hold more",
+                            "for JSON, write fields under `json`; a brace itself is {{ or }}",
+                        )
                     }
                 })?;
             if !plain.is_empty() {
@@ -234,7 +246,7 @@ mod tests {
             ("{rule", "stands alone"),
             ("a } b", "stands alone"),
         ] {
-            let error = Template::parse(text).unwrap_err();
+            let error = Template::parse(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
             assert!(error.contains("\nhint: "), "{error}");
         }

@@ -2,12 +2,11 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use serde::Serialize;
-
 use super::{answer::Answer, key::Descriptor, matcher::Matcher};
 use crate::{
     limit::{Limit, ban::Ban, calendar::Calendar},
     request::Attributes,
+    words::words,
 };
 
 /// One rule.
@@ -235,40 +234,26 @@ pub struct NamedBan {
     pub text: Arc<str>,
 }
 
-/// Whether a rule denies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Mode {
-    /// It does.
-    #[default]
-    Enforce,
-    /// It only counts, logs and says in metrics what it would have denied.
-    Shadow,
+words! {
+    /// Whether a rule denies.
+    pub enum Mode default Enforce {
+        /// It denies.
+        Enforce => "enforce",
+        /// It counts and reports what it would have denied, and denies nothing.
+        Shadow => "shadow",
+    }
 }
 
-/// What a rule does while the store does not answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnStoreError {
-    /// Counts in this process, with the limit divided by the number of replicas.
-    #[default]
-    Local,
-    /// Lets requests pass uncounted.
-    Allow,
-    /// Denies with 429 and `Retry-After: 1`.
-    Deny,
-    /// Answers 503, so that the proxy's own failure mode decides.
-    Proxy,
-}
-
-impl OnStoreError {
-    /// The name in rule files and metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Local => "local",
-            Self::Allow => "allow",
-            Self::Deny => "deny",
-            Self::Proxy => "proxy",
-        }
+words! {
+    /// What a rule does while Redis does not answer.
+    pub enum OnStoreError default Local {
+        /// Counts in this process, with the limit divided by `--replicas`.
+        Local => "local",
+        /// Admits, uncounted.
+        Allow => "allow",
+        /// Denies with 429 and `Retry-After: 1`.
+        Deny => "deny",
+        /// Answers 503: the proxy's own failure mode decides.
+        Proxy => "proxy",
     }
 }

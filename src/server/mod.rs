@@ -7,9 +7,8 @@
 //! - Over the cap, connections are closed at once: the proxy learns it now and not by its timeout.
 //! - A drain loses no request that was written to an accepted connection.
 
-mod accept;
-pub mod admin;
-pub mod check;
+mod addr;
+mod backoff;
 mod conn;
 mod listen;
 mod stream;
@@ -26,10 +25,13 @@ use hyper::body::Incoming;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
-use accept::{Backoff, Throttle};
+use backoff::Backoff;
 use conn::Drain;
 
-pub use listen::{BindError, ListenAddr, Listener, ParseListenAddrError};
+use crate::throttle::Throttle;
+
+pub use addr::{BindError, ListenAddr, ParseListenAddrError};
+pub use listen::Listener;
 pub use stream::Stream;
 
 /// Limits of a server.
@@ -60,6 +62,9 @@ impl Default for Options {
     }
 }
 
+/// The same trouble is logged at most this often.
+const LOG_PAUSE: Duration = Duration::from_secs(1);
+
 /// What happens to connections, for whoever counts it. Each method must be cheap and must not panic.
 pub trait ConnEvents: Send + Sync {
     /// A connection was accepted and is served; [`ConnEvents::closed`] follows.
@@ -76,24 +81,6 @@ pub trait ConnEvents: Send + Sync {
 
 /// Counts nothing.
 impl ConnEvents for () {}
-
-impl ConnEvents for crate::metrics::Metrics {
-    fn opened(&self) {
-        self.connections.inc();
-    }
-    fn closed(&self) {
-        self.connections.dec();
-    }
-    fn refused(&self) {
-        self.connections_refused.inc();
-    }
-    fn accept_failed(&self) {
-        self.accept_errors.inc();
-    }
-    fn handler_panicked(&self) {
-        self.handler_panics.inc();
-    }
-}
 
 /// How a drain went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,7 +118,7 @@ where
         builder: Arc::new(conn::builder()),
         drain: Arc::new(Drain::new()),
         tasks: JoinSet::new(),
-        refusals: Throttle::default(),
+        refusals: Throttle::new(LOG_PAUSE),
     };
     server.accept_until(&listener, shutdown).await;
     server.drain(listener).await
@@ -155,7 +142,7 @@ where
     async fn accept_until(&mut self, listener: &Listener, shutdown: impl Future<Output = ()>) {
         let mut shutdown = std::pin::pin!(shutdown);
         let mut backoff = Backoff::default();
-        let mut failures = Throttle::default();
+        let mut failures = Throttle::new(LOG_PAUSE);
         loop {
             let accepted = tokio::select! {
                 biased;

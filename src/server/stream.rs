@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::listen::ListenAddr;
+use super::addr::ListenAddr;
 
 /// A connected TCP or Unix socket.
 #[derive(Debug)]

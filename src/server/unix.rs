@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
 
-use super::listen::{BindError, ListenAddr};
+use super::addr::{BindError, ListenAddr};
 
 /// Who may connect to a Unix socket. Proxies run as other users than tollgate, and connecting needs write permission; to
 /// restrict access, put the socket in a directory that only the proxy's group may enter.

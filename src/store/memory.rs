@@ -20,11 +20,12 @@ use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
 use super::{
-    Batch, Charge, Charging, Counted, ENFORCED, Store, StoreError, Verdict,
-    reading::{Read, Reading, Reads},
+    Batch, Charge, ChargeResult, Charging, Counted, ENFORCED, Store, StoreError,
+    read::{Read, Reading, Reads},
 };
 use crate::{
     clock::Clock,
+    counter_key::overflow,
     limit::{Outcome, State},
 };
 
@@ -112,26 +113,26 @@ impl MemoryStore {
 
     /// Decides about the batch and charges it, at the time of the injected clock. A limit with edges that this time lies outside
     /// of counts as one without: this is for a fallback, which has to decide somehow.
-    pub fn charge_now(&self, batch: &Batch) -> Verdict {
+    pub fn charge_now(&self, batch: &Batch) -> ChargeResult {
         let held = Held::lock(self, batch);
         self.decide(held, batch, self.clock.now_us())
     }
 
-    fn decide(&self, mut held: Held<'_>, batch: &Batch, now_us: u64) -> Verdict {
+    fn decide(&self, mut held: Held<'_>, batch: &Batch, now_us: u64) -> ChargeResult {
         let mut denied = Vec::new();
         let mut pending: Vec<Pending> = Vec::with_capacity(batch.charges().len());
         let mut outcomes: Vec<Outcome> = Vec::with_capacity(batch.charges().len());
         for charge in batch.charges() {
             let (next, outcome) = match &charge.counted {
                 Counted::Limit(limit) => {
-                    let mut place = held.place(batch, charge, now_us);
-                    let step = limit.step(place.state.take(), now_us, charge.cost);
+                    let mut slot = held.slot(batch, charge, now_us);
+                    let step = limit.step(slot.state.take(), now_us, charge.cost);
                     let entry = Entry {
                         state: step.state,
                         expires_us: step.expires_us,
                     };
                     let next = Pending {
-                        place: Some(place),
+                        slot: Some(slot),
                         entry: Some(entry),
                     };
                     (next, step.outcome)
@@ -140,17 +141,17 @@ impl MemoryStore {
                     let covered = pending.len() - span..pending.len();
                     let fits = outcomes[covered.clone()].iter().all(|o| o.allowed);
                     let shares = pending[covered].iter().any(Pending::is_shared);
-                    let place = held.place_ban(batch, charge, now_us, shares, fits);
-                    let state = place.as_ref().and_then(|place| match place.state {
+                    let slot = held.ban_slot(batch, charge, now_us, shares, fits);
+                    let state = slot.as_ref().and_then(|slot| match slot.state {
                         Some(State::Ban(state)) => Some(state),
                         _ => None,
                     });
-                    let step = ban.step(state, now_us, fits || place.is_none());
+                    let step = ban.step(state, now_us, fits || slot.is_none());
                     let entry = step.write.map(|(state, expires_us)| Entry {
                         state: State::Ban(state),
                         expires_us,
                     });
-                    (Pending { place, entry }, step.outcome)
+                    (Pending { slot, entry }, step.outcome)
                 }
             };
             if !outcome.allowed {
@@ -166,19 +167,19 @@ impl MemoryStore {
                 Counted::Limit(_) => admitted && !denied.contains(&charge.group),
                 Counted::Ban { .. } => true,
             };
-            if is_charged && let (Some(place), Some(entry)) = (&next.place, next.entry.take()) {
-                held.keep(batch.key(charge), place, entry);
+            if is_charged && let (Some(slot), Some(entry)) = (&next.slot, next.entry.take()) {
+                held.keep(batch.key(charge), slot, entry);
             }
         }
         drop(held);
         for (charge, next) in batch.charges().iter().zip(&pending) {
             if charge.limit().is_some()
-                && let Some(key) = next.place.as_ref().and_then(|p| p.overflow.as_ref())
+                && let Some(key) = next.slot.as_ref().and_then(|p| p.overflow.as_ref())
             {
                 (self.on_overflow)(key);
             }
         }
-        Verdict { admitted, outcomes }
+        ChargeResult { admitted, outcomes }
     }
 }
 
@@ -217,7 +218,7 @@ impl Read for MemoryStore {
             // Who has no counter shares one, when there is no room.
             state_of(key).or_else(|| {
                 let full = self.keys() >= self.max_keys && charge.limit().is_some();
-                full.then(|| state_of(&overflow_key(key)))?
+                full.then(|| state_of(&overflow(key)))?
             })
         });
         let states = states.collect();
@@ -226,7 +227,7 @@ impl Read for MemoryStore {
 }
 
 /// Where a charge's counter stands.
-struct Place {
+struct Slot {
     shard: usize,
     state: Option<State>,
     /// The key of the shared counter, when the caller's own does not fit any more.
@@ -236,14 +237,14 @@ struct Place {
 /// What becomes of a charge if it is made.
 struct Pending {
     /// `None` for a ban that there is no room for.
-    place: Option<Place>,
+    slot: Option<Slot>,
     /// `None` if what is stored stays.
     entry: Option<Entry>,
 }
 
 impl Pending {
     fn is_shared(&self) -> bool {
-        self.place.as_ref().is_some_and(|p| p.overflow.is_some())
+        self.slot.as_ref().is_some_and(|p| p.overflow.is_some())
     }
 }
 
@@ -263,7 +264,7 @@ impl<'a> Held<'a> {
             let key = batch.key(charge);
             indices.push(store.shard_of(key));
             if full {
-                indices.push(store.shard_of(&overflow_key(key)));
+                indices.push(store.shard_of(&overflow(key)));
             }
         }
         indices.sort_unstable();
@@ -282,24 +283,24 @@ impl<'a> Held<'a> {
             .map(|(_, shard)| &mut **shard)
     }
 
-    fn place(&mut self, batch: &Batch, charge: &Charge, now_us: u64) -> Place {
+    fn slot(&mut self, batch: &Batch, charge: &Charge, now_us: u64) -> Slot {
         let key = batch.key(charge);
         let store = self.store;
         let index = store.shard_of(key);
         if let Some(state) = self.find(index, key, now_us) {
-            return Place {
+            return Slot {
                 shard: index,
                 state,
                 overflow: None,
             };
         }
         if self.is_full(index, now_us)
-            && let Some(place) = self.overflow(key, now_us)
+            && let Some(slot) = self.overflow_slot(key, now_us)
         {
-            return place;
+            return slot;
         }
         self.new_keys += 1;
-        Place {
+        Slot {
             shard: index,
             state: None,
             overflow: None,
@@ -308,14 +309,14 @@ impl<'a> Held<'a> {
 
     /// Where a ban stands. `None` if there is no room for it, or if one of its rule's counters is shared: nobody is banned for what
     /// others do.
-    fn place_ban(
+    fn ban_slot(
         &mut self,
         batch: &Batch,
         charge: &Charge,
         now_us: u64,
         shares: bool,
         fits: bool,
-    ) -> Option<Place> {
+    ) -> Option<Slot> {
         let key = batch.key(charge);
         let index = self.store.shard_of(key);
         let state = self.find(index, key, now_us);
@@ -326,7 +327,7 @@ impl<'a> Held<'a> {
             }
             self.new_keys += 1;
         }
-        Some(Place {
+        Some(Slot {
             shard: index,
             state: state.flatten(),
             overflow: None,
@@ -347,56 +348,35 @@ impl<'a> Held<'a> {
 
     /// The counter that those share who come when there is no room. `None` if the store filled up only after the shards were
     /// chosen, and this counter's is not among them: this one batch may then exceed the bound.
-    fn overflow(&mut self, key: &str, now_us: u64) -> Option<Place> {
-        let overflow = overflow_key(key);
+    fn overflow_slot(&mut self, key: &str, now_us: u64) -> Option<Slot> {
+        let overflow = overflow(key);
         let shard = self.store.shard_of(&overflow);
         self.shard(shard)?;
-        Some(Place {
+        Some(Slot {
             shard,
             state: self.find(shard, &overflow, now_us).flatten(),
             overflow: Some(overflow.into()),
         })
     }
 
-    /// `None` if there is no such counter; `Some(None)` if it has expired, and its place can be used again.
+    /// `None` if there is no such counter; `Some(None)` if it has expired, and its slot can be used again.
     #[expect(clippy::option_option, reason = "absent and expired are two things")]
     fn find(&mut self, shard: usize, key: &str, now_us: u64) -> Option<Option<State>> {
         let entry = self.shard(shard)?.counters.get(key)?;
         Some((entry.expires_us > now_us).then(|| entry.state.clone()))
     }
 
-    fn keep(&mut self, key: &str, place: &Place, entry: Entry) {
+    fn keep(&mut self, key: &str, slot: &Slot, entry: Entry) {
         let store = self.store;
-        let Some(shard) = self.shard(place.shard) else {
+        let Some(shard) = self.shard(slot.shard) else {
             return;
         };
-        let key = place.overflow.as_deref().unwrap_or(key);
+        let key = slot.overflow.as_deref().unwrap_or(key);
         if let Some(old) = shard.counters.get_mut(key) {
             *old = entry;
         } else {
             shard.counters.insert(key.into(), entry);
             store.keys.fetch_add(1, Ordering::Relaxed);
         }
-    }
-}
-
-/// `tollgate:{rule:descriptor}:limit` → `tollgate:{rule}:overflow:limit`, which no descriptor can produce.
-fn overflow_key(key: &str) -> String {
-    let rule = key.split_once(':').map_or(key, |(_, rest)| rest);
-    let rule = rule.split(':').next().unwrap_or(rule);
-    let limit = key.rsplit_once('}').map_or("", |(_, limit)| limit);
-    format!("tollgate:{rule}}}:overflow{limit}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn overflow_keys_name_the_rule_and_the_limit() {
-        assert_eq!(
-            overflow_key("tollgate:{data:client_ip=2001:db8::/64}:sliding_window:60s"),
-            "tollgate:{data}:overflow:sliding_window:60s"
-        );
     }
 }

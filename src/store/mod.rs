@@ -3,137 +3,27 @@
 //! # The promise
 //!
 //! [`Store::charge`] decides about a whole request at once. Either every enforced limit of the [`Batch`] fits and all of
-//! them are charged, or nothing is charged anywhere. Only a [`Ban`] is noted in any case: it counts denials. Concurrent calls, from however many replicas share the store,
+//! them are charged, or nothing is charged anywhere. Only a [ban](crate::limit::ban) is noted in any case: it counts denials. Concurrent calls, from however many replicas share the store,
 //! behave as if they came one after the other. An error means that the store's answer is not known; the charge may have
 //! been made. The store's own clock decides about time.
 
-pub mod guard;
+mod batch;
+pub mod deadline;
 pub mod memory;
-pub mod reading;
+pub mod read;
 pub mod redis;
 
-use std::{future::Future, ops::Range, pin::Pin};
+use std::pin::Pin;
 
 use tokio::time::Instant;
 
-use self::reading::Read;
-use crate::{
-    limit::{Limit, Outcome, ban::Ban},
-    metrics::StoreFailure,
-};
-
-/// The group of charges that can deny a request. Every other group is one rule in shadow mode.
-pub const ENFORCED: u32 = 0;
-
-/// What a charge counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Counted {
-    /// Admitted requests, against a limit.
-    Limit(Limit),
-    /// Denied requests, for a ban.
-    Ban {
-        /// The ban.
-        ban: Ban,
-        /// How many of the charges right before this one are its rule's limits: it counts when one of them does not fit.
-        span: usize,
-    },
-}
-
-/// How the key of a ban ends; other keys do not.
-pub const BAN_SUFFIX: &str = ":ban";
-/// How the key of a ban ends that denies nobody, because its rule is in shadow mode.
-pub const SHADOW_BAN_SUFFIX: &str = ":shadow_ban";
-
-/// One limit to be charged for one caller, or one ban to be heeded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Charge {
-    key: Range<usize>,
-    /// The limit, or the ban.
-    pub counted: Counted,
-    /// How much, at least 1. Nothing to a ban.
-    pub cost: u64,
-    /// [`ENFORCED`], or a number of its own for each shadow rule.
-    pub group: u32,
-}
-
-/// Everything that one request has to satisfy. The keys share one buffer.
-#[derive(Debug, Clone, Default)]
-pub struct Batch {
-    keys: String,
-    charges: Vec<Charge>,
-}
-
-impl Charge {
-    /// The limit, if it is one.
-    pub const fn limit(&self) -> Option<&Limit> {
-        match &self.counted {
-            Counted::Limit(limit) => Some(limit),
-            Counted::Ban { .. } => None,
-        }
-    }
-}
-
-impl Batch {
-    /// Adds a charge; `write_key` appends its key, which must differ from all others of the batch.
-    pub fn push(
-        &mut self,
-        limit: Limit,
-        cost: u64,
-        group: u32,
-        write_key: impl FnOnce(&mut String),
-    ) {
-        self.add(Counted::Limit(limit), cost, group, write_key);
-    }
-
-    /// Adds a ban, right after the charges of its rule: it covers the `span` charges before it. `write_key` appends its
-    /// key, which ends with [`BAN_SUFFIX`] or [`SHADOW_BAN_SUFFIX`].
-    pub fn push_ban(
-        &mut self,
-        ban: Ban,
-        span: usize,
-        group: u32,
-        write_key: impl FnOnce(&mut String),
-    ) {
-        let span = span.min(self.charges.len());
-        self.add(Counted::Ban { ban, span }, 1, group, write_key);
-    }
-
-    fn add(
-        &mut self,
-        counted: Counted,
-        cost: u64,
-        group: u32,
-        write_key: impl FnOnce(&mut String),
-    ) {
-        let start = self.keys.len();
-        write_key(&mut self.keys);
-        self.charges.push(Charge {
-            key: start..self.keys.len(),
-            counted,
-            cost,
-            group,
-        });
-    }
-
-    /// The charges, in the order in which they were added.
-    pub fn charges(&self) -> &[Charge] {
-        &self.charges
-    }
-
-    /// The key of one of this batch's charges.
-    pub fn key(&self, charge: &Charge) -> &str {
-        &self.keys[charge.key.clone()]
-    }
-
-    /// Whether there is nothing to charge.
-    pub fn is_empty(&self) -> bool {
-        self.charges.is_empty()
-    }
-}
+pub use self::batch::{Batch, Charge, Counted, ENFORCED};
+use self::read::Read;
+use crate::{limit::Outcome, metrics::StoreFailure};
 
 /// What the store said about a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
+pub struct ChargeResult {
     /// Whether every enforced limit fits; if not, nothing was charged.
     pub admitted: bool,
     /// One answer for each charge. When the request was not admitted, only those that do not fit mean anything.
@@ -195,7 +85,7 @@ impl StoreError {
 }
 
 /// The answer of [`Store::charge`], some time.
-pub type Charging<'a> = Pin<Box<dyn Future<Output = Result<Verdict, StoreError>> + Send + 'a>>;
+pub type Charging<'a> = Pin<Box<dyn Future<Output = Result<ChargeResult, StoreError>> + Send + 'a>>;
 
 /// Keeps consumption. See the module for what must hold.
 pub trait Store: Read {

@@ -4,7 +4,7 @@ use redis::{Value, aio::MultiplexedConnection};
 use tokio::runtime::{Builder, Runtime};
 use tollgate::store::{
     Batch,
-    redis::script::{self, Answer},
+    redis::script::{self, ScriptReply},
 };
 
 use super::redis::Redis;
@@ -35,7 +35,7 @@ impl Scripted {
     }
 
     /// What the script answers when it is `now` there.
-    pub fn charge(&self, batch: &Batch, now: u64) -> Answer {
+    pub fn charge(&self, batch: &Batch, now: u64) -> ScriptReply {
         let mut command = script::command("EVAL", &self.source, batch);
         command.arg(now);
         let answer: Value = self.query(&command);

@@ -18,9 +18,9 @@ use tollgate::{
     rules,
     store::{
         Batch, Charging, Store, StoreError,
-        guard::Guarded,
+        deadline::Guarded,
         memory::MemoryStore,
-        reading::{Read, Reads},
+        read::{Read, Reads},
     },
 };
 
@@ -138,7 +138,7 @@ impl World {
 }
 
 pub fn compile(yaml: &str) -> rules::RuleSet {
-    rules::load("rules.yaml", yaml).unwrap_or_else(|report| panic!("{report}"))
+    tollgate::rulefile::load("rules.yaml", yaml).unwrap_or_else(|report| panic!("{report}"))
 }
 
 /// A store that never gives a verdict.

@@ -276,10 +276,7 @@ impl Spot<'_> {
 #[cfg(test)]
 mod tests {
     use super::{Index, SetLimits};
-    use crate::{
-        request::{Attributes, normal_path},
-        rules,
-    };
+    use crate::{request::Attributes, rulefile};
 
     /// What does not fit into the automata is tried always.
     #[test]
@@ -289,7 +286,7 @@ mod tests {
         for number in 0..20 {
             writeln!(text, "  - {{ name: r{number}, match: {{ path: {{ regex: \"/[a-z]+/{number}\" }} }}, limit: 1/s }}").unwrap();
         }
-        let set = rules::load("rules.yaml", &text).unwrap();
+        let set = rulefile::load("rules.yaml", &text).unwrap();
         let headers = http::HeaderMap::new();
         for (compiled, automata) in [(2_000_000, 32), (2_000, 2), (100, 2), (2_000_000, 0)] {
             let limits = SetLimits { compiled, automata };
@@ -299,14 +296,8 @@ mod tests {
                 compiled == 2_000_000 && automata > 0
             );
             for number in 0..20 {
-                let request = Attributes {
-                    method: "GET",
-                    host: "".into(),
-                    path: normal_path(&format!("/abc/{number}")).into_owned().into(),
-                    query: "".into(),
-                    client_ip: None,
-                    headers: &headers,
-                };
+                let target = format!("/abc/{number}");
+                let request = Attributes::new("GET", "", &target, None, &headers);
                 assert!(
                     index.candidates(&request).contains(&number),
                     "{number} of {limits:?}"
@@ -322,7 +313,7 @@ mod tests {
             "version: 1\nrules: [{{ name: a, match: {{ headers: {{ x: [{}] }} }}, limit: 1/s }}]\n",
             values.join(", ")
         );
-        let set = rules::load("rules.yaml", &text).unwrap();
+        let set = rulefile::load("rules.yaml", &text).unwrap();
         assert_eq!(Index::new(&set.rules).always, [0]);
     }
 }

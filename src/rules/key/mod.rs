@@ -1,27 +1,23 @@
-//! Whose requests share a counter: the descriptor of a rule and the keys it makes.
+//! Whose requests share a counter: the descriptor of a rule, as it is written into keys.
 //!
-//! A key looks like `tollgate:{search:path.tenant=acme,header.x-api-key=k}:sliding_window:60s`. The braces make Redis Cluster
-//! keep all limits of one rule for one caller in one slot. Keys are injective: rule names and part names hold none of
-//! `, = { }`, values are encoded so that they hold none either (`:` separates nothing inside the braces after the first), a
-//! hash begins with `#`, which no encoded value holds, and a missing value is a part without `=`. A property test holds it so.
+//! `path.tenant=acme,header.x-api-key=k`: names and values of the parts. How a key is made of it is
+//! in [`counter_key`](crate::counter_key).
 
 mod bearer;
 
 use std::{borrow::Cow, net::IpAddr};
 
 use http::{HeaderName, header::COOKIE};
-use serde::Serialize;
 
 use super::matcher::Params;
 use crate::{
     hash::{HashKey, is_hash, push_name},
+    problem::Problem,
     request::{Attributes, ClientIpPolicy, decoded_segment, normal_host, parse_ip},
+    words::words,
 };
 
 pub use self::bearer::claim;
-
-/// How every key begins, and what `redis-cli --scan --pattern 'tollgate:*'` finds.
-pub const PREFIX: &str = "tollgate:";
 
 /// What identifies a caller to a rule. No parts: one counter for everybody.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -76,30 +72,16 @@ pub enum Part {
     },
 }
 
-/// What it means when a request lacks a part of the descriptor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnMissing {
-    /// All requests without it share one counter.
-    #[default]
-    Shared,
-    /// The rule does not apply.
-    Skip,
-    /// The request is denied.
-    Deny,
-}
-
-/// Headers whose values are secrets by their nature.
-const SECRET_HEADERS: [HeaderName; 4] = [
-    http::header::AUTHORIZATION,
-    http::header::PROXY_AUTHORIZATION,
-    http::header::COOKIE,
-    http::header::SET_COOKIE,
-];
-
-/// Whether a header's value may only be shown as a hash, whatever the rule says.
-pub fn is_secret(name: &HeaderName) -> bool {
-    SECRET_HEADERS.contains(name)
+words! {
+    /// What it means when a request lacks a part of the key.
+    pub enum OnMissing default Shared {
+        /// All requests that lack it share a counter.
+        Shared => "shared",
+        /// The rule does not apply.
+        Skip => "skip",
+        /// The request is denied.
+        Deny => "deny",
+    }
 }
 
 impl Part {
@@ -126,18 +108,21 @@ impl Part {
     }
 
     /// Appends `=` and a value that the rule file gives as a request would have it. A secret may also be given as its hash, as
-    /// keys show it. The error may end in `\nhint: …`.
+    /// keys show it.
     pub fn push_given(
         &self,
         out: &mut String,
         value: &str,
         context: Context<'_>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Problem> {
         out.push('=');
         match self {
             Self::ClientIp => {
                 let ip = parse_ip(value).ok_or_else(|| {
-                    format!("{value:?} is not an address\nhint: write one like 203.0.113.7; of IPv6, any address of the site")
+                    Problem::new(
+                        format!("{value:?} is not an address"),
+                        "write one like 203.0.113.7; of IPv6, any address of the site",
+                    )
                 })?;
                 context.client_ip.push_key(out, ip);
             }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::request::normal_host;
+use crate::{problem::Problem, request::normal_host};
 
 /// A host: `api.example.com`, or `*.example.com` for every name below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,35 +13,40 @@ pub struct HostPattern {
 
 impl HostPattern {
     /// Compiles a pattern. The error says what cannot be, and what to write instead.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, Problem> {
         let (name, below) = match text.strip_prefix("*.") {
             Some(rest) => (rest, true),
             None => (text, false),
         };
         let normal = normal_host(name);
         if name.contains("://") || name.contains('/') {
-            return Err(format!(
-                "{text:?} is not a host\nhint: write only the name, like api.example.com; the path goes into `path`"
+            return Err(Problem::new(
+                format!("{text:?} is not a host"),
+                "write only the name, like api.example.com; the path goes into `path`",
             ));
         }
         if text == "*" {
-            return Err(format!(
-                "{text:?} is not a host\nhint: for every host, leave `host` out"
+            return Err(Problem::new(
+                format!("{text:?} is not a host"),
+                "for every host, leave `host` out",
             ));
         }
         if normal.contains('*') {
-            return Err(format!(
-                "{text:?} is not a host\nhint: a * stands only in front, with a dot after it: *.example.com is every name below"
+            return Err(Problem::new(
+                format!("{text:?} is not a host"),
+                "a * stands only in front, with a dot after it: *.example.com is every name below",
             ));
         }
         if normal.is_empty() || normal.contains([' ', '{', '?']) {
-            return Err(format!(
-                "{text:?} is not a host\nhint: write a name like api.example.com or *.example.com"
+            return Err(Problem::new(
+                format!("{text:?} is not a host"),
+                "write a name like api.example.com or *.example.com",
             ));
         }
         if normal.len() != name.strip_suffix('.').unwrap_or(name).len() {
-            return Err(format!(
-                "{text:?} has a port, and hosts are compared without\nhint: write {normal}"
+            return Err(Problem::new(
+                format!("{text:?} has a port, and hosts are compared without"),
+                format!("write {normal}"),
             ));
         }
         Ok(Self {

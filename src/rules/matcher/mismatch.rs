@@ -5,7 +5,7 @@ use std::fmt;
 use http::HeaderName;
 
 use super::{HeaderTest, HostPattern, Networks, PathPattern, QueryTest, ValueTest};
-use crate::{request::Attributes, rules::key::is_secret};
+use crate::request::{Attributes, is_secret};
 
 /// The first condition that does not hold. Borrows all of it; written out, it is half a sentence like
 /// `the path is /data, not /v1/**`. Values of headers that are secrets by their nature are not shown.
@@ -28,7 +28,7 @@ pub(super) enum Failed<'a> {
 }
 
 /// A value that a condition is about.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Named<'a> {
     /// Of a header.
     Header(&'a HeaderName),

@@ -4,6 +4,8 @@ use std::fmt;
 
 use super::{MAX_PARAMS, Params, Pattern, Segment, Template};
 
+use crate::problem::Problem;
+
 /// A path: `/data`, `/users/{id}`, `/files/*/raw`, `/img/*.png`, `/static/**`, `/a/**/z`, or a regular expression.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PathPattern {
@@ -20,12 +22,12 @@ pub enum PathPattern {
 
 impl PathPattern {
     /// Compiles a template of at most 1,000 bytes. The error says what cannot be, and what to write instead (`hint: …`).
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, Problem> {
         Template::parse(text).map(Self::Template)
     }
 
     /// Compiles a regular expression of the whole path; its named groups are parameters. Errors as for [`Pattern::parse`].
-    pub fn regex(text: &str) -> Result<Self, String> {
+    pub fn regex(text: &str) -> Result<Self, Problem> {
         let pattern = Pattern::parse(text)?;
         let params: Vec<(String, usize)> = pattern
             .regex()
@@ -34,8 +36,9 @@ impl PathPattern {
             .filter_map(|(index, name)| Some((name?.to_owned(), index)))
             .collect();
         if params.len() > MAX_PARAMS {
-            return Err(format!(
-                "the regex has more than {MAX_PARAMS} named groups\nhint: write (?:…) for those that are in no key"
+            return Err(Problem::new(
+                format!("the regex has more than {MAX_PARAMS} named groups"),
+                "write (?:…) for those that are in no key",
             ));
         }
         let is_literal = !text.contains(['.', '[', '\\', '(']);
@@ -46,8 +49,9 @@ impl PathPattern {
             } else {
                 format!("/{text}")
             };
-            return Err(format!(
-                "the regex {text:?} can match nothing: paths begin with a slash\nhint: write {whole}"
+            return Err(Problem::new(
+                format!("the regex {text:?} can match nothing: paths begin with a slash"),
+                format!("write {whole}"),
             ));
         }
         Ok(Self::Regex { pattern, params })
@@ -195,9 +199,15 @@ mod tests {
         assert!(
             PathPattern::regex(&many)
                 .unwrap_err()
+                .message
                 .contains("named groups")
         );
-        assert!(PathPattern::regex("data").unwrap_err().contains("slash"));
+        assert!(
+            PathPattern::regex("data")
+                .unwrap_err()
+                .message
+                .contains("slash")
+        );
     }
 
     #[test]
@@ -223,7 +233,7 @@ mod tests {
             ("/{a}/{b}/{c}/{d}/{e}/**/{f}/{g}/{h}/{i}", "more than 8"),
             (&long, "1001 bytes"),
         ] {
-            let error = PathPattern::parse(text).expect_err(text);
+            let error = PathPattern::parse(text).expect_err(text).to_string();
             assert!(error.contains(expected), "{text}: {error}");
             assert!(error.contains("\nhint: "), "{text}: {error}");
         }

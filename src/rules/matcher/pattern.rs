@@ -4,6 +4,8 @@ use std::fmt;
 
 use regex::bytes::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 
+use crate::problem::Problem;
+
 /// The longest pattern, in bytes.
 const MAX_PATTERN: usize = 1_000;
 /// The most memory of one compiled pattern, in bytes.
@@ -52,26 +54,29 @@ impl Eq for Pattern {}
 
 impl Pattern {
     /// Compiles a pattern of at most 1,000 bytes. The error says what is wrong with it, and what to write instead (`hint: …`).
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, Problem> {
         if text.is_empty() {
-            return Err(
-                "the regex is empty\nhint: write what the whole value looks like, like \"v[0-9]+\""
-                    .to_owned(),
-            );
+            return Err(Problem::new(
+                "the regex is empty",
+                "write what the whole value looks like, like \"v[0-9]+\"",
+            ));
         }
         if text.len() > MAX_PATTERN {
-            return Err(format!(
-                "the regex has {} bytes, and the most is {MAX_PATTERN}\nhint: write a list of shorter ones, or several rules",
-                text.len()
+            return Err(Problem::new(
+                format!(
+                    "the regex has {} bytes, and the most is {MAX_PATTERN}",
+                    text.len()
+                ),
+                "write a list of shorter ones, or several rules",
             ));
         }
         // First by itself: `a)|(b` would be a pattern with something around it.
         build(text).map_err(|error| explain(&error))?;
         let regex = build(&anchored(text)).map_err(|error| match error {
-            regex::Error::Syntax(_) => {
-                "the regex is not complete by itself\nhint: with (?x), do not end it in a comment"
-                    .to_owned()
-            }
+            regex::Error::Syntax(_) => Problem::new(
+                "the regex is not complete by itself",
+                "with (?x), do not end it in a comment",
+            ),
             other => explain(&other),
         })?;
         Ok(Self {
@@ -183,11 +188,12 @@ fn build(text: &str) -> Result<Regex, regex::Error> {
 }
 
 /// The library's message in one line.
-fn explain(error: &regex::Error) -> String {
+fn explain(error: &regex::Error) -> Problem {
     match error {
-        regex::Error::CompiledTooBig(_) => {
-            "the regex takes too much memory\nhint: use smaller counts in {…}".to_owned()
-        }
+        regex::Error::CompiledTooBig(_) => Problem::new(
+            "the regex takes too much memory",
+            "use smaller counts in {…}",
+        ),
         regex::Error::Syntax(text) => {
             let reason = text
                 .rsplit_once("error: ")
@@ -204,9 +210,12 @@ fn explain(error: &regex::Error) -> String {
             } else {
                 "the syntax is that of https://docs.rs/regex; in YAML, single quotes leave backslashes alone"
             };
-            format!("the regex is not valid: {reason}\nhint: {hint}")
+            Problem::new(format!("the regex is not valid: {reason}"), hint)
         }
-        other => format!("the regex cannot be used: {other}\nhint: write a simpler one"),
+        other => Problem::new(
+            format!("the regex cannot be used: {other}"),
+            "write a simpler one",
+        ),
     }
 }
 
@@ -301,7 +310,7 @@ mod tests {
             ("(?:x{99}){99}{99}", "too much memory"),
             (&long, "1001 bytes"),
         ] {
-            let error = Pattern::parse(text).unwrap_err();
+            let error = Pattern::parse(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");
             assert!(error.contains("\nhint: "), "{text}: {error}");
             assert_eq!(error.lines().count(), 2, "{text}: {error}");

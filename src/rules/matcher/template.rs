@@ -3,7 +3,10 @@
 use std::fmt;
 
 use super::{MAX_PARAMS, Params};
-use crate::request::{normal_part, normal_path};
+use crate::{
+    problem::Problem,
+    request::{normal_part, normal_path},
+};
 
 /// The longest template, in bytes.
 const MAX_TEMPLATE: usize = 1_000;
@@ -62,32 +65,40 @@ impl Segment {
 }
 
 impl Template {
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str) -> Result<Self, Problem> {
         if text.len() > MAX_TEMPLATE {
-            return Err(format!(
-                "the path has {} bytes, and the most is {MAX_TEMPLATE}\nhint: use /** for the rest of the path",
-                text.len()
+            return Err(Problem::new(
+                format!(
+                    "the path has {} bytes, and the most is {MAX_TEMPLATE}",
+                    text.len()
+                ),
+                "use /** for the rest of the path",
             ));
         }
         let Some(rest) = text.strip_prefix('/') else {
             if let Some((_, rest)) = text.split_once("://") {
                 let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-                return Err(format!(
-                    "the path {text:?} can match nothing: paths begin after the host\nhint: write /{path}, and {host} under `host`"
+                return Err(Problem::new(
+                    format!("the path {text:?} can match nothing: paths begin after the host"),
+                    format!("write /{path}, and {host} under `host`"),
                 ));
             }
             let whole = match text {
                 "*" | "**" => "/**".to_owned(),
                 _ => format!("/{text}"),
             };
-            return Err(format!(
-                "the path {text:?} can match nothing: paths begin with a slash\nhint: write {whole}"
+            return Err(Problem::new(
+                format!("the path {text:?} can match nothing: paths begin with a slash"),
+                format!("write {whole}"),
             ));
         };
         if let Some(at) = text.find(['?', '#']) {
-            return Err(format!(
-                "the path {text:?} can match nothing: paths are compared without query\nhint: write {}, and conditions on parameters under `query`",
-                &text[..at]
+            return Err(Problem::new(
+                format!("the path {text:?} can match nothing: paths are compared without query"),
+                format!(
+                    "write {}, and conditions on parameters under `query`",
+                    &text[..at]
+                ),
             ));
         }
         let mut template = Self {
@@ -103,13 +114,17 @@ impl Template {
         for segment in rest.split('/').filter(|_| !rest.is_empty()) {
             match segment {
                 "" | "." | ".." => {
-                    return Err(format!(
-                        "the path {text:?} can match nothing: requests never have the segment {segment:?} after normalisation\nhint: leave it out"
+                    return Err(Problem::new(
+                        format!(
+                            "the path {text:?} can match nothing: requests never have the segment {segment:?} after normalisation"
+                        ),
+                        "leave it out",
                     ));
                 }
                 "**" if template.back.is_some() => {
-                    return Err(format!(
-                        "the path {text:?} has more than one `**`\nhint: keep one, or write {{ regex: \"…\" }}"
+                    return Err(Problem::new(
+                        format!("the path {text:?} has more than one `**`"),
+                        "keep one, or write { regex: \"…\" }",
                     ));
                 }
                 "**" => template.back = Some(Vec::new()),
@@ -126,19 +141,21 @@ impl Template {
             .enumerate()
             .find_map(|(i, n)| names[..i].contains(n).then_some(n))
         {
-            return Err(format!(
-                "the path {text:?} names {{{name}}} twice\nhint: give each parameter its own name"
+            return Err(Problem::new(
+                format!("the path {text:?} names {{{name}}} twice"),
+                "give each parameter its own name",
             ));
         }
         if names.len() > MAX_PARAMS {
-            return Err(format!(
-                "the path {text:?} has more than {MAX_PARAMS} parameters\nhint: write * for those that are in no key"
+            return Err(Problem::new(
+                format!("the path {text:?} has more than {MAX_PARAMS} parameters"),
+                "write * for those that are in no key",
             ));
         }
         Ok(template)
     }
 
-    fn segment(text: &str, segment: &str) -> Result<Segment, String> {
+    fn segment(text: &str, segment: &str) -> Result<Segment, Problem> {
         if let Some(name) = segment.strip_prefix('{').and_then(|s| s.strip_suffix('}')) {
             let valid = !name.is_empty()
                 && name
@@ -147,18 +164,25 @@ impl Template {
             return if valid {
                 Ok(Segment::Any(Some(name.to_owned())))
             } else if let Some((name, pattern)) = name.split_once(':') {
-                Err(format!(
-                    "{segment:?} in {text:?} is not a parameter: there is no pattern in it\nhint: write {{{name}}}, or all of the path as {{ regex: \"/…/(?P<{name}>{pattern})\" }}"
+                Err(Problem::new(
+                    format!(
+                        "{segment:?} in {text:?} is not a parameter: there is no pattern in it"
+                    ),
+                    format!(
+                        "write {{{name}}}, or all of the path as {{ regex: \"/…/(?P<{name}>{pattern})\" }}"
+                    ),
                 ))
             } else {
-                Err(format!(
-                    "{segment:?} in {text:?} is not a parameter\nhint: names are letters, digits, _ and -, like {{id}}"
+                Err(Problem::new(
+                    format!("{segment:?} in {text:?} is not a parameter"),
+                    "names are letters, digits, _ and -, like {id}",
                 ))
             };
         }
         if segment.contains(['{', '}']) {
-            return Err(format!(
-                "a parameter is a whole segment, and {segment:?} in {text:?} is more\nhint: write /{{name}}/ between slashes, or {{ regex: \"…\" }}"
+            return Err(Problem::new(
+                format!("a parameter is a whole segment, and {segment:?} in {text:?} is more"),
+                "write /{name}/ between slashes, or { regex: \"…\" }",
             ));
         }
         if segment == "*" {
@@ -166,12 +190,14 @@ impl Template {
         }
         if let Some((start, end)) = segment.split_once('*') {
             return if end.starts_with('*') {
-                Err(format!(
-                    "`**` in {text:?} is not a whole segment\nhint: write /**/ between slashes, or one * within a segment"
+                Err(Problem::new(
+                    format!("`**` in {text:?} is not a whole segment"),
+                    "write /**/ between slashes, or one * within a segment",
                 ))
             } else if end.contains('*') {
-                Err(format!(
-                    "{segment:?} in {text:?} has more than one `*`\nhint: keep one, or write {{ regex: \"…\" }}"
+                Err(Problem::new(
+                    format!("{segment:?} in {text:?} has more than one `*`"),
+                    "keep one, or write { regex: \"…\" }",
                 ))
             } else {
                 Ok(Segment::Glob(normal_part(start), normal_part(end)))
@@ -179,8 +205,11 @@ impl Template {
         }
         let normal = normal_path(segment);
         if normal == "/" {
-            return Err(format!(
-                "the path {text:?} can match nothing: {segment:?} is resolved before paths are compared\nhint: leave it out"
+            return Err(Problem::new(
+                format!(
+                    "the path {text:?} can match nothing: {segment:?} is resolved before paths are compared"
+                ),
+                "leave it out",
             ));
         }
         Ok(Segment::Literal(normal[1..].to_owned()))

@@ -3,24 +3,15 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderValue};
 
 use super::*;
-use crate::{
-    request::{normal_host, normal_path, query_of},
-    rules::load,
-};
+use crate::rulefile::load;
 
 /// A request as `METHOD host target [client address]`, with headers.
 pub(in crate::rules) fn request<'a>(text: &'a str, headers: &'a HeaderMap) -> Attributes<'a> {
     let mut words = text.split(' ');
     let (method, host) = (words.next().unwrap(), words.next().unwrap());
     let target = words.next().unwrap();
-    Attributes {
-        method,
-        host: normal_host(host),
-        path: normal_path(target),
-        query: query_of(target).into(),
-        client_ip: words.next().map(|ip| ip.parse::<IpAddr>().unwrap()),
-        headers,
-    }
+    let client_ip = words.next().map(|ip| ip.parse::<IpAddr>().unwrap());
+    Attributes::new(method, host, target, client_ip, headers)
 }
 
 fn headers(lines: &[(&'static str, &[u8])]) -> HeaderMap {

@@ -25,18 +25,19 @@ use tokio::{
 };
 
 use super::{script, time::RedisTime};
-use crate::store::{StoreError, Verdict};
+use crate::jitter::half_to_whole;
+use crate::store::{ChargeResult, StoreError};
 
 /// A check on its way to Redis.
 pub(super) struct Job {
     pub(super) cmd: Cmd,
     pub(super) charges: usize,
     pub(super) deadline: Instant,
-    pub(super) reply: oneshot::Sender<Result<Verdict, StoreError>>,
+    pub(super) reply: oneshot::Sender<Result<ChargeResult, StoreError>>,
 }
 
 impl Job {
-    fn answer(self, result: Result<Verdict, StoreError>) {
+    fn answer(self, result: Result<ChargeResult, StoreError>) {
         // Whoever asked may have gone away: its deadline passed, or the proxy closed the connection.
         let _ = self.reply.send(result);
     }
@@ -123,7 +124,7 @@ impl Lane {
                 }
             }
             (self.on_change)(Err(reason));
-            refusing(queue, reason, sleep(jittered(pause))).await?;
+            refusing(queue, reason, sleep(half_to_whole(pause))).await?;
             pause = (pause * 2).min(longest);
         }
     }
@@ -217,7 +218,7 @@ impl Lane {
     }
 
     /// The verdict in an answer; the time in it is kept.
-    fn decode(&self, answer: Value, charges: usize) -> Result<Verdict, StoreError> {
+    fn decode(&self, answer: Value, charges: usize) -> Result<ChargeResult, StoreError> {
         let answer = script::decode(answer, charges)?;
         self.time.observe(answer.now_us);
         answer.verdict
@@ -263,12 +264,4 @@ async fn refusing<T>(
             job = queue.recv() => job?.answer(Err(reason.clone())),
         }
     }
-}
-
-/// Between half and the whole of `pause`, so that replicas do not come back in step. The randomness is that of a fresh
-/// hasher: enough to spread, and no dependency.
-fn jittered(pause: Duration) -> Duration {
-    use std::hash::{BuildHasher as _, RandomState};
-    let random = u32::try_from(RandomState::new().hash_one(()) % 512).unwrap_or(0);
-    pause / 2 + pause * random / 1024
 }

@@ -29,8 +29,9 @@ use self::{
 };
 use super::{
     Batch, Charging, Store, StoreError,
-    reading::{Read, Reads},
+    read::{Read, Reads},
 };
+use crate::{problem::Problem, throttle::Throttle};
 
 /// How to reach Redis.
 #[derive(Debug, Clone)]
@@ -44,22 +45,6 @@ pub struct Options {
     pub answer_timeout: Duration,
 }
 
-/// A URL that names no Redis.
-#[derive(Debug, thiserror::Error)]
-pub enum InvalidOptions {
-    /// The URL cannot be parsed. It is not repeated, because it may hold a password.
-    #[error(
-        "the Redis URL is not valid: {0}\nhint: it looks like redis://[user[:password]@]host[:port][/db]"
-    )]
-    Url(String),
-    /// TLS is asked for.
-    #[error("rediss:// (TLS) is not supported yet\nhint: use redis:// on a trusted network")]
-    Tls,
-    /// The pool refused its configuration.
-    #[error("the connection pool cannot be built: {0}")]
-    Pool(String),
-}
-
 /// Told when the store is reached or lost, and why.
 pub type OnChange = Box<dyn Fn(Result<(), &StoreError>) + Send + Sync>;
 
@@ -68,7 +53,7 @@ pub struct RedisStore {
     lanes: Vec<LaneHandle>,
     reader: Reader,
     hasher: RandomState,
-    health: Arc<Health>,
+    connectivity: Arc<Connectivity>,
     time: Arc<RedisTime>,
 }
 
@@ -81,29 +66,37 @@ struct LaneHandle {
 const QUEUE: usize = 16_384;
 
 /// A pool of at most `connections`; none is made before it is asked for.
-fn pool(options: &Options, connections: usize) -> Result<Pool, InvalidOptions> {
+fn pool(options: &Options, connections: usize) -> Result<Pool, Problem> {
     if options.url.starts_with("rediss:") {
-        return Err(InvalidOptions::Tls);
+        return Err(Problem::new(
+            "rediss:// (TLS) is not supported yet",
+            "use redis:// on a trusted network",
+        ));
     }
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(options.answer_timeout))
         .set_response_timeout(Some(options.answer_timeout));
-    let manager = Manager::new_with_config(options.url.as_str(), config)
-        .map_err(|error| InvalidOptions::Url(error.category().to_owned()))?;
+    let manager = Manager::new_with_config(options.url.as_str(), config).map_err(|error| {
+        // The URL is not repeated, because it may hold a password.
+        Problem::new(
+            format!("the Redis URL is not valid: {}", error.category()),
+            "it looks like redis://[user[:password]@]host[:port][/db]",
+        )
+    })?;
     Pool::builder(manager)
         .max_size(connections)
         .runtime(Runtime::Tokio1)
         .build()
-        .map_err(|error| InvalidOptions::Pool(error.to_string()))
+        .map_err(|error| Problem::new(format!("the connection pool cannot be built: {error}"), ""))
 }
 
 impl RedisStore {
     /// Starts the lanes; they connect by themselves, now and after every loss. Must be called within a tokio runtime.
-    pub fn start(options: &Options, on_change: OnChange) -> Result<Self, InvalidOptions> {
+    pub fn start(options: &Options, on_change: OnChange) -> Result<Self, Problem> {
         let lanes = options.lanes.max(1);
         let pool = pool(options, lanes)?;
         let reader = Reader::new(options)?;
-        let health = Arc::new(Health::new(lanes, on_change));
+        let connectivity = Arc::new(Connectivity::new(lanes, on_change));
         let time = Arc::new(RedisTime::new());
         let patience = Patience {
             answer: options.answer_timeout,
@@ -114,12 +107,12 @@ impl RedisStore {
             .map(|index| {
                 let (queue, jobs) = mpsc::channel(QUEUE);
                 let connected = Arc::new(AtomicBool::new(false));
-                let health = Arc::clone(&health);
+                let connectivity = Arc::clone(&connectivity);
                 let lane = Lane {
                     pool: pool.clone(),
                     patience,
                     connected: Arc::clone(&connected),
-                    on_change: Arc::new(move |change| health.changed(index, change)),
+                    on_change: Arc::new(move |change| connectivity.changed(index, change)),
                     time: Arc::clone(&time),
                 };
                 tokio::spawn(lane.run(jobs));
@@ -130,14 +123,14 @@ impl RedisStore {
             lanes,
             reader,
             hasher: RandomState::default(),
-            health,
+            connectivity,
             time,
         })
     }
 
     /// Waits until the first lane is connected, at most `patience`; says whether one is.
     pub async fn connected_within(&self, patience: Duration) -> bool {
-        let reached = self.health.reached.notified();
+        let reached = self.connectivity.reached.notified();
         if self.is_connected() {
             return true;
         }
@@ -162,7 +155,7 @@ impl RedisStore {
         Some(&self.lanes[index])
             .filter(is_up)
             .or_else(|| self.lanes.iter().find(is_up))
-            .ok_or_else(|| self.health.reason())
+            .ok_or_else(|| self.connectivity.reason())
     }
 }
 
@@ -185,7 +178,7 @@ impl Store for RedisStore {
                     "the check went with its connection".to_owned(),
                 ))
             });
-            self.health.answered(verdict.as_ref().err());
+            self.connectivity.answered(verdict.as_ref().err());
             verdict
         })
     }
@@ -207,19 +200,22 @@ impl Read for RedisStore {
 
 /// Whether Redis serves: a lane is connected, and its answers are verdicts. Reports what becomes of the whole, not of each lane
 /// and each check.
-struct Health {
-    state: Mutex<HealthState>,
-    /// Whether there was a refusal lately; spares [`Health::answered`] the lock.
+struct Connectivity {
+    state: Mutex<ConnectivityState>,
+    /// Whether there was a refusal lately; spares [`Connectivity::answered`] the lock.
     refusing: AtomicBool,
     on_change: OnChange,
     reached: Notify,
 }
 
-struct HealthState {
+struct ConnectivityState {
     up: Vec<bool>,
     reason: StoreError,
     refused: Option<(Instant, StoreError)>,
-    reported: Option<(Instant, Option<String>)>,
+    /// What was reported last: that Redis serves, or why not.
+    reported: Option<Result<(), String>>,
+    /// Keeps changing reasons from flooding the log.
+    pause: Throttle,
 }
 
 /// For so long after an answer that was no verdict, Redis counts as not serving: some keys may be fine while others are not.
@@ -227,14 +223,15 @@ const REFUSAL_LASTS: Duration = Duration::from_secs(10);
 /// While Redis does not serve, another reason for it is reported at most this often.
 const REPORT_PAUSE: Duration = Duration::from_secs(5);
 
-impl Health {
+impl Connectivity {
     fn new(lanes: usize, on_change: OnChange) -> Self {
         Self {
-            state: Mutex::new(HealthState {
+            state: Mutex::new(ConnectivityState {
                 up: vec![false; lanes],
                 reason: StoreError::Unavailable("no connection yet".to_owned()),
                 refused: None,
                 reported: None,
+                pause: Throttle::new(REPORT_PAUSE),
             }),
             refusing: AtomicBool::new(false),
             on_change,
@@ -282,29 +279,36 @@ impl Health {
     }
 
     /// Under the lock, so that reports come in the order of what they report.
-    fn report(&self, state: &mut HealthState) {
-        let now = match &state.refused {
+    fn report(&self, state: &mut ConnectivityState) {
+        let serves = match &state.refused {
             _ if !state.up.contains(&true) => Err(&state.reason),
             Some((_, error)) => Err(error),
             None => Ok(()),
         };
-        let text = now.err().map(ToString::to_string);
-        let is_news = match &state.reported {
-            Some((_, reported)) if *reported == text => false,
-            Some((at, Some(_))) if text.is_some() => at.elapsed() >= REPORT_PAUSE,
-            _ => true,
-        };
-        if is_news {
-            (self.on_change)(now);
-            state.reported = Some((Instant::now(), text));
+        let news = serves.map_err(ToString::to_string);
+        let now = Instant::now();
+        match &state.reported {
+            Some(reported) if *reported == news => return,
+            // Another reason for the same state.
+            Some(Err(_)) if news.is_err() => {
+                if state.pause.permit(now).is_none() {
+                    return;
+                }
+            }
+            _ => {
+                state.pause = Throttle::new(REPORT_PAUSE);
+                state.pause.permit(now);
+            }
         }
+        (self.on_change)(serves);
+        state.reported = Some(news);
     }
 
     fn reason(&self) -> StoreError {
         self.lock().reason.clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HealthState> {
+    fn lock(&self) -> MutexGuard<'_, ConnectivityState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,12 +6,13 @@ use deadpool_redis::{Connection, Pool, PoolError};
 use redis::{Pipeline, Value, aio::ConnectionLike as _};
 use tokio::time::timeout;
 
-use super::{InvalidOptions, Options, pool, script};
+use super::{Options, pool, script};
 use crate::{
     limit::{State, ban},
+    problem::Problem,
     store::{
         Batch, Charge, Counted, StoreError,
-        reading::{Read, Reading, Reads},
+        read::{Read, Reading, Reads},
     },
 };
 
@@ -23,7 +24,7 @@ pub struct Reader {
 
 impl Reader {
     /// A reader that connects when it is asked first.
-    pub fn new(options: &Options) -> Result<Self, InvalidOptions> {
+    pub fn new(options: &Options) -> Result<Self, Problem> {
         Ok(Self {
             pool: pool(options, 1)?,
             patience: options.answer_timeout,

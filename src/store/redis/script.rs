@@ -6,7 +6,7 @@ use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 
 use crate::{
     limit::{Algorithm, Limit, Outcome, calendar::Edges},
-    store::{Batch, Charge, Counted, StoreError, Verdict},
+    store::{Batch, Charge, ChargeResult, Counted, StoreError},
 };
 
 /// The script, as it is loaded into Redis.
@@ -71,18 +71,18 @@ pub fn is_missing_script(value: &Value) -> bool {
 
 /// What the script answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct ScriptReply {
     /// Redis' time, in microseconds since the epoch.
     pub now_us: u64,
     /// The verdict; or [`StoreError::Clock`], if that time lies outside the edges of a window.
-    pub verdict: Result<Verdict, StoreError>,
+    pub verdict: Result<ChargeResult, StoreError>,
 }
 
 /// The first number of an answer that decides nothing, because Redis' time lies outside the edges of a window.
 const OTHER_TIME: u64 = 2;
 
 /// Reads the script's answer.
-pub fn decode(value: Value, charges: usize) -> Result<Answer, StoreError> {
+pub fn decode(value: Value, charges: usize) -> Result<ScriptReply, StoreError> {
     let items = match value {
         Value::Array(items) => items,
         Value::ServerError(error) => return Err(refused(&error.into())),
@@ -96,7 +96,7 @@ pub fn decode(value: Value, charges: usize) -> Result<Answer, StoreError> {
         }
     }
     match numbers[..] {
-        [OTHER_TIME, now_us] => Ok(Answer {
+        [OTHER_TIME, now_us] => Ok(ScriptReply {
             now_us,
             verdict: Err(StoreError::Clock),
         }),
@@ -110,9 +110,9 @@ pub fn decode(value: Value, charges: usize) -> Result<Answer, StoreError> {
                 })
                 .collect();
             let admitted = admitted == 1;
-            Ok(Answer {
+            Ok(ScriptReply {
                 now_us,
-                verdict: Ok(Verdict { admitted, outcomes }),
+                verdict: Ok(ChargeResult { admitted, outcomes }),
             })
         }
         _ => Err(malformed(&Value::Array(items))),

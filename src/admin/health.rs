@@ -1,0 +1,22 @@
+//! `/livez` and `/readyz`.
+
+use http::StatusCode;
+
+use super::answer::Answer;
+use crate::health::Health;
+
+/// Always 200: what is wrong with Redis or the rule file is not mended by a restart.
+pub(super) fn livez() -> Answer {
+    Answer::text(StatusCode::OK, "ok\n".to_owned())
+}
+
+/// 200 if traffic should come here, else 503, with the state of each component.
+pub(super) fn readyz(health: &Health) -> Answer {
+    let report = health.report();
+    let status = if report.ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    Answer::json(status, report.to_json() + "\n")
+}

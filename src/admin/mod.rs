@@ -1,0 +1,133 @@
+//! The admin port: what operators, probes and scrapers ask.
+//!
+//! | path       | method    | answer                                                            |
+//! |------------|-----------|-------------------------------------------------------------------|
+//! | `/livez`   | GET, HEAD | 200 while the process answers at all                              |
+//! | `/readyz`  | GET, HEAD | 200 if traffic should come here, else 503; the components as JSON |
+//! | `/metrics` | GET, HEAD | all metrics, for scrapers                                         |
+//! | `/rules`   | GET, HEAD | the rule set in force as JSON                                     |
+//! | `/explain` | POST      | what would be decided about a request, and why                    |
+//!
+//! A port of its own, because a proxy that passes a client's path on lets the client choose among
+//! everything on the check port, and a `200` from here would count as an admitted request there.
+//!
+//! Each resource has a file. To add one: a value of [`Endpoint`], and what the compiler then asks for.
+
+mod answer;
+mod explain;
+mod health;
+mod metrics;
+mod rules;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header::ALLOW};
+use http_body_util::Full;
+use hyper::body::Body;
+
+use self::answer::{Answer, BoxError};
+use crate::{
+    contract::AnswerOptions, engine::Engine, health::Health, metrics::Metrics, words::words,
+};
+
+/// What answers on the admin port.
+pub struct Admin {
+    health: Health,
+    metrics: Arc<Metrics>,
+    engine: Arc<Engine>,
+    /// What responses to checks carry, for `/explain` to show.
+    options: AnswerOptions,
+}
+
+words! {
+    /// A resource of the admin port.
+    enum Endpoint {
+        /// Whether the process answers.
+        Livez => "/livez",
+        /// Whether traffic should come here.
+        Readyz => "/readyz",
+        /// All metrics.
+        Metrics => "/metrics",
+        /// The rule set in force.
+        Rules => "/rules",
+        /// A decision, explained.
+        Explain => "/explain",
+    }
+}
+
+impl Endpoint {
+    fn at(path: &str) -> Option<Self> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|endpoint| endpoint.as_str() == path)
+    }
+
+    /// The methods that it answers, as `Allow` lists them.
+    const fn methods(self) -> &'static str {
+        match self {
+            Self::Livez | Self::Readyz | Self::Metrics | Self::Rules => "GET, HEAD",
+            Self::Explain => "POST",
+        }
+    }
+}
+
+impl Admin {
+    /// An admin port over these.
+    pub fn new(
+        health: Health,
+        metrics: Arc<Metrics>,
+        engine: Arc<Engine>,
+        options: AnswerOptions,
+    ) -> Self {
+        Self {
+            health,
+            metrics,
+            engine,
+            options,
+        }
+    }
+
+    /// Answers one request. The query is ignored: probes and scrapers append all sorts of things.
+    pub async fn respond<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
+    where
+        B: Body<Data = Bytes, Error: Into<BoxError>>,
+    {
+        let method = request.method().clone();
+        let Some(endpoint) = Endpoint::at(request.uri().path()) else {
+            return not_found().into_response(&method);
+        };
+        let mut methods = endpoint.methods().split(", ");
+        if !methods.any(|allowed| allowed == method) {
+            return method_not_allowed(&method, endpoint.methods());
+        }
+        let answer = match endpoint {
+            Endpoint::Livez => health::livez(),
+            Endpoint::Readyz => health::readyz(&self.health),
+            Endpoint::Metrics => metrics::metrics(&self.metrics),
+            Endpoint::Rules => rules::rules(&self.engine.live()),
+            Endpoint::Explain => explain::explain(&self.engine, self.options, request).await,
+        };
+        answer.into_response(&method)
+    }
+}
+
+fn not_found() -> Answer {
+    let mut text = "not found, there are:\n".to_owned();
+    for endpoint in Endpoint::ALL {
+        text.push_str(endpoint.as_str());
+        text.push('\n');
+    }
+    Answer::text(StatusCode::NOT_FOUND, text)
+}
+
+fn method_not_allowed(method: &Method, allow: &'static str) -> Response<Full<Bytes>> {
+    let text = format!("only {} is answered here\n", allow.replace(", ", " and "));
+    let refusal = Answer::text(StatusCode::METHOD_NOT_ALLOWED, text);
+    let mut response = refusal.into_response(method);
+    let allow = HeaderValue::from_static(allow);
+    response.headers_mut().insert(ALLOW, allow);
+    response
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,90 @@
+//! The store: which one, how its state shows in health, metrics and the log, and its upkeep.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use super::StoreSettings;
+use crate::{
+    clock::Clock,
+    counter_key,
+    health::{Component, Health},
+    metrics::Metrics,
+    store::{
+        Store,
+        memory::MemoryStore,
+        redis::{self, RedisStore},
+    },
+};
+
+/// How long the start waits for Redis before it goes on without.
+const PATIENCE_AT_START: Duration = Duration::from_secs(1);
+/// One of the memory store's 64 shards is swept this often: each counter about every three seconds.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The store in memory: the store itself, or the fallback beside Redis.
+pub(super) fn memory(
+    max_keys: usize,
+    clock: Arc<dyn Clock>,
+    metrics: &Arc<Metrics>,
+) -> Arc<MemoryStore> {
+    let metrics = Arc::clone(metrics);
+    let on_overflow = move |key: &str| metrics.overflowed(counter_key::rule_of(key));
+    Arc::new(MemoryStore::new(max_keys, clock, Box::new(on_overflow)))
+}
+
+/// Opens the store that decides.
+pub(super) async fn open(
+    settings: &StoreSettings,
+    memory: &Arc<MemoryStore>,
+    metrics: &Arc<Metrics>,
+    health: &Health,
+) -> anyhow::Result<Arc<dyn Store>> {
+    let component = health.component("store");
+    match settings {
+        StoreSettings::Memory => {
+            component.ok();
+            metrics.set_store_up(true);
+            Ok(Arc::<MemoryStore>::clone(memory))
+        }
+        StoreSettings::Redis(options) => {
+            component.degraded("redis is not reached yet");
+            let store = RedisStore::start(options, reporter(component, Arc::clone(metrics)))?;
+            if !store.connected_within(PATIENCE_AT_START).await {
+                warn!(
+                    "starting without redis: rules do as their on_store_error says until it is reached"
+                );
+            }
+            Ok(Arc::new(store))
+        }
+    }
+}
+
+/// Reports changes of the connection to health, metrics and the log.
+fn reporter(component: Component, metrics: Arc<Metrics>) -> redis::OnChange {
+    Box::new(move |change| match change {
+        Ok(()) => {
+            component.ok();
+            metrics.set_store_up(true);
+            info!("redis serves: counters are shared");
+        }
+        Err(error) => {
+            component.degraded(error.to_string());
+            metrics.set_store_up(false);
+            warn!(%error, "redis does not serve: rules do as their on_store_error says until it does");
+        }
+    })
+}
+
+/// Removes expired counters from memory, for ever.
+pub(super) async fn sweep(memory: Arc<MemoryStore>, metrics: Arc<Metrics>) {
+    let mut tick = interval(SWEEP_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        memory.sweep();
+        let keys = i64::try_from(memory.keys()).unwrap_or(i64::MAX);
+        metrics.memory_keys.set(keys);
+    }
+}

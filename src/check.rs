@@ -1,0 +1,90 @@
+//! The check port: one proxy request in, one answer out.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use prometheus_client::metrics::counter::Counter;
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::{
+    contract::{self, AnswerOptions, Endpoint, Fault},
+    engine::Engine,
+    metrics::{ContractFault, Metrics},
+    problem::Problem,
+    throttle::FirstTime,
+};
+
+/// What answers on the check port.
+pub struct CheckPort {
+    engine: Arc<Engine>,
+    metrics: Arc<Metrics>,
+    checks: [(Endpoint, Counter); Endpoint::ALL.len()],
+    options: AnswerOptions,
+    /// Problems that have been logged: each is logged once, and counted always.
+    logged: FirstTime<Problem>,
+}
+
+impl CheckPort {
+    /// A port for `engine`'s decisions.
+    pub fn new(engine: Arc<Engine>, metrics: Arc<Metrics>, options: AnswerOptions) -> Self {
+        let checks = Endpoint::ALL.map(|endpoint| (endpoint, metrics.checks(endpoint)));
+        Self {
+            engine,
+            metrics,
+            checks,
+            options,
+            logged: FirstTime::default(),
+        }
+    }
+
+    /// Answers one check. Its body, if it announces one, is not waited for.
+    pub async fn respond<B>(&self, request: Request<B>) -> Response<Full<Bytes>> {
+        let started = Instant::now();
+        let (parts, _) = request.into_parts();
+        let live = self.engine.live();
+        let check = match contract::read(&parts, &live.set.client_ip) {
+            Ok(check) => check,
+            Err(fault) => return self.at_fault(&fault),
+        };
+        if let Some((_, counter)) = self
+            .checks
+            .iter()
+            .find(|(endpoint, _)| *endpoint == check.endpoint)
+        {
+            counter.inc();
+        }
+        if check.request.client_ip.is_none() {
+            self.metrics.contract_fault(ContractFault::NoClientIp);
+            self.log(Problem::new(
+                "the check has no client address: callers without one share a counter",
+                "set X-Real-Ip to the client's address",
+            ));
+        }
+        let decision = self
+            .engine
+            .decide(&live, &check.request, check.proxy_waits)
+            .await;
+        let answer = contract::answer(&decision, check.endpoint, self.options);
+        self.metrics.check_took(started.elapsed());
+        answer
+    }
+
+    fn at_fault(&self, fault: &Fault) -> Response<Full<Bytes>> {
+        self.metrics.contract_fault(fault.kind());
+        self.log(fault.problem());
+        contract::fault_answer(fault)
+    }
+
+    fn log(&self, problem: Problem) {
+        if self.logged.permit(problem.clone()) {
+            let Problem { message, hint } = problem;
+            warn!(
+                hint = &*hint,
+                "{message} (this is logged once; tollgate_contract_faults_total counts)"
+            );
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The grammar of keys in the store: how the key of a counter or a ban is put together.
+//!
+//! ```text
+//! counter   = "tollgate:{" rule ":" descriptor "}" ":" algorithm ":" window [ "@" timezone ]
+//! ban       = "tollgate:{" rule ":" descriptor "}" ( ":ban" / ":shadow_ban" )
+//! overflow  = "tollgate:{" rule "}" ":overflow:" algorithm ":" window [ "@" timezone ]
+//!
+//! descriptor = [ part *( "," part ) ]          ; empty for a rule without `key`
+//! part       = name [ "=" value ]              ; without value: the request has none
+//! ```
+//!
+//! * The braces are a hash tag: Redis Cluster keeps all limits of one rule for one client in one slot.
+//! * Keys are injective. Rule names and part names hold none of `, = { }`, and values are encoded so
+//!   that they hold none either (`:` separates nothing inside the braces after the first). A hash
+//!   begins with `#`, which no encoded value holds. A property test checks it.
+//! * Algorithm and window are in the key because values differ in form: changing either begins a new
+//!   counter instead of misreading an old one. Changing the amount does not.
+//! * The names and values of a descriptor's parts are written by [`rules::key`](crate::rules::key);
+//!   everything around them is written here and nowhere else.
+
+use crate::limit::Algorithm;
+
+/// How every key begins, and what `redis-cli --scan --pattern 'tollgate:*'` finds.
+pub const PREFIX: &str = "tollgate:";
+/// How the key of a ban ends.
+pub const BAN_SUFFIX: &str = ":ban";
+/// How the key of a shadow rule's ban ends: enforcing the rule later bans nobody retroactively.
+pub const SHADOW_BAN_SUFFIX: &str = ":shadow_ban";
+/// What an overflow key has in place of a descriptor. It follows the braces, so no descriptor has it.
+const OVERFLOW: &str = ":overflow";
+
+/// `tollgate:{rule:descriptor}`: what all keys of one rule for one client begin with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    text: String,
+    /// Where the descriptor begins.
+    descriptor: usize,
+}
+
+impl Subject {
+    /// The subject of a rule; `write` appends the descriptor. Also returns what `write` returned.
+    pub fn new<T>(rule: &str, write: impl FnOnce(&mut String) -> T) -> (Self, T) {
+        let mut text = String::with_capacity(64);
+        text.push_str(PREFIX);
+        text.push('{');
+        text.push_str(rule);
+        text.push(':');
+        let descriptor = text.len();
+        let written = write(&mut text);
+        text.push('}');
+        (Self { text, descriptor }, written)
+    }
+
+    /// The whole of it, to which a suffix is appended.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// `client_ip=203.0.113.7`: the client as keys, logs and explanations show it.
+    pub fn descriptor(&self) -> &str {
+        &self.text[self.descriptor..self.text.len() - 1]
+    }
+}
+
+/// `:sliding_window:60s`: how the keys of a limit end.
+pub fn limit_suffix(algorithm: Algorithm, window: &str, timezone: Option<&str>) -> String {
+    match timezone {
+        None => format!(":{algorithm}:{window}"),
+        Some(timezone) => format!(":{algorithm}:{window}@{timezone}"),
+    }
+}
+
+/// The key of the overflow counter that stands in for `key` when the store is full.
+///
+/// Clients without a counter of their own share it, one for each rule and limit.
+pub fn overflow(key: &str) -> String {
+    let suffix = key.rsplit_once('}').map_or("", |(_, suffix)| suffix);
+    format!("{PREFIX}{{{}}}{OVERFLOW}{suffix}", rule_of(key))
+}
+
+/// The rule that a key belongs to.
+pub fn rule_of(key: &str) -> &str {
+    let tag = key.split_once('{').map_or(key, |(_, tag)| tag);
+    tag.split([':', '}']).next().unwrap_or(tag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "tollgate:{data:client_ip=2001:db8::/64}:sliding_window:60s";
+
+    #[test]
+    fn a_subject_and_a_suffix_make_a_key() {
+        let (subject, missing) = Subject::new("data", |out| {
+            out.push_str("client_ip=2001:db8::/64");
+            false
+        });
+        assert!(!missing);
+        assert_eq!(subject.descriptor(), "client_ip=2001:db8::/64");
+        let suffix = limit_suffix(Algorithm::SlidingWindow, "60s", None);
+        assert_eq!(format!("{}{suffix}", subject.as_str()), KEY);
+        let calendar = limit_suffix(Algorithm::FixedWindow, "day", Some("Europe/Paris"));
+        assert_eq!(calendar, ":fixed_window:day@Europe/Paris");
+        assert_eq!(Subject::new("all", |_| ()).0.descriptor(), "");
+    }
+
+    #[test]
+    fn an_overflow_key_names_the_rule_and_the_limit() {
+        let overflow = overflow(KEY);
+        assert_eq!(overflow, "tollgate:{data}:overflow:sliding_window:60s");
+        assert_eq!(rule_of(&overflow), "data");
+        assert_eq!(rule_of(KEY), "data");
+        assert_eq!(rule_of("tollgate:{all:}:fixed_window:1s"), "all");
+    }
+}

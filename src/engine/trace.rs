@@ -1,0 +1,333 @@
+//! Why a request is decided as it is: each rule with what became of it, each limit with where it stands.
+//!
+//! It takes the walk that a decision takes, reads what is stored, and comes to the conclusion that a decision would come to. It charges
+//! nothing, counts nothing and logs nothing.
+
+use serde::Serialize;
+
+use super::{
+    Decision, Engine, Live, Verdict,
+    combine::conclude,
+    walk::{Charges, DenyReason, Effect, Walk, WalkContext},
+};
+use crate::{
+    counter_key::Subject,
+    limit::Outcome,
+    request::Attributes,
+    rules::{Action, Mode, PlanSource, Rule, RuleSet, span::span_text},
+    store::{
+        Batch, StoreError,
+        read::{Read, Reading},
+    },
+};
+
+/// An explained decision.
+#[derive(Debug, Clone, Serialize)]
+pub struct Explanation {
+    /// What would be decided now.
+    #[serde(skip)]
+    pub decision: Decision,
+    /// Every rule of the file, in its order.
+    pub rules: Vec<Explained>,
+}
+
+/// What becomes of a request by one rule.
+#[derive(Debug, Clone, Serialize)]
+pub struct Explained {
+    /// The rule.
+    pub rule: String,
+    /// `limit`, `allow` or `deny`.
+    pub action: &'static str,
+    /// Whether the rule denies.
+    pub mode: Mode,
+    /// What became of the request.
+    #[serde(flatten)]
+    pub result: RuleResult,
+}
+
+/// What becomes of a request by one rule.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "result", rename_all = "snake_case")]
+pub enum RuleResult {
+    /// A rule above ended the walk.
+    NotReached {
+        /// That rule.
+        ended_by: String,
+    },
+    /// Its conditions do not hold.
+    NoMatch {
+        /// The first that does not, in words.
+        reason: String,
+    },
+    /// Lets it pass, and ends the walk.
+    Allows,
+    /// Turns it away without charges anything.
+    Denies {
+        /// `action: deny`, `on_missing: deny` or `limit: 0`.
+        reason: &'static str,
+        /// Whom, as keys show it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
+        /// Where that is said: the rule, a tier or an override.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        source: Option<String>,
+    },
+    /// Does not apply, because the request lacks a part of the key.
+    Skips {
+        /// The key, with that part alone.
+        key: String,
+    },
+    /// Counts nothing for this client.
+    Unlimited {
+        /// Whom, as keys show it.
+        key: String,
+        /// Where that is said: the rule, a tier or an override.
+        source: String,
+    },
+    /// Counts.
+    Counts(LimitStatuses),
+}
+
+/// What a rule counts for a request.
+#[derive(Debug, Clone, Serialize)]
+pub struct LimitStatuses {
+    /// The caller, as keys show it.
+    pub key: String,
+    /// Where the limits are from: the rule, a tier or an override.
+    pub source: String,
+    /// What the request costs.
+    pub cost: u64,
+    /// The limits, and where they stand.
+    pub limits: Vec<LimitStatus>,
+    /// The ban, and where it stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ban: Option<LimitStatus>,
+}
+
+/// Where a limit or a ban stands for a caller.
+#[derive(Debug, Clone, Serialize)]
+pub struct LimitStatus {
+    /// `search/1s`, or `login/ban`: the name in answers, logs and metrics.
+    pub name: String,
+    /// `20/s burst 40`, as the rule file says it; of a ban, `5 denials within 10m`.
+    pub rate: String,
+    /// How it counts, or `ban`.
+    pub algorithm: &'static str,
+    /// The key in the store.
+    pub stored_as: String,
+    /// What is stored there; `None` if nothing is.
+    pub stored: Option<String>,
+    /// Whether the request fits.
+    pub fits: bool,
+    /// How much is left now; of a ban, how many denials until it begins, 0 if it is in force.
+    pub left: u64,
+    /// How much would be left after this request, which takes nothing if it is denied; of a ban, whose denials count, 0 if it
+    /// would begin.
+    pub left_after: u64,
+    /// If it does not fit: microseconds until it would, when nobody else comes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wait_us: Option<u64>,
+}
+
+impl Engine {
+    /// Explains what would be decided about a request, by the rules in force and what is stored now. Who asks need not know the rule
+    /// file: values that conditions ask for are not told. If the store cannot be read, the explanation is as if nobody
+    /// had come yet, and the error says why.
+    pub async fn explain(
+        &self,
+        live: &Live,
+        request: &Attributes<'_>,
+    ) -> (Explanation, Option<StoreError>) {
+        let query = ExplainRequest {
+            set: &live.set,
+            request,
+            now_us: self.store.now_us(),
+            shows_values: false,
+        };
+        explain(&query, &self.store).await
+    }
+}
+
+/// What is to be explained.
+#[derive(Debug, Clone, Copy)]
+pub struct ExplainRequest<'a> {
+    /// The rules.
+    pub set: &'a RuleSet,
+    /// The request.
+    pub request: &'a Attributes<'a>,
+    /// The store's time as far as it is known, in microseconds since the epoch.
+    pub now_us: u64,
+    /// Whether to tell the values of headers and query parameters that conditions ask for: the rule file may hold secrets there.
+    pub shows_values: bool,
+}
+
+/// Explains what would be decided about a request with these counters.
+pub async fn explain(
+    query: &ExplainRequest<'_>,
+    counters: &dyn Read,
+) -> (Explanation, Option<StoreError>) {
+    let ExplainRequest {
+        set,
+        request,
+        now_us,
+        ..
+    } = *query;
+    let walk_at = |now_us| {
+        Walk::over(WalkContext {
+            set,
+            request,
+            now_us,
+        })
+    };
+    let mut walk = walk_at(now_us);
+    let mut error = None;
+    let reading = match counters.read(&walk.batch).await {
+        // Its clock is another than was thought.
+        Ok(reading) if !reading.is_covered_by(&walk.batch) => {
+            walk = walk_at(reading.now_us);
+            counters.read(&walk.batch).await
+        }
+        other => other,
+    };
+    let reading = reading.unwrap_or_else(|failure| {
+        error = Some(failure);
+        Reading::nothing(&walk.batch, now_us)
+    });
+    let verdict = reading.verdict(&walk.batch);
+    let decision = match walk.forbidden() {
+        Some((end, _)) => Decision::of(Verdict::Forbidden, end.rule),
+        None => walk.ended(conclude(&walk, &verdict).0),
+    };
+    let stored = Stored {
+        reading: &reading,
+        outcomes: &verdict.outcomes,
+        charged: decision.verdict == Verdict::Allowed,
+    };
+    let rules = set.rules.iter().enumerate().map(|(index, rule)| Explained {
+        rule: rule.name.to_string(),
+        action: match rule.action {
+            Action::Allow => "allow",
+            Action::Deny(_) => "deny",
+            Action::Limit(_) => "limit",
+        },
+        mode: match &rule.action {
+            Action::Deny(mode) => *mode,
+            Action::Limit(action) => action.mode,
+            Action::Allow => Mode::Enforce,
+        },
+        result: result_of(&walk, index, rule, query, &stored),
+    });
+    let rules = rules.collect();
+    (Explanation { decision, rules }, error)
+}
+
+fn result_of(
+    walk: &Walk<'_>,
+    index: usize,
+    rule: &Rule,
+    query: &ExplainRequest<'_>,
+    stored: &Stored<'_>,
+) -> RuleResult {
+    let Some(matched) = walk.rules.iter().find(|matched| matched.index == index) else {
+        return match (walk.end(), rule.matcher.check(query.request)) {
+            (Some(end), _) if end.index < index => RuleResult::NotReached {
+                ended_by: end.rule.name.to_string(),
+            },
+            (_, Err(mismatch)) => RuleResult::NoMatch {
+                reason: mismatch
+                    .in_words(&|named| query.shows_values && !query.set.marks_secret(named)),
+            },
+            // The index leaves no rule out that matches; if it did, this would say so.
+            (_, Ok(_)) => RuleResult::NoMatch {
+                reason: "the index of the rules does not find it, which is a bug".to_owned(),
+            },
+        };
+    };
+    let key = |subject: &Subject| subject.descriptor().to_owned();
+    match &matched.effect {
+        Effect::Allows => RuleResult::Allows,
+        Effect::Denies { why, .. } => RuleResult::Denies {
+            reason: why.reason(),
+            key: why.subject().map(key),
+            source: match why {
+                DenyReason::Nothing { source, .. } => Some(source_text(*source)),
+                DenyReason::Action | DenyReason::MissingKey { .. } => None,
+            },
+        },
+        Effect::Skips { subject } => RuleResult::Skips { key: key(subject) },
+        Effect::Unlimited { subject, source } => RuleResult::Unlimited {
+            key: key(subject),
+            source: source_text(*source),
+        },
+        Effect::Counts(charges) => RuleResult::Counts(counts(&walk.batch, charges, stored)),
+    }
+}
+
+/// What is stored, and what follows from it.
+struct Stored<'a> {
+    reading: &'a Reading,
+    outcomes: &'a [Outcome],
+    /// Whether the request would be admitted, and so charged.
+    charged: bool,
+}
+
+fn counts(batch: &Batch, charges: &Charges<'_>, stored: &Stored<'_>) -> LimitStatuses {
+    let outcomes = &stored.outcomes[charges.in_batch.clone()];
+    let fit = outcomes.iter().all(|outcome| outcome.allowed);
+    // A rule in shadow mode is charged if its own limits fit.
+    let is_charged = stored.charged && (charges.action.mode == Mode::Enforce || fit);
+    let status = |offset: usize, name: &str, rate: String, algorithm| {
+        let at = charges.in_batch.start + offset;
+        let (outcome, state) = (outcomes[offset], &stored.reading.states[at]);
+        LimitStatus {
+            name: name.to_owned(),
+            rate,
+            algorithm,
+            stored_as: batch.key(&batch.charges()[at]).to_owned(),
+            stored: state.as_ref().map(ToString::to_string),
+            fits: outcome.allowed,
+            left: outcome.remaining,
+            left_after: outcome.remaining,
+            wait_us: (!outcome.allowed).then_some(outcome.wait_us),
+        }
+    };
+    let limits = charges.limits.iter().enumerate().map(|(offset, limit)| {
+        let algorithm = limit.limit.algorithm().as_str();
+        let mut status = status(offset, &limit.name, limit.text.to_string(), algorithm);
+        // What remains is what remains after the charge.
+        if status.fits {
+            status.left += charges.cost;
+            if !is_charged {
+                status.left_after = status.left;
+            }
+        }
+        status
+    });
+    let limits: Vec<LimitStatus> = limits.collect();
+    let ban = charges.ban.map(|ban| {
+        let rate = format!("{}, for {}", ban.text, span_text(ban.ban.for_us()));
+        let mut status = status(limits.len(), &ban.name, rate, "ban");
+        // What remains is what remains after this denial; of a ban that it begins, the outcome says 1.
+        if !status.fits {
+            status.left_after = 0;
+        } else if limits.iter().any(|limit| !limit.fits) {
+            status.left += 1;
+        }
+        status
+    });
+    LimitStatuses {
+        key: charges.subject.descriptor().to_owned(),
+        source: source_text(charges.source),
+        cost: charges.cost,
+        limits,
+        ban,
+    }
+}
+
+fn source_text(source: PlanSource<'_>) -> String {
+    match source {
+        PlanSource::Rule => "rule".to_owned(),
+        PlanSource::Tier(name) => format!("tier {name}"),
+        PlanSource::Override => "override".to_owned(),
+    }
+}

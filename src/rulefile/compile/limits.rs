@@ -1,0 +1,396 @@
+//! `limit` and `limits`: from the model to limits with names.
+
+use std::collections::HashMap;
+
+use super::{Compiler, value};
+use crate::{
+    counter_key::limit_suffix,
+    limit::{
+        Algorithm, InvalidLimit, Limit,
+        calendar::{Calendar, Period},
+    },
+    rulefile::{
+        decode::Field,
+        model::{LimitFields, LimitSpec, RateSpec},
+        rate::{Rate, Window, check_amount},
+        yaml::FieldPath,
+    },
+    rules::{NamedLimit, Plan, span::window_label},
+};
+
+/// How limits count that do not say so themselves.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AlgorithmChoice {
+    /// What the rule says.
+    pub(super) explicit: Option<Algorithm>,
+    /// What `defaults` say.
+    pub(super) default: Option<Algorithm>,
+}
+
+/// One limit on its way.
+struct Draft {
+    limit: Limit,
+    calendar: Option<Calendar>,
+    text: String,
+}
+
+impl Draft {
+    /// What its window is called in names.
+    fn label(&self) -> String {
+        match &self.calendar {
+            Some(calendar) => calendar.period().name().to_owned(),
+            None => window_label(self.limit.window_us()),
+        }
+    }
+
+    /// How its keys end. Two limits with the same end would share a counter.
+    fn key_suffix(&self) -> String {
+        let timezone = self.calendar.as_ref().map(Calendar::timezone);
+        limit_suffix(self.limit.algorithm(), &self.label(), timezone)
+    }
+}
+
+enum Spec {
+    Limit(Draft),
+    Unlimited,
+    Nothing,
+}
+
+/// `limit` and `limits`, as a rule, a tier or an override has them.
+pub(super) type Given<'a> = (
+    Option<&'a Field<LimitSpec>>,
+    Option<&'a Field<Vec<Field<LimitSpec>>>>,
+);
+
+impl Compiler<'_, '_> {
+    /// What `limit` or `limits` allow. `name` is the beginning of the limits' names, `path` where both are missed.
+    pub(super) fn plan(
+        &self,
+        limits: Given<'_>,
+        path: &FieldPath,
+        name: &str,
+        choice: AlgorithmChoice,
+    ) -> Option<Plan> {
+        let fields = match limits {
+            (Some(one), None) => std::slice::from_ref(one),
+            (None, Some(many)) => {
+                let fields = many.value.as_deref()?;
+                if fields.is_empty() {
+                    self.error(many, "the list of limits is empty", "add a limit like 5/m");
+                    return None;
+                }
+                fields
+            }
+            (None, None) => {
+                let told = ["limit", "limits"].iter().any(|name| {
+                    let field = path.key(name);
+                    self.problems.has_misspelt(path, name) || self.problems.has_error(&field)
+                });
+                if told {
+                    return None;
+                }
+                self.problems.error(
+                    path,
+                    "there is no limit",
+                    "add `limit: 5/m`; for everything, `limit: unlimited`; for nothing, `limit: 0`",
+                );
+                return None;
+            }
+            (Some(one), Some(_)) => {
+                self.error(
+                    one,
+                    "there are both `limit` and `limits`",
+                    "put all of them into `limits`",
+                );
+                return None;
+            }
+        };
+        let mut drafts: Vec<Draft> = Vec::new();
+        for field in fields {
+            match self.limit(field, choice) {
+                None => {}
+                Some(Spec::Limit(draft)) => {
+                    self.check_twin(field, &draft, &drafts);
+                    drafts.push(draft);
+                }
+                Some(_) if fields.len() > 1 => self.error(
+                    field,
+                    "`unlimited` and `0` stand alone",
+                    "remove the other limits, or this one",
+                ),
+                Some(Spec::Unlimited) => return Some(Plan::Unlimited),
+                Some(Spec::Nothing) => return Some(Plan::Nothing),
+            }
+        }
+        Some(Plan::Limits(named(name, drafts)))
+    }
+
+    fn check_twin(&self, field: &Field<LimitSpec>, draft: &Draft, others: &[Draft]) {
+        let suffix = draft.key_suffix();
+        if let Some(twin) = others.iter().find(|other| other.key_suffix() == suffix) {
+            self.error(
+                field,
+                format!(
+                    "{} and {} count the same window in the same way, and would share a counter",
+                    draft.text, twin.text
+                ),
+                "keep one; for a token bucket beside another, write one of them with another period, like 600/m for 10/s",
+            );
+        }
+    }
+
+    fn limit(&self, field: &Field<LimitSpec>, choice: AlgorithmChoice) -> Option<Spec> {
+        match field.value.as_ref()? {
+            LimitSpec::Rate(rate) => match rate {
+                RateSpec::Unlimited => Some(Spec::Unlimited),
+                RateSpec::Nothing => Some(Spec::Nothing),
+                RateSpec::Rate(rate, text) => self.draft(field, *rate, text.clone(), choice, None),
+            },
+            LimitSpec::Fields(fields) => self.limit_fields(field, fields, choice),
+        }
+    }
+
+    fn limit_fields(
+        &self,
+        field: &Field<LimitSpec>,
+        fields: &LimitFields,
+        choice: AlgorithmChoice,
+    ) -> Option<Spec> {
+        let Some(rate) = &fields.rate else {
+            if !self.has_error(field) {
+                self.error(field, "the limit has no rate", "add `rate: 5/m`");
+            }
+            return None;
+        };
+        let (mut rate, mut text) = match rate.value.as_ref()? {
+            RateSpec::Rate(rate, text) => (*rate, text.clone()),
+            RateSpec::Unlimited => {
+                self.refuse_details(fields, "unlimited");
+                return Some(Spec::Unlimited);
+            }
+            RateSpec::Nothing => {
+                self.refuse_details(fields, "0");
+                return Some(Spec::Nothing);
+            }
+        };
+        if let Some(field) = &fields.burst {
+            let burst = field.value?;
+            if rate.burst.is_some() {
+                self.error(field, "the burst is written twice", "remove one");
+                return None;
+            }
+            if let Err(error) = check_amount(burst, "burst") {
+                self.report(field, error);
+                return None;
+            }
+            rate.burst = Some(burst);
+            text = format!("{text} burst {burst}");
+        }
+        let calendar = self.calendar(fields, rate)?;
+        let own = value(fields.algorithm.as_ref()).copied();
+        let choice = AlgorithmChoice {
+            explicit: own.or(choice.explicit),
+            ..choice
+        };
+        self.draft(field, rate, text, choice, calendar)
+    }
+
+    /// `unlimited` and `0` count nothing, so nothing can be said of how they count.
+    fn refuse_details(&self, fields: &LimitFields, written: &str) {
+        let LimitFields {
+            rate: _,
+            burst,
+            algorithm,
+            align,
+            timezone,
+        } = fields;
+        let details = [
+            self.path_of(burst.as_ref()),
+            self.path_of(algorithm.as_ref()),
+            self.path_of(align.as_ref()),
+            self.path_of(timezone.as_ref()),
+        ];
+        for path in details.into_iter().flatten() {
+            self.problems.error(
+                &path,
+                format!("a limit of `{written}` counts nothing"),
+                "remove this field, or write a rate like 5/m",
+            );
+        }
+    }
+
+    /// The calendar of a limit that has one; the outer `None` is an error, which has been reported.
+    #[expect(clippy::option_option, reason = "wrong and none are two things")]
+    fn calendar(&self, fields: &LimitFields, rate: Rate) -> Option<Option<Calendar>> {
+        let Some(align) = &fields.align else {
+            if let Some(field) = &fields.timezone {
+                self.error(
+                    field,
+                    "only a calendar has a time zone",
+                    "add `align: calendar`, or remove the time zone",
+                );
+                return None;
+            }
+            return Some(None);
+        };
+        let (_, field) = (align.value?, fields.rate.as_ref()?);
+        let period = match rate.window {
+            Window::Month => Period::Month,
+            Window::Micros(3_600_000_000) => Period::Hour,
+            Window::Micros(86_400_000_000) => Period::Day,
+            Window::Micros(604_800_000_000) => Period::Week,
+            Window::Micros(_) => {
+                self.error(
+                    field,
+                    "the calendar has no such window",
+                    "with `align: calendar` write a rate per hour, day, week or month",
+                );
+                return None;
+            }
+        };
+        let zone = match &fields.timezone {
+            Some(field) => field.value.as_deref()?,
+            None => "UTC",
+        };
+        match Calendar::new(period, zone) {
+            Ok(calendar) => Some(Some(calendar)),
+            Err(error) => {
+                if let Some(field) = &fields.timezone {
+                    self.error(
+                        field,
+                        error.to_string(),
+                        "write a name of the IANA time zone database, like Europe/Paris or UTC",
+                    );
+                }
+                None
+            }
+        }
+    }
+
+    fn draft(
+        &self,
+        field: &Field<LimitSpec>,
+        rate: Rate,
+        text: String,
+        choice: AlgorithmChoice,
+        calendar: Option<Calendar>,
+    ) -> Option<Spec> {
+        let algorithm = self.algorithm(field, rate, choice, calendar.is_some())?;
+        let window_us = match (&calendar, rate.window) {
+            (Some(calendar), _) => calendar.period().usual_us(),
+            (None, Window::Micros(micros)) => micros,
+            (None, Window::Month) => {
+                self.error(
+                    field,
+                    "a month has no fixed length",
+                    "write { rate: 1000/month, align: calendar }, or days, like 1000/30days",
+                );
+                return None;
+            }
+        };
+        match Limit::new(algorithm, rate.amount, window_us, rate.burst) {
+            Ok(limit) => Some(Spec::Limit(Draft {
+                limit,
+                calendar,
+                text,
+            })),
+            Err(error) => {
+                let hint = match error {
+                    InvalidLimit::Refill => "lower the burst, or raise the rate",
+                    InvalidLimit::Log => "use sliding_window, which counts, or a shorter window",
+                    InvalidLimit::Amount | InvalidLimit::Window => "for example 5/m",
+                };
+                self.error(field, error.to_string(), hint);
+                None
+            }
+        }
+    }
+
+    /// The algorithm of a limit: what it says itself, else what its burst or calendar needs, else the
+    /// default.
+    fn algorithm(
+        &self,
+        field: &Field<LimitSpec>,
+        rate: Rate,
+        choice: AlgorithmChoice,
+        aligned: bool,
+    ) -> Option<Algorithm> {
+        // The algorithm that does it, whether another one does too, what that one lacks, and the field to blame.
+        type Need = (Algorithm, fn(Algorithm) -> bool, &'static str, &'static str);
+        let need: Need = match (rate.burst, aligned) {
+            (Some(_), true) => {
+                self.error(
+                    field,
+                    "a limit that follows the calendar has no burst",
+                    "write two limits, one with the burst and one with the calendar",
+                );
+                return None;
+            }
+            (Some(_), false) => (
+                Algorithm::TokenBucket,
+                Algorithm::has_burst,
+                "has no burst",
+                "the burst",
+            ),
+            (None, true) => (
+                Algorithm::FixedWindow,
+                Algorithm::follows_calendar,
+                "does not follow the calendar",
+                "`align`",
+            ),
+            (None, false) => {
+                let default = choice.default.unwrap_or(Algorithm::SlidingWindow);
+                return Some(choice.explicit.unwrap_or(default));
+            }
+        };
+        let (usual, fits, lacks, what) = need;
+        match choice.explicit {
+            None => Some(usual),
+            Some(explicit) if fits(explicit) => Some(explicit),
+            Some(explicit) => {
+                self.error(
+                    field,
+                    format!("{explicit} {lacks}"),
+                    format!("remove {what}, or write `algorithm: {usual}`"),
+                );
+                None
+            }
+        }
+    }
+}
+
+/// Names, policies and key endings.
+fn named(name: &str, drafts: Vec<Draft>) -> Vec<NamedLimit> {
+    let mut labels: HashMap<String, usize> = HashMap::new();
+    for draft in &drafts {
+        *labels.entry(draft.label()).or_default() += 1;
+    }
+    let single = drafts.len() == 1;
+    drafts
+        .into_iter()
+        .map(|draft| {
+            let label = draft.label();
+            let limit = draft.limit;
+            let name = match labels.get(&label) {
+                _ if single => name.to_owned(),
+                Some(1) => format!("{name}/{label}"),
+                _ => format!("{name}/{label}/{}", limit.algorithm()),
+            };
+            // `w` counts whole seconds; of a window that is none, or that the calendar stretches, it would misstate the rate.
+            let window = if draft.calendar.is_none() && limit.window_us().is_multiple_of(1_000_000)
+            {
+                format!(";w={}", limit.window_us() / 1_000_000)
+            } else {
+                String::new()
+            };
+            NamedLimit {
+                policy: format!("\"{name}\";q={}{window}", limit.amount()).into(),
+                name: name.into(),
+                key_suffix: draft.key_suffix().into(),
+                text: draft.text.into(),
+                limit,
+                calendar: draft.calendar,
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,217 @@
+//! `match`: from the model to a [`Matcher`].
+
+use std::collections::BTreeMap;
+
+use http::{HeaderName, header::HOST};
+
+use super::{Compiler, value};
+use crate::{
+    rulefile::{
+        decode::Field,
+        model::{Match, PathSpec, ValueSpec, ValueTests},
+    },
+    rules::matcher::{Conditions, HeaderTest, Matcher, PathPattern, Pattern, QueryTest, ValueTest},
+};
+
+impl Compiler<'_, '_> {
+    /// What a rule's `match` or a tier's `when` asks for; nothing if there is none.
+    pub(super) fn matcher(&self, field: Option<&Field<Match>>) -> Matcher {
+        let Some(conditions) = value(field) else {
+            return Matcher::default();
+        };
+        let when = self.conditions(conditions);
+        let mut not = Vec::new();
+        for field in value(conditions.not.as_ref()).into_iter().flatten() {
+            let Some(block) = &field.value else { continue };
+            if let Some(within) = &block.not {
+                self.error(
+                    within,
+                    "`not` within `not` is not supported",
+                    "write what must hold outside of it",
+                );
+            }
+            let block = self.conditions(block);
+            if !block.is_empty() {
+                not.push(block);
+            } else if !self.has_error(field) {
+                self.error(
+                    field,
+                    "the `not` says nothing, and so would exclude every request",
+                    "write a condition into it, or remove it",
+                );
+            }
+        }
+        Matcher { when, not }
+    }
+
+    fn conditions(&self, given: &Match) -> Conditions {
+        let networks = self.values(given.client_ip.as_ref(), "network");
+        Conditions {
+            paths: self.paths(given.path.as_ref()),
+            methods: self
+                .values(given.methods.as_ref(), "method")
+                .into_iter()
+                .map(|method| method.0)
+                .collect(),
+            hosts: self.values(given.host.as_ref(), "host"),
+            client_ip: (!networks.is_empty())
+                .then(|| networks.into_iter().map(|network| network.0).collect()),
+            headers: self.headers_of(given.headers.as_ref()),
+            query: self.query_of(given.query.as_ref()),
+        }
+    }
+
+    /// The values of a condition, which must have some: none would be no condition, and not what an empty list looks like.
+    fn values<T: Clone>(&self, field: Option<&Field<Vec<Field<T>>>>, what: &str) -> Vec<T> {
+        let Some(field) = field else {
+            return Vec::new();
+        };
+        let values = field.value.as_deref().unwrap_or_default();
+        if field.value.as_ref().is_some_and(Vec::is_empty) {
+            self.error(
+                field,
+                "the list is empty",
+                format!("name a {what}, or remove the condition"),
+            );
+        }
+        values
+            .iter()
+            .filter_map(|field| field.value.clone())
+            .collect()
+    }
+
+    fn paths(&self, field: Option<&Field<Vec<Field<PathSpec>>>>) -> Vec<PathPattern> {
+        self.values(field, "path");
+        let mut out = Vec::new();
+        for field in value(field).into_iter().flatten() {
+            match &field.value {
+                None => {}
+                Some(PathSpec::Template(pattern)) => out.push(pattern.clone()),
+                Some(PathSpec::Regex(fields)) => match &fields.regex {
+                    None if self.has_error(field) => {}
+                    None => self.error(
+                        field,
+                        "the path says nothing",
+                        "write { regex: \"/v[0-9]+/.*\" }",
+                    ),
+                    Some(regex) => match regex.value.as_ref().map(|r| PathPattern::regex(&r.0)) {
+                        None => {}
+                        Some(Ok(pattern)) => out.push(pattern),
+                        Some(Err(problem)) => self.report(regex, problem),
+                    },
+                },
+            }
+        }
+        out
+    }
+
+    fn headers_of(
+        &self,
+        field: Option<&Field<BTreeMap<String, Field<ValueSpec>>>>,
+    ) -> Vec<HeaderTest> {
+        self.some_tests(field, "a header");
+        let mut out: Vec<HeaderTest> = Vec::new();
+        for (name, field) in value(field).into_iter().flatten() {
+            let test = self.value_test(field);
+            match HeaderName::from_bytes(name.as_bytes()) {
+                Ok(known) if out.iter().any(|other| other.name == known) => {
+                    self.problems.error_at_name(
+                        &self.path(field),
+                        format!("the header {known} is here twice: case makes no difference"),
+                        "keep one; of several values that will do, write a list, like x-plan: [gold, silver]",
+                    );
+                }
+                Ok(HOST) => self.problems.error_at_name(
+                    &self.path(field),
+                    "the host header differs from proxy to proxy".to_owned(),
+                    "write `host:` beside `headers:`",
+                ),
+                Ok(name) => out.extend(test.map(|test| HeaderTest { name, test })),
+                Err(_) => self.problems.error_at_name(
+                    &self.path(field),
+                    format!("{name:?} is not the name of a header"),
+                    "write it like x-plan",
+                ),
+            }
+        }
+        out
+    }
+
+    /// Reports conditions on nothing, which would hold always.
+    fn some_tests(&self, field: Option<&Field<BTreeMap<String, Field<ValueSpec>>>>, what: &str) {
+        if let Some(field) = field
+            && field.value.as_ref().is_some_and(BTreeMap::is_empty)
+            && !self.has_error(field)
+        {
+            self.error(
+                field,
+                "there is no condition here",
+                format!("name {what}, or remove the field"),
+            );
+        }
+    }
+
+    fn query_of(
+        &self,
+        field: Option<&Field<BTreeMap<String, Field<ValueSpec>>>>,
+    ) -> Vec<QueryTest> {
+        self.some_tests(field, "a parameter");
+        let mut out = Vec::new();
+        for (name, field) in value(field).into_iter().flatten() {
+            out.extend(self.value_test(field).map(|test| QueryTest {
+                name: name.clone(),
+                test,
+            }));
+        }
+        out
+    }
+
+    fn value_test(&self, field: &Field<ValueSpec>) -> Option<ValueTest> {
+        match field.value.as_ref()? {
+            ValueSpec::Exact(values) => Some(ValueTest {
+                exact: values.iter().cloned().collect(),
+                ..ValueTest::default()
+            }),
+            ValueSpec::Tests(tests) => self.value_tests(field, tests),
+        }
+    }
+
+    fn value_tests(&self, field: &Field<ValueSpec>, tests: &ValueTests) -> Option<ValueTest> {
+        let exact = self.values(tests.exact.as_ref(), "value");
+        let prefix = self.values(tests.prefix.as_ref(), "prefix");
+        let regex = match value(tests.regex.as_ref()) {
+            Some(text) => Pattern::parse(&text.0).ok(),
+            None => None,
+        };
+        let present = value(tests.present.as_ref()).copied();
+        let absent = value(tests.absent.as_ref()).copied();
+        let asks_value = tests.exact.is_some() || tests.prefix.is_some() || tests.regex.is_some();
+        if !asks_value && present.is_none() && absent.is_none() {
+            if self.has_error(field) {
+                return None;
+            }
+            self.error(
+                field,
+                "the condition says nothing",
+                "write a value, or { prefix: … }, { regex: … }, { present: true } or { absent: true }",
+            );
+            return None;
+        }
+        let gone = absent == Some(true) || present == Some(false);
+        let there = asks_value || present == Some(true) || absent == Some(false);
+        if gone && there {
+            self.error(
+                field,
+                "a value cannot be there and not be there",
+                "keep one of the two",
+            );
+            return None;
+        }
+        Some(ValueTest {
+            absent: gone,
+            exact: exact.into_iter().map(|text| text.0).collect(),
+            prefix: prefix.into_iter().map(|text| text.0).collect(),
+            regex,
+        })
+    }
+}

@@ -1,0 +1,212 @@
+//! `overrides` and `overrides_file`: limits for single clients.
+
+use std::{collections::HashMap, io, path::Path};
+
+use super::{Compiler, limits::AlgorithmChoice, value};
+use crate::{
+    problem::Problem,
+    rulefile::{
+        decode::{Field, FieldPaths, decode},
+        diagnostic::counted,
+        document::Document,
+        lint,
+        model::{self, Override, OverridesFile},
+        yaml::FieldPath,
+    },
+    rules::{
+        Cost, Plan,
+        key::{Context, Descriptor},
+    },
+};
+
+/// A rule, as its overrides need to know it.
+#[derive(Clone, Copy)]
+pub(super) struct OverriddenRule<'a> {
+    pub(super) rule: &'a str,
+    pub(super) choice: AlgorithmChoice,
+    pub(super) descriptor: &'a Descriptor,
+    pub(super) cost: &'a Cost,
+}
+
+impl Compiler<'_, '_> {
+    pub(super) fn overrides(
+        &self,
+        rule: &model::Rule,
+        of: OverriddenRule<'_>,
+    ) -> HashMap<Box<str>, Plan> {
+        let mut out = HashMap::new();
+        for field in value(rule.overrides.as_ref()).into_iter().flatten() {
+            self.override_for(field, of, &mut out);
+        }
+        if let Some(field) = &rule.overrides_file
+            && let Some(path) = &field.value
+        {
+            self.overrides_file(field, path, of, &mut out);
+        }
+        out
+    }
+
+    fn overrides_file(
+        &self,
+        field: &Field<String>,
+        path: &str,
+        of: OverriddenRule<'_>,
+        out: &mut HashMap<Box<str>, Plan>,
+    ) {
+        let path = Path::new(path);
+        let text = match (self.context.read)(path) {
+            Ok(text) => text,
+            Err(error) => return self.report(field, unreadable(path, &error)),
+        };
+        let shown = Path::new(self.document.name).with_file_name(path);
+        let shown = shown.display().to_string();
+        let document = Document::new(&shown, &text);
+        if let Some(tree) = document.parse() {
+            let paths = FieldPaths::default();
+            let root: Field<OverridesFile> = decode(&tree, &document.problems, &paths);
+            let compiler = Compiler {
+                document: &document,
+                problems: &document.problems,
+                paths: &paths,
+                context: self.context,
+                client_ip: self.client_ip.clone(),
+            };
+            if let Some(file) = &root.value {
+                compiler.overrides_of(file, of, out);
+            }
+        }
+        self.document.include(document);
+    }
+
+    /// The overrides of a file that holds nothing else.
+    fn overrides_of(
+        &self,
+        file: &OverridesFile,
+        of: OverriddenRule<'_>,
+        out: &mut HashMap<Box<str>, Plan>,
+    ) {
+        let root = FieldPath::root();
+        if file.overrides.is_none() && !self.problems.has_error(&root) {
+            self.problems.error(
+                &root,
+                "the file has no overrides",
+                "add `overrides:` with a list of them, which may be empty: []",
+            );
+        }
+        self.version(file.version.as_ref());
+        for field in value(file.overrides.as_ref()).into_iter().flatten() {
+            self.override_for(field, of, out);
+        }
+    }
+
+    fn override_for(
+        &self,
+        field: &Field<Override>,
+        of: OverriddenRule<'_>,
+        out: &mut HashMap<Box<str>, Plan>,
+    ) {
+        let Some(written) = &field.value else { return };
+        let path = self.path(field);
+        if written.key.is_none() {
+            self.missing_key(field);
+        }
+        let key = written.key.as_ref();
+        let key = key.and_then(|key| self.override_key(key, of.descriptor));
+        let name = match &written.name {
+            Some(field) => self.plan_name(field, "an override"),
+            None => Some("override".into()),
+        };
+        let Some(name) = name else { return };
+        let limits = (written.limit.as_ref(), written.limits.as_ref());
+        let name = format!("{}/{name}", of.rule);
+        let plan = self.plan(limits, &path, &name, of.choice);
+        let (Some(key), Some(plan)) = (key, plan) else {
+            return;
+        };
+        lint::lint_plan(self.problems, &plan, of.cost, &path);
+        if out.insert(key.into(), plan).is_some() {
+            self.problems.error(
+                &path,
+                "there is another override for this caller",
+                "keep one",
+            );
+        }
+    }
+
+    fn missing_key(&self, field: &Field<Override>) {
+        if !self.has_error(field) {
+            self.error(
+                field,
+                "the override says not for whom",
+                "add `key:` with the value of the rule's key, or a list with one for each of its parts",
+            );
+        }
+    }
+
+    /// The descriptor as keys have it.
+    fn override_key(
+        &self,
+        field: &Field<Vec<Field<model::KeyValue>>>,
+        descriptor: &Descriptor,
+    ) -> Option<String> {
+        let values = field.value.as_ref()?;
+        let parts = &descriptor.parts;
+        if parts.is_empty() {
+            self.error(
+                field,
+                "the rule has no key, so all callers are one",
+                "give the rule a `key`, or remove its overrides",
+            );
+            return None;
+        }
+        if values.len() != parts.len() {
+            self.error(
+                field,
+                format!(
+                    "the rule's key has {}, and here {}",
+                    counted(parts.len(), "part"),
+                    match values.len() {
+                        1 => "is 1 value".to_owned(),
+                        n => format!("are {n} values"),
+                    }
+                ),
+                format!("write one for each of: {}", descriptor.names().join(", ")),
+            );
+            return None;
+        }
+        let mut key = String::new();
+        let context = Context {
+            client_ip: &self.client_ip,
+            hash_key: self.context.hash_key,
+        };
+        for (part, value) in parts.iter().zip(values) {
+            let text = value.value.as_ref()?;
+            if !key.is_empty() {
+                key.push(',');
+            }
+            part.push_name(&mut key);
+            if let Err(problem) = part.push_given(&mut key, &text.0, context) {
+                self.report(value, problem);
+                return None;
+            }
+        }
+        Some(key)
+    }
+}
+
+/// Why a file of overrides cannot be read.
+fn unreadable(path: &Path, error: &io::Error) -> Problem {
+    let path = path.display();
+    let hint = match error.kind() {
+        io::ErrorKind::InvalidData => "save it in the encoding UTF-8",
+        _ => {
+            "write the path of a file that tollgate may read, relative to the rule file's directory"
+        }
+    };
+    if error.kind() == io::ErrorKind::NotFound {
+        return Problem::new(format!("there is no file {path}"), hint);
+    }
+    let error = error.to_string();
+    let reason = error.split(" (os error").next().unwrap_or_default();
+    Problem::new(format!("{path} cannot be read: {reason}"), hint)
+}

@@ -1,0 +1,110 @@
+//! Headers that rules ask for and the proxy does not send: such a rule is not wrong, and silently never does what it says.
+
+use http::{HeaderName, header};
+
+use crate::{
+    rulefile::{problems::Problems, yaml::FieldPath},
+    rules::{
+        Action, Cost, LimitAction, Rule,
+        key::Part,
+        matcher::{Conditions, Matcher},
+    },
+};
+
+/// What the Envoy and nginx configurations that come with tollgate forward of a client's headers, beside those that describe
+/// the request itself.
+pub const SHIPPED_HEADERS: &[&str] = &["x-api-key"];
+
+/// Warns of headers that rules ask for and that are not among those which the proxy forwards; of each once, where it is asked for
+/// first.
+pub(super) fn lint(problems: &Problems, rules: &[(&Rule, &FieldPath)], forwarded: &[HeaderName]) {
+    let mut told = forwarded.to_vec();
+    for (rule, path) in rules {
+        for (place, name) in asked(rule, path) {
+            if told.contains(&name) {
+                continue;
+            }
+            let (envoy, nginx) = if name == header::AUTHORIZATION {
+                (
+                    "delete its `disallowed_headers`".to_owned(),
+                    "proxy_set_header Authorization $http_authorization".to_owned(),
+                )
+            } else {
+                (
+                    "add it to `allowed_headers`".to_owned(),
+                    format!(
+                        "proxy_set_header {name} $http_{}",
+                        name.as_str().replace('-', "_")
+                    ),
+                )
+            };
+            problems.warning(
+                &place,
+                format!("the shipped proxy configurations do not forward the header {name}"),
+                format!(
+                    "Envoy: {envoy}; nginx: `{nginx}`; then write `forwarded_headers: [{name}]` at the top of this file"
+                ),
+            );
+            told.push(name);
+        }
+    }
+}
+
+/// The headers that a rule asks for, with where it does.
+fn asked(rule: &Rule, path: &FieldPath) -> Vec<(FieldPath, HeaderName)> {
+    let mut out = Vec::new();
+    conditions(&rule.matcher, &path.key("match"), &mut out);
+    let Action::Limit(action) = &rule.action else {
+        return out;
+    };
+    let LimitAction {
+        descriptor,
+        cost,
+        tiers,
+        plan: _,
+        overrides: _,
+        ban: _,
+        mode: _,
+        on_store_error: _,
+    } = &**action;
+    for (index, part) in descriptor.parts.iter().enumerate() {
+        let name = match part {
+            Part::Header { name, .. } => name.clone(),
+            Part::Cookie { .. } => header::COOKIE,
+            Part::Jwt { .. } => header::AUTHORIZATION,
+            Part::ClientIp | Part::Method | Part::Host | Part::Path { .. } | Part::Query { .. } => {
+                continue;
+            }
+        };
+        out.push((path.key("key").index(index), name));
+    }
+    match cost {
+        Cost::Fixed(_) => {}
+        Cost::Header { name, .. } => out.push((path.key("cost").key("header"), name.clone())),
+    }
+    for (index, tier) in tiers.iter().enumerate() {
+        let tier_path = path.key("tiers").index(index);
+        conditions(&tier.when, &tier_path.key("when"), &mut out);
+    }
+    out
+}
+
+/// The headers that conditions ask for.
+fn conditions(matcher: &Matcher, path: &FieldPath, out: &mut Vec<(FieldPath, HeaderName)>) {
+    let not = matcher.not.iter().enumerate();
+    let not = not.map(|(index, block)| (path.key("not").index(index), block));
+    for (path, block) in std::iter::once((path.clone(), &matcher.when)).chain(not) {
+        // A new condition must say here whether it asks for a header.
+        let Conditions {
+            paths: _,
+            methods: _,
+            hosts: _,
+            client_ip: _,
+            headers,
+            query: _,
+        } = block;
+        let at = path.key("headers");
+        let names = headers.iter().map(|header| &header.name);
+        out.extend(names.map(|name| (at.key(name.as_str()), name.clone())));
+    }
+}

@@ -1,0 +1,234 @@
+//! Warnings: what a valid rule file says that is probably a mistake.
+
+mod forwarded;
+
+use http::HeaderName;
+
+pub use self::forwarded::SHIPPED_HEADERS;
+use super::{problems::Problems, yaml::FieldPath};
+use crate::{
+    limit::{Algorithm, Limit},
+    rules::{Action, Cost, LimitAction, Mode, NamedLimit, Plan, Rule, matcher::PathPattern},
+};
+
+/// Warns of what was probably not meant with these rules, each with its place.
+pub(super) fn lint(
+    problems: &Problems,
+    rules: &[(&Rule, &FieldPath)],
+    forwarded: Option<&[HeaderName]>,
+) {
+    for (index, (rule, path)) in rules.iter().enumerate() {
+        if let Some(reason) = rule.matcher.impossible() {
+            problems.warning(
+                path,
+                format!("the rule can never apply: {reason}"),
+                "change its match, or remove the rule",
+            );
+        } else if let Some(other) =
+            ending(&rules[..index]).find(|other| other.matcher.covers(&rule.matcher))
+        {
+            problems.warning(
+                path,
+                format!("the rule can never apply: {:?} above it matches all its requests and ends the walk", other.name),
+                "move it above that rule, or narrow that rule's match",
+            );
+        }
+        lint_paths(problems, rule, path);
+        if let Action::Limit(action) = &rule.action {
+            lint_tiers(problems, action, path);
+            lint_limits(problems, action, path);
+            lint_ban(problems, action, path);
+            lint_against_others(problems, rules, index, action, path);
+        }
+    }
+    if let Some(forwarded) = forwarded {
+        forwarded::lint(problems, rules, forwarded);
+    }
+}
+
+/// Parameters as other tools write them.
+fn lint_paths(problems: &Problems, rule: &Rule, path: &FieldPath) {
+    for pattern in &rule.matcher.when.paths {
+        if matches!(pattern, PathPattern::Regex { .. }) {
+            continue;
+        }
+        let text = pattern.to_string();
+        let colon = text
+            .split('/')
+            .find_map(|segment| segment.strip_prefix(':').filter(|name| !name.is_empty()));
+        if let Some(name) = colon {
+            problems.warning(
+                &path.key("match").key("path"),
+                format!("{text} is about paths with a colon: \":{name}\" is taken literally"),
+                format!("a parameter is written {{{name}}}, and the path in quotes"),
+            );
+        }
+    }
+}
+
+/// The rules that end the walk for all whom they match.
+fn ending<'a>(rules: &[(&'a Rule, &FieldPath)]) -> impl Iterator<Item = &'a Rule> {
+    rules
+        .iter()
+        .map(|(rule, _)| *rule)
+        .filter(|rule| matches!(rule.action, Action::Allow | Action::Deny(Mode::Enforce)))
+}
+
+fn lint_tiers(problems: &Problems, action: &LimitAction, path: &FieldPath) {
+    let at = |index: usize| path.key("tiers").index(index);
+    for (index, tier) in action.tiers.iter().enumerate() {
+        if let Some(reason) = tier.when.impossible() {
+            problems.warning(
+                &at(index),
+                format!("nobody can be in this tier: {reason}"),
+                "change its `when`, or remove the tier",
+            );
+        } else if let Some(other) = action.tiers[..index]
+            .iter()
+            .find(|other| other.when.covers(&tier.when))
+        {
+            problems.warning(
+                &at(index),
+                format!(
+                    "nobody can be in this tier: {:?} above it takes them all",
+                    other.name
+                ),
+                "move it above that tier, or narrow that tier's `when`",
+            );
+        }
+    }
+}
+
+fn lint_limits(problems: &Problems, action: &LimitAction, path: &FieldPath) {
+    let tiers = action.tiers.iter().enumerate().map(|(index, tier)| {
+        let at = path.key("tiers").index(index);
+        (at, &tier.plan)
+    });
+    for (at, plan) in std::iter::once((path.clone(), &action.plan)).chain(tiers) {
+        lint_plan(problems, plan, &action.cost, &at);
+    }
+}
+
+/// Limits of one plan that have no effect, and costs that they have no room for.
+pub(super) fn lint_plan(problems: &Problems, plan: &Plan, cost: &Cost, at: &FieldPath) {
+    for limit in plan.limits() {
+        if let Some(stricter) = stricter_than(limit, plan) {
+            problems.warning(
+                at,
+                format!(
+                    "{} can never be reached: {} on the same key is stricter",
+                    limit.text, stricter.text
+                ),
+                "remove it, or look for a typo in one of the two",
+            );
+        }
+        let (most, holds) = (cost.most(), limit.limit.burst());
+        if most > holds {
+            problems.warning(
+                at,
+                format!(
+                    "a request may cost {most}, and {} never has room for more than {holds}",
+                    limit.text
+                ),
+                "raise the limit or its burst, or lower the cost's maximum",
+            );
+        }
+    }
+}
+
+fn lint_ban(problems: &Problems, action: &LimitAction, path: &FieldPath) {
+    if action.ban.is_none() {
+        return;
+    }
+    let at = path.key("ban");
+    if action.descriptor.parts.is_empty() {
+        problems.warning(
+            &at,
+            "the rule has no key, so this ban is on everybody",
+            "give the rule a `key`, like [client_ip]",
+        );
+    }
+    if action.plans().all(|plan| plan.limits().is_empty()) {
+        problems.warning(
+            &at,
+            "the ban can never begin: it counts what the rule's limits deny, and there are none",
+            "give the rule a limit, or remove the ban",
+        );
+    }
+}
+
+/// Limits of one rule that another rule for the same callers makes pointless.
+fn lint_against_others(
+    problems: &Problems,
+    rules: &[(&Rule, &FieldPath)],
+    index: usize,
+    action: &LimitAction,
+    path: &FieldPath,
+) {
+    if action.descriptor.parts.is_empty() || action.mode == Mode::Shadow {
+        return;
+    }
+    for (other_index, (other, _)) in rules.iter().enumerate() {
+        let Some(theirs) = other.limit_action() else {
+            continue;
+        };
+        let same_callers = || {
+            other_index != index
+                && theirs.mode == Mode::Enforce
+                && theirs.descriptor == action.descriptor
+                && theirs.cost == action.cost
+                && theirs.tiers.is_empty()
+                && theirs.overrides.is_empty()
+                && other.matcher.covers(&rules[index].0.matcher)
+        };
+        for limit in action.plan.limits() {
+            // Two rules with the very same limits would each make the other pointless: one of them is enough to be told.
+            if let Some(stricter) = stricter_than(limit, &theirs.plan)
+                && same_callers()
+            {
+                problems.warning(
+                    path,
+                    format!(
+                        "{} can never be reached: {} of {:?} on the same key is stricter",
+                        limit.text, stricter.text, other.name
+                    ),
+                    "remove it, or look for a typo in one of the two",
+                );
+            }
+        }
+    }
+}
+
+/// A limit of `plan`, other than `limit` itself, that denies before `limit` can.
+fn stricter_than<'a>(limit: &NamedLimit, plan: &'a Plan) -> Option<&'a NamedLimit> {
+    let needed = limit.limit.burst();
+    plan.limits().iter().find(|other| {
+        let (a, b) = (&limit.limit, &other.limit);
+        // A bucket that empties at once is reached by as many requests at one instant; a window by as many within it.
+        let within = match a.algorithm() {
+            Algorithm::TokenBucket => 0,
+            Algorithm::FixedWindow | Algorithm::SlidingWindow | Algorithm::SlidingLog => {
+                a.window_us()
+            }
+        };
+        a != b && most_within(b, within).is_some_and(|most| most < needed)
+    })
+}
+
+/// The most that a limit surely admits no more than within `span_us`; `None` where no bound below its window's is known.
+fn most_within(limit: &Limit, span_us: u64) -> Option<u64> {
+    match limit.algorithm() {
+        Algorithm::TokenBucket => {
+            let refilled =
+                u128::from(limit.amount()) * u128::from(span_us) / u128::from(limit.window_us());
+            u64::try_from(refilled)
+                .ok()
+                .map(|refilled| refilled.saturating_add(limit.burst()))
+        }
+        // Windows may meet within the span.
+        Algorithm::FixedWindow | Algorithm::SlidingWindow => {
+            (span_us <= limit.window_us()).then(|| limit.amount().saturating_mul(2))
+        }
+        Algorithm::SlidingLog => (span_us <= limit.window_us()).then(|| limit.amount()),
+    }
+}

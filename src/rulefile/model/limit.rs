@@ -1,0 +1,133 @@
+//! `limit`: how many, and counted how.
+
+use std::fmt::{self, Display as _};
+
+use schemars::JsonSchema;
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, MapAccess, SeqAccess, Visitor},
+};
+
+use super::{
+    short::{self, optional_fields},
+    text::{FromText, TextVisitor, deserialize_from_text},
+};
+use crate::{
+    limit::Algorithm,
+    problem::Problem,
+    rulefile::{decode::Expected, rate::Rate},
+};
+
+/// A limit: `5/m`, `{ rate: 20/s, burst: 40 }`, `unlimited`, or `0`.
+#[derive(Debug, Clone)]
+pub(in crate::rulefile) enum LimitSpec {
+    Rate(RateSpec),
+    Fields(LimitFields),
+}
+
+optional_fields! {
+    /// A limit with everything that it can say.
+    pub(in crate::rulefile) struct LimitFields {
+        /// How many per how long.
+        #[schemars(required)]
+        rate: RateSpec,
+        /// How many at once: makes it a token bucket.
+        #[schemars(range(min = 1, max = 1_000_000_000))]
+        burst: u64,
+        /// How it counts.
+        algorithm: Algorithm,
+        /// `calendar`: windows are the hours, days, weeks or months of `timezone`.
+        align: AlignName,
+        /// A name of the IANA time zone database, like Europe/Paris; UTC if not said.
+        timezone: String,
+    }
+}
+
+/// What the windows of a limit begin with.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::rulefile) enum AlignName {
+    /// The calendar of the time zone.
+    Calendar,
+}
+
+/// How much is admitted.
+#[derive(Debug, Clone)]
+pub(in crate::rulefile) enum RateSpec {
+    /// `5/m`, with the text as it was written.
+    Rate(Rate, String),
+    /// `unlimited`: nothing is counted.
+    Unlimited,
+    /// `0`: nothing is admitted.
+    Nothing,
+}
+
+deserialize_from_text!(RateSpec);
+
+impl FromText for RateSpec {
+    const EXPECTED: Expected = Expected::new(
+        "a rate",
+        "write one like 5/m or \"20/s burst 40\", or unlimited, or 0",
+    );
+
+    fn from_text(text: &str) -> Result<Self, Problem> {
+        match text.trim() {
+            "unlimited" => Ok(Self::Unlimited),
+            "0" => Ok(Self::Nothing),
+            trimmed => {
+                let rate: Rate = trimmed.parse()?;
+                if rate.amount == 0 {
+                    return Ok(Self::Nothing);
+                }
+                // It stands in answers, and headers have one line.
+                let words: Vec<&str> = trimmed.split_whitespace().collect();
+                Ok(Self::Rate(rate, words.join(" ")))
+            }
+        }
+    }
+
+    fn from_number(number: u64) -> Option<Result<Self, Problem>> {
+        Some(match number {
+            0 => Ok(Self::Nothing),
+            _ => Err(Problem::new(
+                format!("{number} is not a rate"),
+                format!("say per how long, like {number}/m"),
+            )),
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for LimitSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct LimitVisitor;
+
+        impl<'de> Visitor<'de> for LimitVisitor {
+            type Value = LimitSpec;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                Expected::new("a limit", "write one like 5/m, \"20/s burst 40\" or { rate: 20/s, burst: 40 }, or unlimited, or 0").fmt(f)
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<LimitSpec, E> {
+                TextVisitor::NEW.visit_str(text).map(LimitSpec::Rate)
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<LimitSpec, E> {
+                TextVisitor::NEW.visit_u64(number).map(LimitSpec::Rate)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<LimitSpec, A::Error> {
+                Err(de::Error::custom(Problem::new(
+                    "expected one limit, and found a list",
+                    "write a list of limits under `limits`, each by itself",
+                )))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<LimitSpec, A::Error> {
+                short::fields(map).map(LimitSpec::Fields)
+            }
+        }
+
+        short::deserialize(deserializer, LimitFields::FIELDS, LimitVisitor)
+    }
+}

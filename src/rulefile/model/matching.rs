@@ -1,0 +1,275 @@
+//! `match`: which requests a rule is about.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Display as _},
+};
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, MapAccess, SeqAccess, Visitor},
+};
+
+use super::{
+    short::{self, optional_fields},
+    text::{FromText, TextVisitor, deserialize_from_text},
+};
+use crate::{
+    problem::Problem,
+    rulefile::decode::{Expected, Field},
+    rules::matcher::{HostPattern, PathPattern, Pattern},
+};
+
+/// Conditions that must all hold, and what must not hold beside them.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(in crate::rulefile) struct Match {
+    /// One of these paths, without query: whole segments, {name} or * for any one, ** for any number.
+    pub(in crate::rulefile) path: Option<Field<Vec<Field<PathSpec>>>>,
+    /// One of these methods; GET includes HEAD.
+    pub(in crate::rulefile) methods: Option<Field<Vec<Field<Method>>>>,
+    /// One of these hosts, or *. for every name below.
+    pub(in crate::rulefile) host: Option<Field<Vec<Field<HostPattern>>>>,
+    /// The client's address is in one of these networks.
+    pub(in crate::rulefile) client_ip: Option<Field<Vec<Field<Network>>>>,
+    /// Request headers and what they must be.
+    pub(in crate::rulefile) headers: Option<Field<BTreeMap<String, Field<ValueSpec>>>>,
+    /// Query parameters, decoded, and what they must be.
+    pub(in crate::rulefile) query: Option<Field<BTreeMap<String, Field<ValueSpec>>>>,
+    /// Does not hold if all conditions in it hold; of a list, none may.
+    pub(in crate::rulefile) not: Option<Field<Vec<Field<Match>>>>,
+}
+
+deserialize_from_text!(HostPattern, Method, Network);
+
+impl FromText for HostPattern {
+    const EXPECTED: Expected = Expected::new(
+        "a host",
+        "write one like api.example.com or \"*.example.com\"",
+    );
+
+    fn from_text(text: &str) -> Result<Self, Problem> {
+        Self::parse(text)
+    }
+}
+
+/// A path, or `{ regex: … }`.
+#[derive(Debug, Clone)]
+pub(in crate::rulefile) enum PathSpec {
+    Template(PathPattern),
+    Regex(RegexFields),
+}
+
+optional_fields! {
+    /// A regular expression of the whole path.
+    pub(in crate::rulefile) struct RegexFields {
+        /// About the whole path; its named groups are parameters.
+        #[schemars(required)]
+        regex: Regex,
+    }
+}
+
+/// The text of a regular expression, which has been compiled once.
+#[derive(Debug, Clone)]
+pub(in crate::rulefile) struct Regex(pub(in crate::rulefile) String);
+
+deserialize_from_text!(Regex);
+
+impl FromText for Regex {
+    const EXPECTED: Expected = Expected::new(
+        "a regular expression",
+        "write one text, in single quotes, like '/v[0-9]+/.*'",
+    );
+
+    fn from_text(text: &str) -> Result<Self, Problem> {
+        Pattern::parse(text).map(|_| Self(text.to_owned()))
+    }
+}
+
+impl<'de> Deserialize<'de> for PathSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct PathVisitor;
+
+        impl<'de> Visitor<'de> for PathVisitor {
+            type Value = PathSpec;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                Expected::new(
+                    "a path",
+                    "write one like /data, \"/users/{id}\" or /static/**, or { regex: … }",
+                )
+                .fmt(f)
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<PathSpec, E> {
+                PathPattern::parse(text)
+                    .map(PathSpec::Template)
+                    .map_err(E::custom)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<PathSpec, A::Error> {
+                short::fields(map).map(PathSpec::Regex)
+            }
+        }
+
+        short::deserialize(deserializer, RegexFields::FIELDS, PathVisitor)
+    }
+}
+
+/// What a value must be: `gold`, `[gold, silver]`, or tests.
+#[derive(Debug, Clone)]
+pub(in crate::rulefile) enum ValueSpec {
+    Exact(Vec<String>),
+    Tests(ValueTests),
+}
+
+optional_fields! {
+    /// Tests of a value; all must hold.
+    pub(in crate::rulefile) struct ValueTests {
+        /// One of these.
+        exact: Vec<Field<Text>>,
+        /// Begins with one of these.
+        prefix: Vec<Field<Text>>,
+        /// About the whole value.
+        regex: Regex,
+        /// Whether there is one.
+        present: bool,
+        /// Whether there is none.
+        absent: bool,
+    }
+}
+
+/// A text, which YAML may take for a number or a truth value.
+#[derive(Debug, Clone)]
+pub(in crate::rulefile) struct Text(pub(in crate::rulefile) String);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AnyText;
+
+        impl Visitor<'_> for AnyText {
+            type Value = Text;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                Expected::new("a text", "write one, in quotes if it is no word").fmt(f)
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Text, E> {
+                Ok(Text(text.to_owned()))
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Text, E> {
+                Ok(Text(number.to_string()))
+            }
+
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Text, E> {
+                Ok(Text(value.to_string()))
+            }
+        }
+
+        deserializer.deserialize_any(AnyText)
+    }
+}
+
+impl<'de> Deserialize<'de> for ValueSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ValueVisitor;
+
+        impl<'de> Visitor<'de> for ValueVisitor {
+            type Value = ValueSpec;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                Expected::new("a value", "write one, in quotes if it is no word; or a list of values, or tests like { prefix: … }").fmt(f)
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<ValueSpec, E> {
+                Ok(ValueSpec::Exact(vec![text.to_owned()]))
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<ValueSpec, E> {
+                Ok(ValueSpec::Exact(vec![number.to_string()]))
+            }
+
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<ValueSpec, E> {
+                Ok(ValueSpec::Exact(vec![value.to_string()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<ValueSpec, A::Error> {
+                let mut values = Vec::new();
+                while let Some(Text(value)) = seq.next_element()? {
+                    values.push(value);
+                }
+                if values.is_empty() {
+                    return Err(de::Error::custom(Problem::new(
+                        "an empty list lets no value through",
+                        "name one, or write { absent: true }",
+                    )));
+                }
+                Ok(ValueSpec::Exact(values))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ValueSpec, A::Error> {
+                short::fields(map).map(ValueSpec::Tests)
+            }
+        }
+
+        short::deserialize(deserializer, ValueTests::FIELDS, ValueVisitor)
+    }
+}
+
+/// A request method.
+#[derive(Debug, Clone)]
+pub(in crate::rulefile) struct Method(pub(in crate::rulefile) String);
+
+impl FromText for Method {
+    const EXPECTED: Expected = Expected::new("a method", "write one like GET");
+
+    fn from_text(text: &str) -> Result<Self, Problem> {
+        let upper = text.to_ascii_uppercase();
+        // It would be one by its letters, and no request has it.
+        if matches!(upper.as_str(), "*" | "ALL" | "ANY") {
+            return Err(Problem::new(
+                format!("{text:?} is no method that requests have"),
+                "for all methods, leave `methods` out",
+            ));
+        }
+        if http::Method::from_bytes(text.as_bytes()).is_err() {
+            return Err(Problem::new(
+                format!("{text:?} is not a method"),
+                "write one like GET or POST",
+            ));
+        }
+        if text != upper {
+            return Err(Problem::new(
+                format!("methods are case-sensitive, and {text:?} is never sent"),
+                format!("write {upper}"),
+            ));
+        }
+        Ok(Self(upper))
+    }
+}
+
+/// A CIDR block, or one address.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::rulefile) struct Network(pub(in crate::rulefile) IpNet);
+
+impl FromText for Network {
+    const EXPECTED: Expected = Expected::new(
+        "a network",
+        "write a CIDR block like 10.0.0.0/8 or 2001:db8::/32, or one address",
+    );
+
+    fn from_text(text: &str) -> Result<Self, Problem> {
+        text.parse::<IpNet>()
+            .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from))
+            .map(|net| Self(net.trunc()))
+            .map_err(|_| {
+                Problem::new(
+                    format!("{text:?} is not a network"),
+                    "write a CIDR block like 10.0.0.0/8 or 2001:db8::/32, or one address",
+                )
+            })
+    }
+}

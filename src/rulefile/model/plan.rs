@@ -1,0 +1,199 @@
+//! What a rule charges whom: `cost`, `tiers`, `overrides`.
+
+use std::fmt::{self, Display as _};
+
+use schemars::JsonSchema;
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, MapAccess, SeqAccess, Visitor},
+};
+
+use super::{
+    limit::LimitSpec,
+    matching::Match,
+    one_of::each_of,
+    short::{self, optional_fields},
+    text::{FromText, TextVisitor, deserialize_from_text},
+};
+use crate::{
+    problem::Problem,
+    rulefile::decode::{Expected, Field},
+    rules::span::span_us,
+};
+
+/// What a request costs: `5`, or `{ header: x-cost, default: 1, max: 100 }`.
+#[derive(Debug, Clone)]
+pub(in crate::rulefile) enum Cost {
+    Fixed(u64),
+    Fields(CostFields),
+}
+
+optional_fields! {
+    /// A cost that a header tells.
+    pub(in crate::rulefile) struct CostFields {
+        /// Which header.
+        #[schemars(required)]
+        header: String,
+        /// Without the header, or when it is no whole number above 0; 1 if not said.
+        #[schemars(range(min = 1, max = 1_000_000_000))]
+        default: u64,
+        /// No more than this, whatever the header says.
+        #[schemars(required, range(min = 1, max = 1_000_000_000))]
+        max: u64,
+    }
+}
+
+impl<'de> Deserialize<'de> for Cost {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct CostVisitor;
+
+        impl<'de> Visitor<'de> for CostVisitor {
+            type Value = Cost;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                Expected::new(
+                    "a cost",
+                    "write a whole number like 5, or { header: x-cost, default: 1, max: 100 }",
+                )
+                .fmt(f)
+            }
+
+            fn visit_u64<E: de::Error>(self, cost: u64) -> Result<Cost, E> {
+                Ok(Cost::Fixed(cost))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Cost, A::Error> {
+                short::fields(map).map(Cost::Fields)
+            }
+        }
+
+        short::deserialize(deserializer, CostFields::FIELDS, CostVisitor)
+    }
+}
+
+/// Limits for callers of one kind.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields, extend("oneOf" = each_of(&["limit", "limits"])))]
+pub(in crate::rulefile) struct Tier {
+    /// What it is called in answers; `tier1` and so on if not said.
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_.-]+$"))]
+    pub(in crate::rulefile) name: Option<Field<String>>,
+    /// Who: conditions as in `match`.
+    #[schemars(required)]
+    pub(in crate::rulefile) when: Option<Field<Match>>,
+    /// How many requests per how long.
+    pub(in crate::rulefile) limit: Option<Field<LimitSpec>>,
+    /// Several limits; all apply.
+    #[schemars(extend("minItems" = 1))]
+    pub(in crate::rulefile) limits: Option<Field<Vec<Field<LimitSpec>>>>,
+}
+
+/// Limits for one caller.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields, extend("oneOf" = each_of(&["limit", "limits"])))]
+pub(in crate::rulefile) struct Override {
+    /// What it is called in answers; `override` if not said.
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_.-]+$"))]
+    pub(in crate::rulefile) name: Option<Field<String>>,
+    /// Whom: the value of the rule's key, or a list with one for each of its parts.
+    #[schemars(required)]
+    pub(in crate::rulefile) key: Option<Field<Vec<Field<KeyValue>>>>,
+    /// How many requests per how long.
+    pub(in crate::rulefile) limit: Option<Field<LimitSpec>>,
+    /// Several limits; all apply.
+    #[schemars(extend("minItems" = 1))]
+    pub(in crate::rulefile) limits: Option<Field<Vec<Field<LimitSpec>>>>,
+}
+
+/// Who is denied too often is denied for longer.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(in crate::rulefile) struct Ban {
+    /// The denials that begin the ban.
+    #[schemars(required, range(min = 1, max = 1_000_000))]
+    pub(in crate::rulefile) after: Option<Field<u64>>,
+    /// How long a denial counts, since the first of them.
+    #[schemars(required)]
+    pub(in crate::rulefile) within: Option<Field<Span>>,
+    /// How long the ban lasts.
+    #[schemars(required)]
+    #[serde(rename = "for")]
+    pub(in crate::rulefile) duration: Option<Field<Span>>,
+}
+
+/// A file of overrides.
+#[derive(Debug, Deserialize)]
+pub(in crate::rulefile) struct OverridesFile {
+    pub(in crate::rulefile) version: Option<Field<u64>>,
+    pub(in crate::rulefile) overrides: Option<Field<Vec<Field<Override>>>>,
+}
+
+/// The value of a key part, as a request would have it; or its hash, as Redis shows it.
+#[derive(Debug, Clone)]
+pub(in crate::rulefile) struct KeyValue(pub(in crate::rulefile) String);
+
+impl<'de> Deserialize<'de> for KeyValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ValueVisitor;
+
+        impl<'de> Visitor<'de> for ValueVisitor {
+            type Value = KeyValue;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                Expected::new(
+                    "the value of a key part",
+                    "write what a request would have there, in quotes if it is no word",
+                )
+                .fmt(f)
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<KeyValue, E> {
+                Ok(KeyValue(text.to_owned()))
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<KeyValue, E> {
+                Ok(KeyValue(number.to_string()))
+            }
+
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<KeyValue, E> {
+                Ok(KeyValue(value.to_string()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<KeyValue, A::Error> {
+                Err(de::Error::custom(Problem::new(
+                    "expected one value, and found a list",
+                    "write one override for each",
+                )))
+            }
+        }
+
+        deserializer.deserialize_any(ValueVisitor)
+    }
+}
+
+/// A length of time, `10s` or `5 minutes`, in microseconds.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::rulefile) struct Span(pub(in crate::rulefile) u64);
+
+deserialize_from_text!(Span);
+
+impl FromText for Span {
+    const EXPECTED: Expected =
+        Expected::new("a length of time", "write one like 30s, 5m or 1h 30m");
+
+    fn from_text(text: &str) -> Result<Self, Problem> {
+        span_us(text).map(Self).map_err(|_| {
+            Problem::new(
+                format!("{text:?} is not a length of time"),
+                "write one like 30s, 5m or 1h 30m",
+            )
+        })
+    }
+
+    fn from_number(number: u64) -> Option<Result<Self, Problem>> {
+        Some(Err(Problem::new(
+            format!("{number} is not a length of time"),
+            format!("add a unit, like {number}s"),
+        )))
+    }
+}

@@ -1,0 +1,215 @@
+//! The JSON Schema of the rule file: what editors complete and check.
+//!
+//! Most of it is derived from the model. Here are the values that have a short form or are read from one text, and what holds for
+//! the whole file.
+
+use std::borrow::Cow;
+
+use schemars::{
+    JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, json_schema,
+    transform::transform_subschemas,
+};
+use serde_json::{Map, Value, json};
+
+use super::{
+    Cost, CostFields, KeyPart, KeyValue, LimitFields, LimitSpec, Network, PathSpec, RateSpec,
+    RuleFile, ValueSpec, ValueTests,
+    key::{NamedPart, PlainPart},
+    matching::{Method, Regex, RegexFields, Text},
+    plan::Span,
+};
+use crate::{
+    limit::Algorithm,
+    rules::{Mode, OnStoreError, key::OnMissing, matcher::HostPattern, span::unit_names},
+};
+
+/// The schema, as draft 2020-12.
+pub(in crate::rulefile) fn schema() -> Value {
+    let generator = SchemaSettings::draft2020_12().into_generator();
+    let mut schema = generator.into_root_schema_for::<RuleFile>();
+    as_yaml_is_read(&mut schema);
+    schema.into()
+}
+
+/// What the decoder does with every value: a list of one may be written without the list, and an optional field is left out
+/// rather than written as null.
+fn as_yaml_is_read(schema: &mut Schema) {
+    transform_subschemas(&mut as_yaml_is_read, schema);
+    let Some(object) = schema.as_object_mut() else {
+        return;
+    };
+    if let Some(Value::Array(types)) = object.get_mut("type") {
+        types.retain(|kind| kind != "null");
+        if let [kind] = &types[..] {
+            let kind = kind.clone();
+            object.insert("type".to_owned(), kind);
+        }
+    }
+    if let Some(Value::Array(options)) = object.get_mut("anyOf") {
+        options.retain(|option| option.get("type") != Some(&json!("null")));
+        if let [Value::Object(only)] = &options[..] {
+            let only = only.clone();
+            object.remove("anyOf");
+            for (name, value) in only {
+                object.entry(name).or_insert(value);
+            }
+        }
+    }
+    // Rust's names of its numbers say nothing to an editor.
+    object.remove("format");
+    if object.get("type") == Some(&json!("array"))
+        && let Some(items) = object.remove("items")
+    {
+        object.remove("type");
+        let mut list = json!({ "type": "array", "items": items });
+        if let Some(least) = object.remove("minItems") {
+            list["minItems"] = least;
+        }
+        object.insert("anyOf".to_owned(), json!([items, list]));
+    }
+}
+
+/// Values that are read from one text: a description, examples, and what the text looks like.
+macro_rules! texts {
+    ($($type:ty as $name:literal: $schema:expr;)+) => {$(
+        impl JsonSchema for $type {
+            fn schema_name() -> Cow<'static, str> {
+                $name.into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                $schema
+            }
+        }
+    )+};
+}
+
+texts! {
+    Method as "Method": json_schema!({
+        "description": "A method, in upper case.",
+        "type": "string",
+        "pattern": "^[^a-z\\s]+$",
+        "examples": ["GET", "POST"],
+    });
+    HostPattern as "Host": json_schema!({
+        "description": "A host without port, or *. and a name for every host below it.",
+        "type": "string",
+        "examples": ["api.example.com", "*.example.com"],
+    });
+    Network as "Network": json_schema!({
+        "description": "A CIDR block, or one address.",
+        "type": "string",
+        "pattern": "^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$",
+        "examples": ["10.0.0.0/8", "2001:db8::/32", "192.0.2.1"],
+    });
+    Regex as "Regex": json_schema!({
+        "description": "A regular expression of Rust's regex crate, about the whole value.",
+        "type": "string",
+        "minLength": 1,
+        "maxLength": 1000,
+    });
+    Text as "Text": json_schema!({
+        "description": "A text; YAML may take it for a number or a truth value.",
+        "type": ["string", "integer", "boolean"],
+    });
+    KeyValue as "KeyValue": json_schema!({
+        "description": "The value of a key part as a request would have it; of a secret, also its hash as Redis shows it.",
+        "type": ["string", "integer", "boolean"],
+    });
+    Span as "Span": json_schema!({
+        "description": "A length of time.",
+        "type": "string",
+        "pattern": format!("^\\s*{}\\s*$", span()),
+        "examples": ["30s", "5 minutes", "1h 30m"],
+    });
+    RateSpec as "Rate": json_schema!({
+        "description": "So many per so long, with a burst if it is a token bucket; `unlimited`; or 0 to deny.",
+        "anyOf": [
+            { "type": "string", "pattern": rate() },
+            { "enum": ["unlimited", "0", 0] },
+        ],
+        "examples": ["5/m", "20/s burst 40", "1000 per 5 minutes", "10000/month"],
+    });
+}
+
+/// Enums that are part of the rule set, and so know nothing of schemas.
+macro_rules! enums {
+    ($($type:ident),+) => {$(
+        impl JsonSchema for $type {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($type).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                let values = $type::ALL.iter().map(|value| {
+                    let about = value.about().trim();
+                    json!({ "description": about, "type": "string", "const": value })
+                });
+                json_schema!({
+                    "description": $type::ABOUT.trim(),
+                    "oneOf": values.collect::<Vec<_>>(),
+                })
+            }
+        }
+    )+};
+}
+
+enums!(Algorithm, Mode, OnMissing, OnStoreError);
+
+/// The units of time as an alternative of a pattern, in any case.
+fn units() -> String {
+    let any_case = |name: &str| -> String {
+        let both = |c: char| format!("[{}{c}]", c.to_ascii_uppercase());
+        name.chars().map(both).collect()
+    };
+    let names: Vec<String> = unit_names().map(any_case).collect();
+    names.join("|")
+}
+
+/// A length of time as a pattern: a unit that may have a number, or several that have.
+fn span() -> String {
+    let units = units();
+    format!("(({units})|(_*[0-9][0-9_]*\\s*({units})\\s*)+)")
+}
+
+fn rate() -> String {
+    format!(
+        "^\\s*_*[0-9][0-9_]*\\s*(/| per )\\s*({}|month|mo)\\s*(burst\\s*_*[0-9][0-9_]*)?\\s*$",
+        span()
+    )
+}
+
+/// Values that can be written in a short form or with fields.
+macro_rules! either {
+    ($($type:ty as $name:literal: $short:expr, or $($fields:ty),+;)+) => {$(
+        impl JsonSchema for $type {
+            fn schema_name() -> Cow<'static, str> {
+                $name.into()
+            }
+
+            fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+                let short: fn(&mut SchemaGenerator) -> Value = $short;
+                let mut options = vec![short(generator)];
+                $(options.push(generator.subschema_for::<$fields>().into());)+
+                let mut object = Map::new();
+                object.insert("anyOf".to_owned(), Value::Array(options));
+                object.into()
+            }
+        }
+    )+};
+}
+
+either! {
+    PathSpec as "Path": |_| json!({
+        "description": "A path, as a template.",
+        "type": "string",
+        "pattern": "^/",
+        "examples": ["/data", "/users/{id}", "/static/**"],
+    }), or RegexFields;
+    KeyPart as "KeyPart": |_| json!({ "enum": PlainPart::ALL }), or NamedPart;
+    LimitSpec as "Limit": |generator| generator.subschema_for::<RateSpec>().into(), or LimitFields;
+    Cost as "Cost": |_| json!({ "type": "integer", "minimum": 1, "maximum": 1_000_000_000 }), or CostFields;
+    ValueSpec as "Value": |generator| {
+        json!({ "description": "A value, or a list of values.", "type": "array", "items": generator.subschema_for::<Text>() })
+    }, or ValueTests;
+}

@@ -1,0 +1,98 @@
+//! The rule set: all rules of a file, ready to be matched.
+
+use super::{
+    LimitAction, NamedLimit, Plan, Rule,
+    index::Index,
+    key,
+    matcher::{Named, Params},
+};
+use crate::{
+    hash::HashKey,
+    request::{Attributes, ClientIpPolicy},
+};
+
+/// All rules of a file, ready to be matched.
+#[derive(Debug, Clone)]
+pub struct RuleSet {
+    /// The rules, in the order of the file.
+    pub rules: Vec<Rule>,
+    /// How a client's address is found and keyed.
+    pub client_ip: ClientIpPolicy,
+    /// How secrets are hashed.
+    pub hash_key: HashKey,
+    index: Index,
+}
+
+/// The index follows from the rules.
+impl PartialEq for RuleSet {
+    fn eq(&self, other: &Self) -> bool {
+        self.rules == other.rules
+            && self.client_ip == other.client_ip
+            && self.hash_key == other.hash_key
+    }
+}
+
+impl Eq for RuleSet {}
+
+impl RuleSet {
+    /// A set of these rules, with their index.
+    pub(crate) fn new(rules: Vec<Rule>, client_ip: ClientIpPolicy, hash_key: HashKey) -> Self {
+        Self {
+            index: Index::new(&rules),
+            rules,
+            client_ip,
+            hash_key,
+        }
+    }
+
+    /// The rules that match, in the order of the file, with their number and the parameters of the path.
+    pub fn matching<'a>(
+        &'a self,
+        request: &'a Attributes<'_>,
+    ) -> impl Iterator<Item = (usize, &'a Rule, Params<'a>)> {
+        let candidates = self.index.candidates(request).into_iter();
+        candidates.filter_map(|number| {
+            let index = usize::try_from(number).ok()?;
+            let rule = self.rules.get(index)?;
+            Some((index, rule, rule.matcher.matches(request)?))
+        })
+    }
+
+    /// How values become parts of keys.
+    pub fn key_context(&self) -> key::Context<'_> {
+        key::Context {
+            client_ip: &self.client_ip,
+            hash_key: &self.hash_key,
+        }
+    }
+
+    /// Whether a key of some rule has a part of which only a hash may be seen.
+    pub fn has_secrets(&self) -> bool {
+        let actions = self.rules.iter().filter_map(Rule::limit_action);
+        actions
+            .flat_map(|action| &action.descriptor.parts)
+            .any(key::Part::is_secret)
+    }
+
+    /// Whether some rule has this in its key and marks it as secret.
+    pub fn marks_secret(&self, named: Named<'_>) -> bool {
+        let actions = self.rules.iter().filter_map(Rule::limit_action);
+        let mut parts = actions.flat_map(|action| &action.descriptor.parts);
+        parts.any(|part| match part {
+            key::Part::Header { name, secret } => *secret && named == Named::Header(name),
+            key::Part::Query { name, secret } => *secret && named == Named::Query(name),
+            key::Part::ClientIp
+            | key::Part::Method
+            | key::Part::Host
+            | key::Part::Path { .. }
+            | key::Part::Cookie { .. }
+            | key::Part::Jwt { .. } => false,
+        })
+    }
+
+    /// All limits of all rules.
+    pub fn limits(&self) -> impl Iterator<Item = &NamedLimit> {
+        let actions = self.rules.iter().filter_map(Rule::limit_action);
+        actions.flat_map(LimitAction::plans).flat_map(Plan::limits)
+    }
+}

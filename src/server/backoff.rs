@@ -1,0 +1,40 @@
+//! Pauses between failed accepts.
+
+use std::time::Duration;
+
+/// Pauses between failed accepts: out of file descriptors, the next accept fails at once, and without a pause the loop would
+/// burn a core until a connection ends.
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    last: Duration,
+}
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_millis(5);
+    const LONGEST: Duration = Duration::from_secs(1);
+
+    /// How long to pause now: twice as long as before.
+    pub(super) fn next(&mut self) -> Duration {
+        self.last = (self.last * 2).clamp(Self::FIRST, Self::LONGEST);
+        self.last
+    }
+
+    /// An accept succeeded.
+    pub(super) fn reset(&mut self) {
+        self.last = Duration::ZERO;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_doubles_up_to_a_second_and_starts_again() {
+        let mut backoff = Backoff::default();
+        let pauses: Vec<_> = (0..10).map(|_| backoff.next().as_millis()).collect();
+        assert_eq!(pauses, [5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+        backoff.reset();
+        assert_eq!(backoff.next(), Backoff::FIRST);
+    }
+}

@@ -1,0 +1,110 @@
+//! Everything that one request is charged, decided by the store in one call.
+
+use std::ops::Range;
+
+use crate::limit::{Limit, ban::Ban};
+
+/// The group of charges that can deny a request. Every other group is one rule in shadow mode.
+pub const ENFORCED: u32 = 0;
+
+/// What a charge counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counted {
+    /// Admitted requests, against a limit.
+    Limit(Limit),
+    /// Denied requests, for a ban.
+    Ban {
+        /// The ban.
+        ban: Ban,
+        /// How many of the charges right before this one are its rule's limits: it counts when one of them does not fit.
+        span: usize,
+    },
+}
+
+/// One limit to be charged for one caller, or one ban to be heeded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Charge {
+    key: Range<usize>,
+    /// The limit, or the ban.
+    pub counted: Counted,
+    /// How much, at least 1. Nothing to a ban.
+    pub cost: u64,
+    /// [`ENFORCED`], or a number of its own for each shadow rule.
+    pub group: u32,
+}
+
+/// Everything that one request has to satisfy. The keys share one buffer.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    keys: String,
+    charges: Vec<Charge>,
+}
+
+impl Charge {
+    /// The limit, if it is one.
+    pub const fn limit(&self) -> Option<&Limit> {
+        match &self.counted {
+            Counted::Limit(limit) => Some(limit),
+            Counted::Ban { .. } => None,
+        }
+    }
+}
+
+impl Batch {
+    /// Adds a charge; `write_key` appends its key, which must differ from all others of the batch.
+    pub fn push(
+        &mut self,
+        limit: Limit,
+        cost: u64,
+        group: u32,
+        write_key: impl FnOnce(&mut String),
+    ) {
+        self.add(Counted::Limit(limit), cost, group, write_key);
+    }
+
+    /// Adds a ban, right after the charges of its rule: it covers the `span` charges before it. `write_key` appends its
+    /// key, which ends with [`BAN_SUFFIX`](crate::counter_key::BAN_SUFFIX) or
+    /// [`SHADOW_BAN_SUFFIX`](crate::counter_key::SHADOW_BAN_SUFFIX).
+    pub fn push_ban(
+        &mut self,
+        ban: Ban,
+        span: usize,
+        group: u32,
+        write_key: impl FnOnce(&mut String),
+    ) {
+        let span = span.min(self.charges.len());
+        self.add(Counted::Ban { ban, span }, 1, group, write_key);
+    }
+
+    fn add(
+        &mut self,
+        counted: Counted,
+        cost: u64,
+        group: u32,
+        write_key: impl FnOnce(&mut String),
+    ) {
+        let start = self.keys.len();
+        write_key(&mut self.keys);
+        self.charges.push(Charge {
+            key: start..self.keys.len(),
+            counted,
+            cost,
+            group,
+        });
+    }
+
+    /// The charges, in the order in which they were added.
+    pub fn charges(&self) -> &[Charge] {
+        &self.charges
+    }
+
+    /// The key of one of this batch's charges.
+    pub fn key(&self, charge: &Charge) -> &str {
+        &self.keys[charge.key.clone()]
+    }
+
+    /// Whether there is nothing to charge.
+    pub fn is_empty(&self) -> bool {
+        self.charges.is_empty()
+    }
+}

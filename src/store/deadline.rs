@@ -1,0 +1,94 @@
+//! The deadline of a check, and how long the store took.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    Batch, ChargeResult, Store, StoreError,
+    read::{Read, Reads},
+};
+use crate::metrics::Metrics;
+
+/// A store that answers before the deadline or not at all.
+pub struct Guarded {
+    store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
+}
+
+impl Guarded {
+    /// Guards `store` and measures it.
+    pub fn new(store: Arc<dyn Store>, metrics: Arc<Metrics>) -> Self {
+        Self { store, metrics }
+    }
+
+    /// "memory" or "redis".
+    pub fn name(&self) -> &'static str {
+        self.store.name()
+    }
+
+    /// As [`Store::now_us`].
+    pub fn now_us(&self) -> u64 {
+        self.store.now_us()
+    }
+
+    /// As [`Store::charge`], never later than `deadline`.
+    pub async fn charge(
+        &self,
+        batch: &Batch,
+        deadline: Instant,
+    ) -> Result<ChargeResult, StoreError> {
+        let started = Instant::now();
+        let result = timeout_at(deadline, self.store.charge(batch, deadline))
+            .await
+            .unwrap_or(Err(StoreError::Deadline));
+        self.metrics.store_took(started.elapsed());
+        if let Err(error) = &result {
+            self.metrics.store_failed(error.kind());
+        }
+        result
+    }
+}
+
+/// Without a deadline: who reads is no proxy.
+impl Read for Guarded {
+    fn read<'a>(&'a self, batch: &'a Batch) -> Reads<'a> {
+        self.store.read(batch)
+    }
+}
+
+/// The time that a check may take: our own deadline, or what the proxy still waits if that is less.
+///
+/// A client whose proxy forwards all its headers can set the proxy's budget itself, and a deadline that no store can meet
+/// would free it from the shared counters. So the budget never goes below [`MIN_BUDGET`].
+pub fn budget(own: Duration, proxy_waits: Option<Duration>) -> Duration {
+    match proxy_waits {
+        Some(waits) => own.min(waits.saturating_sub(PROXY_MARGIN).max(MIN_BUDGET)),
+        None => own,
+    }
+}
+
+/// What the answer needs to get back to the proxy.
+pub const PROXY_MARGIN: Duration = Duration::from_millis(5);
+/// The shortest deadline that a request's header can bring about.
+pub const MIN_BUDGET: Duration = Duration::from_millis(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_smaller_of_both_deadlines_counts() {
+        let ms = Duration::from_millis;
+        assert_eq!(budget(ms(50), None), ms(50));
+        assert_eq!(budget(ms(50), Some(ms(250))), ms(50));
+        assert_eq!(budget(ms(50), Some(ms(25))), ms(20));
+    }
+
+    #[test]
+    fn a_client_cannot_make_the_deadline_impossible() {
+        let ms = Duration::from_millis;
+        assert_eq!(budget(ms(50), Some(ms(1))), MIN_BUDGET);
+        assert_eq!(budget(ms(5), Some(ms(1))), ms(5));
+    }
+}

@@ -1,0 +1,80 @@
+//! What is stored for a batch, read without charging it: for people who want to know.
+
+use std::{future::Future, pin::Pin};
+
+use super::{Batch, ChargeResult, Counted, ENFORCED, StoreError};
+use crate::limit::State;
+
+/// What is stored for each charge of a batch, and when it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// The store's time, in microseconds since the epoch.
+    pub now_us: u64,
+    /// One for each charge of the batch.
+    pub states: Vec<Option<State>>,
+}
+
+/// Counters that can be read. Not for checks: it may take its time, and is not guarded.
+pub trait Read: Send + Sync {
+    /// What is stored for the batch; charges nothing.
+    fn read<'a>(&'a self, batch: &'a Batch) -> Reads<'a>;
+}
+
+/// Counters as if nobody had come yet.
+#[derive(Debug, Clone, Copy)]
+pub struct Untouched {
+    /// The time, in microseconds since the epoch.
+    pub now_us: u64,
+}
+
+impl Read for Untouched {
+    fn read<'a>(&'a self, batch: &'a Batch) -> Reads<'a> {
+        Box::pin(std::future::ready(Ok(Reading::nothing(batch, self.now_us))))
+    }
+}
+
+/// The answer of [`Read::read`], some time.
+pub type Reads<'a> = Pin<Box<dyn Future<Output = Result<Reading, StoreError>> + Send + 'a>>;
+
+impl Reading {
+    /// As if nobody had come yet.
+    pub fn nothing(batch: &Batch, now_us: u64) -> Self {
+        Self {
+            now_us,
+            states: vec![None; batch.charges().len()],
+        }
+    }
+
+    /// Whether the windows of the calendar that the batch was made with are those of the store's time.
+    pub fn is_covered_by(&self, batch: &Batch) -> bool {
+        let mut limits = batch.charges().iter().filter_map(super::Charge::limit);
+        limits.all(|limit| limit.covers(self.now_us))
+    }
+
+    /// What the store would say about the batch, if it were asked now.
+    pub fn verdict(&self, batch: &Batch) -> ChargeResult {
+        let mut admitted = true;
+        let mut outcomes = Vec::with_capacity(self.states.len());
+        for (charge, state) in batch.charges().iter().zip(&self.states) {
+            let outcome = match charge.counted {
+                Counted::Limit(limit) => {
+                    let step = limit.step(state.clone(), self.now_us, charge.cost);
+                    step.outcome
+                }
+                Counted::Ban { ban, span } => {
+                    let state = match state {
+                        Some(State::Ban(state)) => Some(*state),
+                        _ => None,
+                    };
+                    let fits = outcomes[outcomes.len() - span..]
+                        .iter()
+                        .all(|outcome: &crate::limit::Outcome| outcome.allowed);
+                    ban.step(state, self.now_us, fits).outcome
+                }
+            };
+            admitted &= outcome.allowed || charge.group != ENFORCED;
+            outcomes.push(outcome);
+        }
+        ChargeResult { admitted, outcomes }
+    }
+}
