@@ -66,108 +66,139 @@ pub struct Other {
     pub content: Option<Vec<u8>>,
 }
 
-/// Calls `apply` with each new content of `path`, until `shutdown` completes. It answers with the other files that belong to
-/// this one, and is called again when one of them changes, appears or goes; with `None` if that cannot be told, and then those
-/// that did still do.
+/// Calls `apply` with each new content of `path`, until `shutdown` completes.
 ///
-/// A file that is missing or unreadable changes nothing: that is logged once, and the file applied when it is back and
-/// different. The same content is not applied twice in a row, refused or not, unless forced.
+/// `apply` answers with the other files that belong to this one, and is called again when one of them
+/// changes, appears or goes. If it answers `None`, the files of the last answer still count.
+///
+/// A file that is missing or unreadable changes nothing: that is logged once, and the file applied
+/// when it is back and different. The same content is not applied twice in a row, refused or not,
+/// unless forced.
 pub async fn watch(
     path: PathBuf,
     options: Options,
-    mut apply: impl FnMut(Vec<u8>) -> Option<Vec<Other>> + Send + 'static,
+    apply: impl FnMut(Vec<u8>) -> Option<Vec<Other>> + Send + 'static,
     shutdown: impl Future<Output = ()>,
+) {
+    tokio::select! {
+        () = shutdown => {}
+        () = watch_forever(path, options, apply) => {}
+    }
+}
+
+async fn watch_forever(
+    path: PathBuf,
+    options: Options,
+    mut apply: impl FnMut(Vec<u8>) -> Option<Vec<Other>> + Send + 'static,
 ) {
     let events = Arc::new(Notify::new());
     let mut files = Files::new(path, events.clone());
-    let mut last = options.loaded.map(|rules| Content {
-        rules,
-        others: Vec::new(),
-    });
-    let mut readable = true;
-    let mut emptied = false;
+    let mut seen = Seen::new(options.loaded);
     let mut poll = interval_at(Instant::now() + options.poll, options.poll);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut shutdown = std::pin::pin!(shutdown);
     let mut forced = false;
     loop {
         // Looking first covers what has changed between the load at the start and now.
-        let look = async {
-            // On the threads for blocking calls: a network file system may hang, and a check must not wait for it.
-            tokio::task::spawn_blocking(move || {
-                let content = files.look();
-                (files, content)
-            })
-            .await
+        let looked;
+        let Some(done) = blocking(files, Files::look).await else {
+            return;
         };
-        let content;
-        (files, content) = tokio::select! {
-            () = &mut shutdown => return,
-            Ok(looked) = look => looked,
-            // The blocking task panicked or the runtime is going.
-            else => return,
-        };
-        match content {
-            // A save in place begins by emptying the file. If it is still empty at the next look, that is meant.
-            Ok(content)
-                if content.rules.is_empty()
-                    && !forced
-                    && !std::mem::replace(&mut emptied, true) => {}
-            Ok(content) => {
-                emptied = content.rules.is_empty();
-                if !readable {
-                    tracing::info!(path = %files.path.display(), "the rule file can be read again");
-                }
-                readable = true;
-                if forced || last.as_ref() != Some(&content) {
-                    // To compile a long file takes some hundred milliseconds of a processor: not those that answer checks.
-                    let rules = content.rules.clone();
-                    let applying = tokio::task::spawn_blocking(move || {
-                        let others = apply(rules);
-                        (apply, others)
-                    });
-                    let applied = tokio::select! {
-                        () = &mut shutdown => return,
-                        applied = applying => applied,
-                    };
-                    let others;
-                    (apply, others) = match applied {
-                        Ok(applied) => applied,
-                        Err(error) => match error.try_into_panic() {
-                            Ok(panic) => std::panic::resume_unwind(panic),
-                            // The runtime is going.
-                            Err(_) => return,
-                        },
-                    };
-                    let mut applied = content;
-                    if let Some(others) = others {
-                        let (paths, contents) = others
-                            .into_iter()
-                            .map(|other| (other.path, other.content))
-                            .unzip();
-                        applied.others = contents;
-                        if files.others != paths {
-                            // They are watched from now on, so look at once: they may have changed since they were read.
-                            files.others = paths;
-                            events.notify_one();
-                        }
-                    }
-                    last = Some(applied);
-                }
-            }
-            Err(error) => {
-                if readable || forced {
-                    tracing::warn!(path = %files.path.display(), %error, "cannot read the rule file, the rules in force stay");
-                }
-                readable = false;
-            }
+        (files, looked) = done;
+        if let Some(content) = seen.news(looked, forced, &files.path) {
+            // Compiling a long file takes a processor for some hundred milliseconds.
+            let rules = content.rules.clone();
+            let others;
+            let Some(done) = blocking(apply, move |apply| apply(rules)).await else {
+                return;
+            };
+            (apply, others) = done;
+            seen.applied(content, others, &mut files);
         }
         forced = tokio::select! {
-            () = &mut shutdown => return,
             () = options.force.notified() => true,
             () = settled(&events, options.debounce) => false,
             _ = poll.tick() => false,
         };
+    }
+}
+
+/// Runs `work` on the threads for blocking calls, and hands `value` back; `None` when the runtime is
+/// shutting down.
+///
+/// A network file system may hang, and a check must not wait for it.
+async fn blocking<T: Send + 'static, R: Send + 'static>(
+    mut value: T,
+    work: impl FnOnce(&mut T) -> R + Send + 'static,
+) -> Option<(T, R)> {
+    let task = tokio::task::spawn_blocking(move || {
+        let result = work(&mut value);
+        (value, result)
+    });
+    match task.await {
+        Ok(done) => Some(done),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => None,
+        },
+    }
+}
+
+/// What the watcher has seen of the files so far.
+struct Seen {
+    applied: Option<Content>,
+    readable: bool,
+    /// Whether the rule file was empty at the last look.
+    empty: bool,
+}
+
+impl Seen {
+    fn new(loaded: Option<Vec<u8>>) -> Self {
+        Self {
+            applied: loaded.map(|rules| Content {
+                rules,
+                others: Vec::new(),
+            }),
+            readable: true,
+            empty: false,
+        }
+    }
+
+    /// The content to apply, if there is any.
+    fn news(&mut self, looked: io::Result<Content>, forced: bool, path: &Path) -> Option<Content> {
+        let path = path.display();
+        let content = match looked {
+            Ok(content) => content,
+            Err(error) => {
+                if self.readable || forced {
+                    tracing::warn!(%path, %error, "cannot read the rule file, the rules in force stay");
+                }
+                self.readable = false;
+                return None;
+            }
+        };
+        let is_empty = content.rules.is_empty();
+        let was_empty = std::mem::replace(&mut self.empty, is_empty);
+        // A save in place begins by emptying the file. If it is still empty at the next look, that
+        // is meant.
+        if is_empty && !was_empty && !forced {
+            return None;
+        }
+        if !self.readable {
+            tracing::info!(%path, "the rule file can be read again");
+        }
+        self.readable = true;
+        (forced || self.applied.as_ref() != Some(&content)).then_some(content)
+    }
+
+    /// Notes that `content` was applied, and which files belong to it.
+    fn applied(&mut self, mut content: Content, others: Option<Vec<Other>>, files: &mut Files) {
+        if let Some(others) = others {
+            let others = others.into_iter().map(|other| (other.path, other.content));
+            let (paths, contents) = others.unzip();
+            content.others = contents;
+            files.watch_also(paths);
+        }
+        self.applied = Some(content);
     }
 }
 
@@ -222,6 +253,15 @@ impl Files {
             watched: Directories::new(),
             stale: Arc::default(),
             watcher: None,
+        }
+    }
+
+    /// Watches these files from now on. Looks at them at once: they may have changed since they were
+    /// read.
+    fn watch_also(&mut self, others: Vec<PathBuf>) {
+        if self.others != others {
+            self.others = others;
+            self.events.notify_one();
         }
     }
 

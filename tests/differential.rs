@@ -11,10 +11,9 @@ use support::{redis::Redis, script::Scripted};
 use tollgate::{
     counter_key::BAN_SUFFIX,
     limit::{
-        Algorithm, Limit, MAX_AMOUNT, MAX_WINDOW_US, Outcome, State,
+        Algorithm, Limit, MAX_AMOUNT, MAX_LOG, MAX_WINDOW_US, Outcome, State,
         ban::Ban,
         calendar::{Calendar, Edges, Period},
-        sliding_log::MAX_LOG,
     },
     store::{Batch, ChargeResult, ENFORCED, StoreError, redis::script},
 };

@@ -3,9 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use proptest::prelude::*;
-use tollgate::limit::{
-    Algorithm, Limit, MAX_WAIT_US, State, Step, calendar::Edges, sliding_log::MAX_LOG,
-};
+use tollgate::limit::{Algorithm, Limit, MAX_LOG, MAX_WAIT_US, State, Step, calendar::Edges};
 
 const START: u64 = 1_700_000_000_000_000;
 
@@ -51,11 +49,11 @@ impl Caller {
         }
     }
 
-    fn peek(&self, at: u64, cost: u64) -> Step {
+    fn peek(&self, at: u64, cost: u64) -> Step<State> {
         self.limit.step(self.state.clone(), at, cost)
     }
 
-    fn ask(&mut self, cost: u64) -> Step {
+    fn ask(&mut self, cost: u64) -> Step<State> {
         let step = self.peek(self.now, cost);
         if step.outcome.allowed {
             self.state = Some(step.state.clone());

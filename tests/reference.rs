@@ -16,8 +16,7 @@ use tollgate::{
     clock::{Clock, ManualClock},
     counter_key::BAN_SUFFIX,
     limit::{
-        Algorithm, Limit, MAX_AMOUNT, MAX_WINDOW_US, Outcome, ban::Ban, calendar::Edges,
-        sliding_log::MAX_LOG,
+        Algorithm, Limit, MAX_AMOUNT, MAX_LOG, MAX_WINDOW_US, Outcome, ban::Ban, calendar::Edges,
     },
     store::{Batch, ChargeResult, ENFORCED, memory::MemoryStore},
 };

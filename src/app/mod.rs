@@ -2,9 +2,10 @@
 
 mod files;
 mod reload;
+mod settings;
 mod store;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
@@ -16,56 +17,19 @@ use tracing::{info, warn};
 pub use self::{
     files::{load_rules, read_text},
     reload::log_warnings,
+    settings::{Settings, StoreSettings},
 };
 use crate::{
     admin::Admin,
     check::CheckPort,
     clock::{Clock, SystemClock},
-    contract::AnswerOptions,
     engine::{self, Engine},
-    hash::HashKey,
     health::Health,
     metrics::Metrics,
     rules::RuleSet,
-    server::{self, ConnEvents, DrainReport, ListenAddr, Listener},
-    store::{deadline::Guarded, redis},
+    server::{self, ConnEvents, DrainReport, Listener},
+    store::deadline::Guarded,
 };
-
-/// Everything that `serve` needs to know.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The rule file.
-    pub rules: PathBuf,
-    /// The key of the hash of secrets.
-    pub hash_key: HashKey,
-    /// The check port.
-    pub listen: ListenAddr,
-    /// The admin port.
-    pub admin: ListenAddr,
-    /// Where counters are kept.
-    pub store: StoreSettings,
-    /// The most time that a check waits for the store.
-    pub deadline: Duration,
-    /// How many replicas share the store.
-    pub replicas: u64,
-    /// The most counters in memory.
-    pub max_keys: usize,
-    /// Of the check port.
-    pub server: server::Options,
-    /// What is logged of decisions.
-    pub log: engine::LogOptions,
-    /// What answers carry.
-    pub answers: AnswerOptions,
-}
-
-/// Where counters are kept.
-#[derive(Debug, Clone)]
-pub enum StoreSettings {
-    /// In this process.
-    Memory,
-    /// In Redis.
-    Redis(redis::Options),
-}
 
 /// The limits of the admin port, which holds a few scrapers and probes.
 const ADMIN_PORT: server::Options = server::Options {

@@ -12,8 +12,8 @@ use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
 use super::{
-    Settings,
     files::{as_text, load_noting},
+    settings::Settings,
 };
 use crate::{
     clock::Clock,

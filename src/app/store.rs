@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
-use super::StoreSettings;
+use super::settings::StoreSettings;
 use crate::{
     clock::Clock,
     counter_key,

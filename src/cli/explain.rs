@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use clap::Args;
 
 use super::{
-    Failure, Format,
+    failure::Failure,
+    output::{Format, print},
+    redis::RedisArgs,
     rules::{self, RulesArg},
-    serve::RedisArgs,
 };
 use crate::{
     clock::{Clock as _, SystemClock},
@@ -100,8 +101,8 @@ pub(super) async fn run(args: ExplainArgs) -> Result<(), Failure> {
     }
     let report = ExplainReport::new(&request, explanation, source, AnswerOptions::default());
     match format {
-        Format::Text => super::print(&report.to_string()),
-        Format::Json => super::print(&report.to_json()),
+        Format::Text => print(&report.to_string()),
+        Format::Json => print(&report.to_json()),
     }
 }
 

@@ -13,23 +13,26 @@
 )]
 
 mod explain;
+mod failure;
 pub mod healthcheck;
+mod output;
+mod redis;
 mod rules;
+mod runtime;
 pub mod serve;
 pub mod upstream;
 mod validate;
 
-use std::{
-    io::{self, IsTerminal as _, Write as _},
-    process::ExitCode,
-    time::Duration,
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use self::failure::Failure;
+use self::{
+    output::print,
+    runtime::{LogFormat, block_on, start_logging},
 };
-
-use clap::{Parser, Subcommand, ValueEnum};
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
-
-use crate::{app, problem::Problem, rulefile};
+use crate::{app, rulefile};
 
 /// A rate limiter that is itself an external-authorization service.
 ///
@@ -64,33 +67,6 @@ enum Command {
     Upstream(upstream::UpstreamArgs),
     /// Ask a running tollgate whether it is ready; for container health checks
     Healthcheck(healthcheck::HealthcheckArgs),
-}
-
-/// Why a command did not succeed.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// Something failed at run time.
-    #[error("{0:#}")]
-    Runtime(#[from] anyhow::Error),
-    /// The rule file is not valid; the text says all of why.
-    #[error("{0}")]
-    Rules(String),
-    /// The rule file is not valid, and the JSON that was printed says why.
-    #[error("the rule file is not valid")]
-    Reported,
-    /// The options contradict each other.
-    #[error("{0}")]
-    Usage(Problem),
-}
-
-impl Failure {
-    fn exit_code(&self) -> ExitCode {
-        match self {
-            Self::Runtime(_) => ExitCode::from(1),
-            Self::Rules(_) | Self::Reported => ExitCode::from(2),
-            Self::Usage(_) => ExitCode::from(64),
-        }
-    }
 }
 
 /// Runs the command line of this process.
@@ -137,71 +113,4 @@ fn run(cli: Cli) -> Result<(), Failure> {
             print(&report)
         }),
     }
-}
-
-/// Prints what was asked for. A reader that has seen enough of it, like `head`, is no failure.
-fn print(text: &str) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Runtime(
-            anyhow::Error::new(error).context("the answer cannot be written"),
-        )),
-        _ => Ok(()),
-    }
-}
-
-/// Lines that wait to be written. When whoever reads them hangs and these are full, further ones are dropped: checks do not wait
-/// for a log.
-const WAITING_LINES: usize = 8_192;
-
-/// Begins to log to stderr. What is logged until the guard is dropped gets written, if somebody reads it.
-fn start_logging(level: &str, format: LogFormat) -> Result<WorkerGuard, Failure> {
-    let filter = EnvFilter::try_new(level).map_err(|error| {
-        Failure::Usage(Problem::new(
-            format!("--log-level {level:?} is not valid: {error}"),
-            "write it like info or info,tollgate=debug",
-        ))
-    })?;
-    let (writer, guard) = NonBlockingBuilder::default()
-        .lossy(true)
-        .buffered_lines_limit(WAITING_LINES)
-        .thread_name("log")
-        .finish(std::io::stderr());
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(writer);
-    match format {
-        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => lines.json().flatten_event(true).init(),
-    }
-    Ok(guard)
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
-    /// For people
-    Text,
-    /// One object a line
-    Json,
-}
-
-/// How a command's answer is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For people
-    Text,
-    /// For programs
-    Json,
-}
-
-/// How long the end of the process waits for calls that block.
-const PATIENCE_AT_END: Duration = Duration::from_secs(1);
-
-fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Runtime::new().map_err(anyhow::Error::from)?;
-    let result = runtime.block_on(command);
-    // A file system that hangs must not hold up the end of the process.
-    runtime.shutdown_timeout(PATIENCE_AT_END);
-    result
 }

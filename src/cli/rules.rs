@@ -7,7 +7,7 @@ use std::{
 
 use clap::Args;
 
-use super::Failure;
+use super::failure::Failure;
 use crate::{
     app,
     hash::HashKey,

@@ -10,14 +10,15 @@ use std::time::Duration;
 use clap::{ArgAction, Args, ValueEnum, builder::NonEmptyStringValueParser};
 
 use super::{
-    Failure, LogFormat,
+    failure::Failure,
+    redis::{ANSWER_TIMEOUT, RedisArgs},
     rules::{self, RulesArg},
+    runtime::{LogFormat, block_on, start_logging},
 };
 use crate::{
     app::{self, Settings, StoreSettings},
     contract::AnswerOptions,
     engine,
-    hash::HashKey,
     problem::Problem,
     rules::span::span_us,
     server::{self, ListenAddr},
@@ -108,42 +109,6 @@ pub struct ServeArgs {
     log_level: String,
 }
 
-/// Which Redis, and how secrets stand in it.
-#[derive(Debug, Args)]
-pub(super) struct RedisArgs {
-    /// Redis: redis://[user[:password]@]host[:port][/db], or unix:///path
-    #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true)]
-    redis_url: Option<String>,
-
-    /// The key of the hash under which secrets stand in Redis and logs; the same for all that share a Redis
-    #[arg(
-        long,
-        env = "TOLLGATE_HASH_KEY",
-        value_name = "SECRET",
-        hide_env_values = true
-    )]
-    hash_key: Option<String>,
-}
-
-impl RedisArgs {
-    /// How to reach it, if it was said which.
-    pub(super) fn options(&self) -> Option<redis::Options> {
-        let url = self.redis_url.as_deref().filter(|url| !url.is_empty())?;
-        Some(redis::Options {
-            url: url.to_owned(),
-            lanes: 1,
-            answer_timeout: ANSWER_TIMEOUT.0,
-        })
-    }
-
-    pub(super) fn hash_key(&self) -> HashKey {
-        let given = self.hash_key.as_deref();
-        given
-            .filter(|secret| !secret.is_empty())
-            .map_or_else(HashKey::default, |secret| HashKey::new(secret.as_bytes()))
-    }
-}
-
 /// Where counters are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum StoreKind {
@@ -184,10 +149,6 @@ fn duration(text: &str) -> Result<Duration, String> {
         None => Err("write it like 50ms, 10s or 75m".to_owned()),
     }
 }
-
-/// An answer later than this is no answer: the connection counts as broken. Never below this many deadlines, so that a
-/// Redis that is only slow is not reconnected again and again.
-const ANSWER_TIMEOUT: (Duration, u32) = (Duration::from_millis(250), 4);
 
 fn store(
     kind: Option<StoreKind>,
@@ -231,7 +192,7 @@ pub(super) fn run(args: ServeArgs) -> Result<(), Failure> {
         log_format,
         log_level,
     } = args;
-    let _logging = super::start_logging(&log_level, log_format)?;
+    let _logging = start_logging(&log_level, log_format)?;
     let settings = Settings {
         rules: rules.rules,
         hash_key: redis.hash_key(),
@@ -255,5 +216,5 @@ pub(super) fn run(args: ServeArgs) -> Result<(), Failure> {
         answers: AnswerOptions { legacy_headers },
     };
     let rules = rules::load_or_fail(&settings.rules, &settings.hash_key)?;
-    super::block_on(async { Ok(app::serve(settings, rules).await?) })
+    block_on(async { Ok(app::serve(settings, rules).await?) })
 }

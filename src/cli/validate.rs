@@ -5,7 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, Format, rules};
+use super::{
+    failure::Failure,
+    output::{Format, print},
+    rules,
+};
 use crate::{
     hash::HashKey,
     rulefile::{Severity, counted},
@@ -48,7 +52,7 @@ pub(super) fn run(args: &ValidateArgs) -> Result<(), Failure> {
                 "limits": limit_count,
                 "diagnostics": diagnostics.list,
             });
-            super::print(&format!("{answer:#}"))?;
+            print(&format!("{answer:#}"))?;
             match errors {
                 0 => Ok(()),
                 _ => Err(Failure::Reported),
@@ -57,7 +61,7 @@ pub(super) fn run(args: &ValidateArgs) -> Result<(), Failure> {
         Format::Text if errors > 0 => Err(rules::invalid(diagnostics)),
         Format::Text => {
             if warnings > 0 {
-                super::print(&diagnostics.to_string())?;
+                print(&diagnostics.to_string())?;
             }
             let mut parts = vec![
                 "valid".to_owned(),
@@ -67,7 +71,7 @@ pub(super) fn run(args: &ValidateArgs) -> Result<(), Failure> {
             if warnings > 0 {
                 parts.push(counted(warnings, "warning"));
             }
-            super::print(&format!("{name}: {}", parts.join(", ")))
+            print(&format!("{name}: {}", parts.join(", ")))
         }
     }
 }

@@ -18,11 +18,13 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{
-    Endpoint, Fault, NO_STORE, RATELIMIT, RATELIMIT_POLICY, X_TOLLGATE_LIMIT, X_TOLLGATE_RULE,
+    fault::Fault,
+    headers::{NO_STORE, RATELIMIT, RATELIMIT_POLICY, X_TOLLGATE_LIMIT, X_TOLLGATE_RULE},
 };
 use crate::{
     engine::{Decision, Quota, Verdict},
     jitter,
+    metrics::Contract as Endpoint,
     rules::answer::{Body, Facts, Json},
 };
 
@@ -87,40 +89,36 @@ pub fn answer(
             },
         ),
     };
-    let headers = response.headers_mut();
+    describe(response.headers_mut(), decision, options);
+    response
+}
+
+/// Adds the headers that say which rule decided and where its limits stand.
+fn describe(headers: &mut HeaderMap, decision: &Decision, options: AnswerOptions) {
     if let Some(rule) = &decision.rule {
         insert(headers, X_TOLLGATE_RULE, rule.to_string());
     }
+    let quotas = &decision.quotas;
     if decision.verdict != Verdict::Allowed
-        && let Some(denied) = decision.quotas.first()
+        && let Some(denied) = quotas.first()
     {
         insert(headers, X_TOLLGATE_LIMIT, denied.name.to_string());
     }
-    if let Some(nearest) = decision.quotas.iter().min_by_key(|quota| quota.remaining) {
-        insert(
-            headers,
-            RATELIMIT_POLICY,
-            joined(&decision.quotas, |out, quota| out.push_str(&quota.policy)),
-        );
-        insert(
-            headers,
-            RATELIMIT,
-            joined(&decision.quotas, |out, quota| {
-                // Writing to a String cannot fail.
-                let _ = write!(
-                    out,
-                    "\"{}\";r={};t={}",
-                    quota.name,
-                    quota.remaining,
-                    seconds(quota.wait_us)
-                );
-            }),
-        );
-        if options.legacy_headers {
-            legacy(headers, nearest);
-        }
+    let Some(nearest) = quotas.iter().min_by_key(|quota| quota.remaining) else {
+        return;
+    };
+    let policy = joined(quotas, |out, quota| out.push_str(&quota.policy));
+    insert(headers, RATELIMIT_POLICY, policy);
+    let ratelimit = joined(quotas, |out, quota| {
+        let (name, remaining) = (&quota.name, quota.remaining);
+        let wait = seconds(quota.wait_us);
+        // Writing to a String cannot fail.
+        let _ = write!(out, "\"{name}\";r={remaining};t={wait}");
+    });
+    insert(headers, RATELIMIT, ratelimit);
+    if options.legacy_headers {
+        legacy(headers, nearest);
     }
-    response
 }
 
 /// "Cannot decide", because the proxy's configuration is at fault: never a 4xx, which would reach clients as a denial.

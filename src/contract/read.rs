@@ -1,14 +1,20 @@
 //! A check as it arrives.
 
-use std::{borrow::Cow, fmt::Write as _, time::Duration};
+use std::{borrow::Cow, fmt::Write as _, net::IpAddr, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::HOST, request::Parts};
 
 use super::{
-    Endpoint, Fault, X_ENVOY_BUDGET, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_METHOD,
-    X_FORWARDED_URI, X_REAL_IP,
+    fault::Fault,
+    headers::{
+        X_ENVOY_BUDGET, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_METHOD, X_FORWARDED_URI,
+        X_REAL_IP,
+    },
 };
-use crate::request::{Attributes, ClientIpPolicy, normal_host, normal_path, query_of};
+use crate::{
+    metrics::Contract as Endpoint,
+    request::{Attributes, ClientIpPolicy, normal_host, normal_path, query_of},
+};
 
 /// A check, understood.
 #[derive(Debug)]
@@ -24,66 +30,86 @@ pub struct Check<'a> {
 /// Reads a check.
 pub fn read<'a>(parts: &'a Parts, policy: &ClientIpPolicy) -> Result<Check<'a>, Fault> {
     let headers = &parts.headers;
-    // The path is compared as it came: normalising first would let a client's `/v1/envoy/../check` change the endpoint.
-    let path = parts.uri.path();
-    let (endpoint, method, target, query, host) = match path {
-        "/v1/check" | "/v1/auth-request" => {
-            let endpoint = if path == "/v1/check" {
-                Endpoint::Check
-            } else {
-                Endpoint::AuthRequest
-            };
-            let host = match once(headers, &X_FORWARDED_HOST)? {
-                None => authority(parts)?,
-                Some(value) => any_text(value),
-            };
-            let method = text(needed(headers, &X_FORWARDED_METHOD)?, &X_FORWARDED_METHOD)?;
-            let target = any_text(needed(headers, &X_FORWARDED_URI)?);
-            let query = normal(target.clone(), |target| Cow::Borrowed(query_of(target)));
-            (endpoint, method, target, query, host)
-        }
-        _ => match path.strip_prefix("/v1/envoy") {
-            Some(original) if original.is_empty() || original.starts_with('/') => {
-                let method = parts.method.as_str();
-                (
-                    Endpoint::Envoy,
-                    method,
-                    Cow::Borrowed(original),
-                    Cow::Borrowed(parts.uri.query().unwrap_or_default()),
-                    authority(parts)?,
-                )
-            }
-            _ => return Err(Fault::UnknownPath),
+    let (endpoint, line) = request_line(parts)?;
+    let budget = headers.get(X_ENVOY_BUDGET);
+    let budget = budget.and_then(|value| value.to_str().ok()?.parse().ok());
+    Ok(Check {
+        endpoint,
+        request: Attributes {
+            method: line.method,
+            host: normal(line.host, normal_host),
+            path: normal(line.path, normal_path),
+            query: line.query,
+            client_ip: client_ip(headers, policy)?,
+            headers,
         },
+        proxy_waits: budget.map(Duration::from_millis),
+    })
+}
+
+/// What the client's request line and `Host` said, as the contract has it.
+struct RequestLine<'a> {
+    method: &'a str,
+    host: Cow<'a, str>,
+    /// Not yet in normal form, and perhaps with the query.
+    path: Cow<'a, str>,
+    query: Cow<'a, str>,
+}
+
+/// Which contract a check speaks, and the request line that it describes.
+fn request_line(parts: &Parts) -> Result<(Endpoint, RequestLine<'_>), Fault> {
+    // The path is compared as it came: normalising first would let a client's `/v1/envoy/../check`
+    // change the endpoint.
+    match parts.uri.path() {
+        "/v1/check" => Ok((Endpoint::Check, forwarded_line(parts)?)),
+        "/v1/auth-request" => Ok((Endpoint::AuthRequest, forwarded_line(parts)?)),
+        path => match path.strip_prefix("/v1/envoy") {
+            Some(original) if original.is_empty() || original.starts_with('/') => {
+                let line = RequestLine {
+                    method: parts.method.as_str(),
+                    host: authority(parts)?,
+                    path: Cow::Borrowed(original),
+                    query: Cow::Borrowed(parts.uri.query().unwrap_or_default()),
+                };
+                Ok((Endpoint::Envoy, line))
+            }
+            _ => Err(Fault::UnknownPath),
+        },
+    }
+}
+
+/// The request line in the headers of a check on a fixed path.
+fn forwarded_line(parts: &Parts) -> Result<RequestLine<'_>, Fault> {
+    let headers = &parts.headers;
+    let host = match once(headers, &X_FORWARDED_HOST)? {
+        None => authority(parts)?,
+        Some(value) => any_text(value),
     };
+    let method = text(needed(headers, &X_FORWARDED_METHOD)?, &X_FORWARDED_METHOD)?;
+    let target = any_text(needed(headers, &X_FORWARDED_URI)?);
+    Ok(RequestLine {
+        method,
+        host,
+        query: normal(target.clone(), |target| Cow::Borrowed(query_of(target))),
+        path: target,
+    })
+}
+
+/// The client's address, from what the proxy says about hops.
+fn client_ip(headers: &HeaderMap, policy: &ClientIpPolicy) -> Result<Option<IpAddr>, Fault> {
     let real_ip = match once(headers, &X_REAL_IP)? {
         Some(value) => Some(text(value, &X_REAL_IP)?),
         None => None,
     };
     let forwarded_for: Vec<&str> = match real_ip {
-        // The common case costs nothing: whom the proxy saw is the client.
+        // The common case costs nothing: the address that the proxy saw is the client's.
         Some(_) if policy.trusted_proxies.is_empty() => Vec::new(),
-        _ => headers
-            .get_all(X_FORWARDED_FOR)
-            .iter()
-            .map(|value| value.to_str().unwrap_or(""))
-            .collect(),
+        _ => {
+            let lines = headers.get_all(X_FORWARDED_FOR).iter();
+            lines.map(|value| value.to_str().unwrap_or("")).collect()
+        }
     };
-    Ok(Check {
-        endpoint,
-        request: Attributes {
-            method,
-            host: normal(host, normal_host),
-            path: normal(target, normal_path),
-            query,
-            client_ip: policy.client_ip(real_ip, &forwarded_for),
-            headers,
-        },
-        proxy_waits: headers
-            .get(X_ENVOY_BUDGET)
-            .and_then(|value| value.to_str().ok()?.parse().ok())
-            .map(Duration::from_millis),
-    })
+    Ok(policy.client_ip(real_ip, &forwarded_for))
 }
 
 /// The host that the check itself was sent to: `:authority` over HTTP/2, `Host` over HTTP/1; empty if there is none.
@@ -120,23 +146,20 @@ fn text<'a>(value: &'a HeaderValue, name: &HeaderName) -> Result<&'a str, Fault>
 /// What the client wrote and the proxy passed on. nginx passes raw bytes on, and if they made this a fault, a proxy that fails
 /// open would let the request through: what is not text is percent-encoded, as in a path's normal form.
 fn any_text(value: &HeaderValue) -> Cow<'_, str> {
-    match std::str::from_utf8(value.as_bytes()) {
-        Ok(text) => Cow::Borrowed(text),
-        Err(_) => Cow::Owned(
-            value
-                .as_bytes()
-                .iter()
-                .fold(String::new(), |mut out, byte| {
-                    if byte.is_ascii() {
-                        out.push(char::from(*byte));
-                    } else {
-                        // Writing to a String cannot fail.
-                        let _ = write!(out, "%{byte:02X}");
-                    }
-                    out
-                }),
-        ),
+    let bytes = value.as_bytes();
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return Cow::Borrowed(text);
     }
+    let mut out = String::with_capacity(bytes.len());
+    for byte in bytes {
+        if byte.is_ascii() {
+            out.push(char::from(*byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    Cow::Owned(out)
 }
 
 fn normal(value: Cow<'_, str>, form: fn(&str) -> Cow<'_, str>) -> Cow<'_, str> {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    Decision, Live, Quota, Verdict,
+    decision::{Decision, Quota, Verdict},
+    live::Live,
     log::{DecisionLog, Entry},
     walk::{Charges, DenyReason, Effect, MatchedRule, Walk},
 };

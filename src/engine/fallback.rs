@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::{
-    Decision, Verdict,
     combine::{Deciding, OutcomeLabels},
+    decision::{Decision, Verdict},
     log::Entry,
     walk::{Charges, Effect, MatchedRule, Walk},
 };

@@ -3,15 +3,14 @@
 mod combine;
 mod decision;
 mod fallback;
+mod live;
 mod log;
 pub mod trace;
 mod walk;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use foldhash::fast::RandomState;
-use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
 use self::{
@@ -20,7 +19,7 @@ use self::{
     walk::{Walk, WalkContext},
 };
 use crate::{
-    metrics::{DecisionLabel, Metrics, RuleMetrics},
+    metrics::{DecisionLabel, Metrics},
     request::Attributes,
     rules::RuleSet,
     store::{
@@ -32,6 +31,7 @@ use crate::{
 
 pub use self::{
     decision::{Decision, Quota, Verdict},
+    live::Live,
     log::{Options as LogOptions, Which as LogDecisions},
 };
 
@@ -64,17 +64,6 @@ impl Default for Options {
             log: LogOptions::default(),
         }
     }
-}
-
-/// A rule set in force, with its metrics.
-pub struct Live {
-    /// The rules.
-    pub set: RuleSet,
-    /// Counts loads of good rule files, from 1.
-    pub generation: u64,
-    metrics: Vec<RuleMetrics>,
-    /// Denials by the name of the limit.
-    denials: HashMap<Arc<str>, Counter, RandomState>,
 }
 
 impl Engine {
@@ -163,35 +152,5 @@ impl Engine {
             request,
             now_us: self.store.now_us(),
         })
-    }
-}
-
-impl Live {
-    fn new(set: RuleSet, generation: u64, metrics: &Metrics) -> Self {
-        let names: Vec<&str> = set.rules.iter().map(|rule| &*rule.name).collect();
-        metrics.retain_rules(&names);
-        let of_rules = set.rules.iter().map(|rule| metrics.rule(&rule.name));
-        let of_rules = of_rules.collect();
-        let mut denials = HashMap::default();
-        for rule in &set.rules {
-            for limit in rule.limit_names() {
-                let counter = metrics.limit(&rule.name, limit);
-                denials.insert(Arc::clone(limit), counter);
-            }
-        }
-        metrics.retain_limits(|limit| denials.contains_key(limit));
-        Self {
-            set,
-            generation,
-            metrics: of_rules,
-            denials,
-        }
-    }
-
-    /// Counts a denial by the limit of this name.
-    fn denied_by(&self, limit: &str) {
-        if let Some(counter) = self.denials.get(limit) {
-            counter.inc();
-        }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use super::{Decision, Verdict};
+use super::decision::{Decision, Verdict};
 use crate::{
     counter_key::{BAN_SUFFIX, SHADOW_BAN_SUFFIX, Subject},
     request::Attributes,
@@ -155,11 +155,7 @@ impl<'a> Walk<'a> {
         action: &'a LimitAction,
         params: &Params<'_>,
     ) -> Effect<'a> {
-        let WalkContext {
-            set,
-            request,
-            now_us,
-        } = context;
+        let WalkContext { set, request, .. } = context;
         let mode = action.mode;
         let (subject, is_missing) = Subject::new(&rule.name, |out| {
             let descriptor = &action.descriptor;
@@ -184,15 +180,31 @@ impl<'a> Walk<'a> {
                 return Effect::Denies { mode, why };
             }
         };
-        let group = match mode {
-            Mode::Enforce => ENFORCED,
+        Effect::Counts(self.charge(context, index, action, subject, (limits, source)))
+    }
+
+    /// Adds the charges of a rule to the batch.
+    fn charge(
+        &mut self,
+        context: WalkContext<'_>,
+        index: usize,
+        action: &'a LimitAction,
+        subject: Subject,
+        (limits, source): (&'a [NamedLimit], PlanSource<'a>),
+    ) -> Charges<'a> {
+        let (group, ban_suffix) = match action.mode {
+            Mode::Enforce => (ENFORCED, BAN_SUFFIX),
             // Any number of its own will do; rule 0 may be a shadow rule too.
-            Mode::Shadow => u32::try_from(index).unwrap_or(u32::MAX - 1) + 1,
+            Mode::Shadow => (
+                u32::try_from(index).unwrap_or(u32::MAX - 1) + 1,
+                SHADOW_BAN_SUFFIX,
+            ),
         };
-        let cost = action.cost.of(request);
+        let cost = action.cost.of(context.request);
         let start = self.batch.charges().len();
         for limit in limits {
-            self.batch.push(limit.at(now_us), cost, group, |key| {
+            let at_now = limit.at(context.now_us);
+            self.batch.push(at_now, cost, group, |key| {
                 key.push_str(subject.as_str());
                 key.push_str(&limit.key_suffix);
             });
@@ -200,13 +212,10 @@ impl<'a> Walk<'a> {
         if let Some(ban) = &action.ban {
             self.batch.push_ban(ban.ban, limits.len(), group, |key| {
                 key.push_str(subject.as_str());
-                key.push_str(match mode {
-                    Mode::Enforce => BAN_SUFFIX,
-                    Mode::Shadow => SHADOW_BAN_SUFFIX,
-                });
+                key.push_str(ban_suffix);
             });
         }
-        Effect::Counts(Charges {
+        Charges {
             action,
             subject,
             source,
@@ -214,7 +223,7 @@ impl<'a> Walk<'a> {
             ban: action.ban.as_ref(),
             cost,
             in_batch: start..self.batch.charges().len(),
-        })
+        }
     }
 }
 

@@ -8,7 +8,11 @@
 
 use std::fmt;
 
-use super::{MAX_WINDOW_US, MIN_WINDOW_US, Outcome, text::numbers};
+use super::{
+    outcome::Outcome,
+    spec::{MAX_WINDOW_US, MIN_WINDOW_US},
+    text::numbers,
+};
 
 /// The largest number of denials that a ban may wait for.
 pub const MAX_AFTER: u64 = 1_000_000;

@@ -6,7 +6,10 @@
 //!
 //! A limit with [edges](super::calendar::Edges) counts in windows of the calendar instead, which are the same for everybody.
 
-use super::{Limit, Outcome, State as AnyState, Step};
+use super::{
+    outcome::{Outcome, Step},
+    spec::Limit,
+};
 
 /// How much was admitted since when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,29 +20,29 @@ pub struct State {
     pub start_us: u64,
 }
 
-pub(super) fn step(limit: &Limit, state: Option<State>, now_us: u64, cost: u64) -> Step {
-    let aligned = limit.edges.and_then(|edges| edges.window_at(now_us));
+pub(super) fn step(limit: &Limit, state: Option<State>, now_us: u64, cost: u64) -> Step<State> {
+    let aligned = limit.edges().and_then(|edges| edges.window_at(now_us));
     let (mut state, ends_us) = match aligned {
         Some(window) => in_calendar(state, window),
-        None => since_first(state, now_us, limit.window_us),
+        None => since_first(state, now_us, limit.window_us()),
     };
-    let allowed = state.count + cost <= limit.amount;
+    let allowed = state.count + cost <= limit.amount();
     if allowed {
         state.count += cost;
     }
-    let wait_us = if cost > limit.amount {
-        limit.window_us
+    let wait_us = if cost > limit.amount() {
+        limit.window_us()
     } else if allowed && state.count == 0 {
         0
     } else {
         ends_us - now_us
     };
     Step {
-        state: AnyState::FixedWindow(state),
+        state,
         expires_us: ends_us,
         outcome: Outcome {
             allowed,
-            remaining: limit.amount.saturating_sub(state.count),
+            remaining: limit.amount().saturating_sub(state.count),
             wait_us,
         },
     }

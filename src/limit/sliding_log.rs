@@ -2,16 +2,16 @@
 //!
 //! The plain "sliding window log" (Google Cloud, "Rate-limiting strategies and techniques"; Figma, "An alternative approach
 //! to rate limiting"). It has none of the worst cases of the algorithms with counters, and pays for it: what is stored grows
-//! with N, by about 20 bytes a request in Redis and 16 in memory. So N is at most [`MAX_LOG`], and it is for small limits
+//! with N, by about 20 bytes a request in Redis and 16 in memory. So N is at most [`MAX_LOG`](super::MAX_LOG), and it is for small limits
 //! that must hold to the letter: passwords tried, messages sent, money moved.
 //!
 //! A request counts from its own instant until one window later, exclusively: in no half-open span of one window is more
 //! than N admitted.
 
-use super::{Limit, Outcome, State as AnyState, Step};
-
-/// The largest amount of such a limit: it keeps every request, and a step reads those that have left one by one.
-pub const MAX_LOG: u64 = 1_000;
+use super::{
+    outcome::{Outcome, Step},
+    spec::Limit,
+};
 
 /// A request that was admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,10 +38,10 @@ impl State {
     }
 }
 
-pub(super) fn step(limit: &Limit, state: Option<State>, now_us: u64, cost: u64) -> Step {
-    let window = limit.window_us;
+pub(super) fn step(limit: &Limit, state: Option<State>, now_us: u64, cost: u64) -> Step<State> {
+    let window = limit.window_us();
     let mut state = current(state.unwrap_or_default(), now_us, window);
-    let allowed = state.total + cost <= limit.amount;
+    let allowed = state.total + cost <= limit.amount();
     if allowed && cost > 0 {
         state.total += cost;
         state.entries.reserve_exact(1);
@@ -54,9 +54,9 @@ pub(super) fn step(limit: &Limit, state: Option<State>, now_us: u64, cost: u64) 
     let excess = if allowed {
         1
     } else {
-        state.total + cost - limit.amount
+        state.total + cost - limit.amount()
     };
-    let wait_us = if cost > limit.amount {
+    let wait_us = if cost > limit.amount() {
         window
     } else {
         leaves(&state.entries, excess).map_or(0, |at| at + window - now_us)
@@ -65,10 +65,10 @@ pub(super) fn step(limit: &Limit, state: Option<State>, now_us: u64, cost: u64) 
         expires_us: state.last_us() + window,
         outcome: Outcome {
             allowed,
-            remaining: limit.amount.saturating_sub(state.total),
+            remaining: limit.amount().saturating_sub(state.total),
             wait_us,
         },
-        state: AnyState::SlidingLog(state),
+        state,
     }
 }
 

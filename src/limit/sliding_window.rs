@@ -21,7 +21,11 @@
 //!        └ previous ─┘                   └── what counts ─────────┘
 //! ```
 
-use super::{Limit, Outcome, State as AnyState, Step, mul_div_ceil, mul_div_floor};
+use super::{
+    division::{mul_div_ceil, mul_div_floor},
+    outcome::{Outcome, Step},
+    spec::Limit,
+};
 
 /// A count and the times of its first and last request, in microseconds since the epoch. All zero when empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -73,12 +77,12 @@ impl Span {
     }
 }
 
-pub(super) fn step(limit: &Limit, state: Option<State>, now_us: u64, cost: u64) -> Step {
-    let window = limit.window_us;
+pub(super) fn step(limit: &Limit, state: Option<State>, now_us: u64, cost: u64) -> Step<State> {
+    let window = limit.window_us();
     let mut state = rolled(state.unwrap_or_default(), now_us, window);
     let fading = state.previous.remaining_at(now_us, window);
     let used = state.current.count + fading;
-    let allowed = used + cost <= limit.amount;
+    let allowed = used + cost <= limit.amount();
 
     if allowed && cost > 0 {
         if state.current.count == 0 {
@@ -91,7 +95,7 @@ pub(super) fn step(limit: &Limit, state: Option<State>, now_us: u64, cost: u64) 
     let target = if allowed {
         used_after.checked_sub(1)
     } else {
-        limit.amount.checked_sub(cost)
+        limit.amount().checked_sub(cost)
     };
     let wait_us = match target {
         Some(target) if target >= state.current.count => {
@@ -106,11 +110,11 @@ pub(super) fn step(limit: &Limit, state: Option<State>, now_us: u64, cost: u64) 
         None => window,
     };
     Step {
-        state: AnyState::SlidingWindow(state),
+        state,
         expires_us: state.current.last_us.max(state.previous.last_us) + window,
         outcome: Outcome {
             allowed,
-            remaining: limit.amount.saturating_sub(used_after),
+            remaining: limit.amount().saturating_sub(used_after),
             wait_us,
         },
     }

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use super::{
-    Algorithm, ban, fixed_window, sliding_log, sliding_window,
+    ban, fixed_window, sliding_log, sliding_window,
+    spec::Algorithm,
     text::{number, numbers},
     token_bucket,
 };

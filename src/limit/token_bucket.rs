@@ -5,7 +5,12 @@
 //! `floor((now - since) * amount / window)`. So that nothing is lost to rounding, `since_us` moves only by whole periods in
 //! which a whole number of tokens flows back (`window / gcd`), or to now when the bucket is full.
 
-use super::{Limit, MAX_WAIT_US, Outcome, State as AnyState, Step, mul_div_ceil, mul_div_floor};
+use super::{
+    division::mul_div_floor,
+    outcome::{Outcome, Step},
+    rate::Rate,
+    spec::Limit,
+};
 
 /// What was taken out of the bucket since it was last known to the full microsecond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,35 +21,7 @@ pub struct State {
     pub since_us: u64,
 }
 
-/// The rate in lowest terms: `tokens` flow back in every `period_us` microseconds, and no smaller period has a whole number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Rate {
-    /// Tokens per period.
-    pub tokens: u64,
-    /// The period, in microseconds.
-    pub period_us: u64,
-}
-
-impl Rate {
-    pub(super) fn new(amount: u64, window_us: u64) -> Self {
-        let divisor = gcd(amount, window_us);
-        Self {
-            tokens: amount / divisor,
-            period_us: window_us / divisor,
-        }
-    }
-
-    /// How long it takes until `tokens` have flowed back, at most [`MAX_WAIT_US`].
-    fn time_for(self, tokens: u64) -> u64 {
-        let periods = tokens / self.tokens;
-        if u128::from(periods) * u128::from(self.period_us) >= u128::from(MAX_WAIT_US) {
-            return MAX_WAIT_US;
-        }
-        periods * self.period_us + mul_div_ceil(self.period_us, tokens % self.tokens, self.tokens)
-    }
-}
-
-pub(super) fn step(limit: &Limit, state: Option<State>, now_us: u64, cost: u64) -> Step {
+pub(super) fn step(limit: &Limit, state: Option<State>, now_us: u64, cost: u64) -> Step<State> {
     let rate = limit.rate();
     let capacity = limit.burst();
     let (mut state, refilled) = refilled(state, now_us, rate);
@@ -62,12 +39,12 @@ pub(super) fn step(limit: &Limit, state: Option<State>, now_us: u64, cost: u64) 
             until(refilled + 1)
         }
     } else if cost > capacity {
-        limit.window_us
+        limit.window_us()
     } else {
         until(refilled + owed + cost - capacity)
     };
     Step {
-        state: AnyState::TokenBucket(state),
+        state,
         expires_us: state.since_us + rate.time_for(state.used),
         outcome: Outcome {
             allowed,
@@ -98,8 +75,4 @@ fn refilled(state: Option<State>, now_us: u64, rate: Rate) -> (State, u64) {
         return (full, 0);
     }
     (state, refilled)
-}
-
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }

@@ -74,13 +74,33 @@ impl Fact {
         ("retry_after", Self::RetryAfter),
         ("status", Self::Status),
     ];
+
+    /// What can be written with braces, for messages.
+    const PLACES: &'static str =
+        "{rule}, {limit}, {rate}, {retry_after} or {status}; a brace itself is {{ or }}";
+
+    fn parse(name: &str) -> Result<Self, Problem> {
+        if let Some((_, fact)) = Self::NAMES.iter().find(|(known, _)| *known == name) {
+            return Ok(*fact);
+        }
+        let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"_-. ".contains(&b);
+        Err(if name.bytes().all(is_plain) {
+            Problem::new(
+                format!("{{{name}}} is not known"),
+                format!("write {}", Self::PLACES),
+            )
+        } else {
+            Problem::new(
+                "braces hold the name of what is filled in, and these hold more",
+                "for JSON, write fields under `json`; a brace itself is {{ or }}",
+            )
+        })
+    }
 }
 
 impl Template {
     /// Reads `{name}` as a place to fill in, `{{` and `}}` as braces.
     pub fn parse(text: &str) -> Result<Self, Problem> {
-        const NAMES: &str =
-            "{rule}, {limit}, {rate}, {retry_after} or {status}; a brace itself is {{ or }}";
         let mut pieces = Vec::new();
         let mut plain = String::new();
         let mut rest = text;
@@ -92,38 +112,19 @@ impl Template {
                 rest = &tail[2..];
                 continue;
             }
-            let name = tail
-                .strip_prefix('{')
-                .and_then(|inner| inner.split_once('}'))
-                .map(|(name, _)| name)
-                .ok_or_else(|| {
-                    Problem::new(
-                        format!("a brace stands alone in {text:?}"),
-                        format!("write {NAMES}"),
-                    )
-                })?;
-            let fact = Fact::NAMES
-                .iter()
-                .find(|(known, _)| *known == name)
-                .map(|(_, fact)| *fact)
-                .ok_or_else(|| {
-                    let is_word = name
-                        .bytes()
-                        .all(|b| b.is_ascii_alphanumeric() || b"_-. ".contains(&b));
-                    if is_word {
-                        Problem::new(format!("{{{name}}} is not known"), format!("write {NAMES}"))
-                    } else {
-                        Problem::new(
-                            "braces hold the name of what is filled in, and these hold more",
-                            "for JSON, write fields under `json`; a brace itself is {{ or }}",
-                        )
-                    }
-                })?;
+            let inner = tail.strip_prefix('{').and_then(|tail| tail.split_once('}'));
+            let Some((name, after)) = inner else {
+                return Err(Problem::new(
+                    format!("a brace stands alone in {text:?}"),
+                    format!("write {}", Fact::PLACES),
+                ));
+            };
+            let fact = Fact::parse(name)?;
             if !plain.is_empty() {
                 pieces.push(Piece::Text(std::mem::take(&mut plain)));
             }
             pieces.push(Piece::Fact(fact));
-            rest = &tail[name.len() + 2..];
+            rest = after;
         }
         plain.push_str(rest);
         if !plain.is_empty() {

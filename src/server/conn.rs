@@ -15,9 +15,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::sync::watch;
 
+use super::options::{ConnEvents, Options};
 use super::stream::Stream;
 use super::timed_io::{Limits, Phase, Progress, TimedIo};
-use super::{ConnEvents, Options};
 
 /// Longest request head: Envoy takes 60 kB of headers by default, and we see targets of 50 kB through it.
 const MAX_HEAD: usize = 64 * 1024;

@@ -11,6 +11,7 @@ mod addr;
 mod backoff;
 mod conn;
 mod listen;
+mod options;
 mod stream;
 mod timed_io;
 mod unix;
@@ -32,55 +33,11 @@ use crate::throttle::Throttle;
 
 pub use addr::{BindError, ListenAddr, ParseListenAddrError};
 pub use listen::Listener;
+pub use options::{ConnEvents, Options};
 pub use stream::Stream;
-
-/// Limits of a server.
-#[derive(Debug, Clone, Copy)]
-pub struct Options {
-    /// Connections at a time; more are closed as soon as they are accepted. At least 1.
-    pub max_connections: usize,
-    /// From the first byte of a request head to its end.
-    pub header_timeout: Duration,
-    /// How long an HTTP/1 connection may stay unused, before its first request or between requests. Longer than any proxy
-    /// keeps it (Envoy: 1 h), so that it is the proxy that closes.
-    pub idle_timeout: Duration,
-    /// How long a drain may take before the rest is cut off.
-    pub drain_timeout: Duration,
-    /// How long a drain waits on an idle HTTP/1 connection for a request that is on its way.
-    pub drain_linger: Duration,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            max_connections: 10_000,
-            header_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(75 * 60),
-            drain_timeout: Duration::from_secs(10),
-            drain_linger: Duration::from_millis(250),
-        }
-    }
-}
 
 /// The same trouble is logged at most this often.
 const LOG_PAUSE: Duration = Duration::from_secs(1);
-
-/// What happens to connections, for whoever counts it. Each method must be cheap and must not panic.
-pub trait ConnEvents: Send + Sync {
-    /// A connection was accepted and is served; [`ConnEvents::closed`] follows.
-    fn opened(&self) {}
-    /// A connection that was [`ConnEvents::opened`] has ended.
-    fn closed(&self) {}
-    /// A connection over the cap was closed at once.
-    fn refused(&self) {}
-    /// The kernel could not give us a connection.
-    fn accept_failed(&self) {}
-    /// A handler panicked.
-    fn handler_panicked(&self) {}
-}
-
-/// Counts nothing.
-impl ConnEvents for () {}
 
 /// How a drain went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

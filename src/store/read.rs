@@ -2,8 +2,11 @@
 
 use std::{future::Future, pin::Pin};
 
-use super::{Batch, ChargeResult, Counted, ENFORCED, StoreError};
-use crate::limit::State;
+use super::{
+    batch::{Batch, Charge, Counted, ENFORCED},
+    result::{ChargeResult, StoreError},
+};
+use crate::limit::{Outcome, State};
 
 /// What is stored for each charge of a batch, and when it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +50,7 @@ impl Reading {
 
     /// Whether the windows of the calendar that the batch was made with are those of the store's time.
     pub fn is_covered_by(&self, batch: &Batch) -> bool {
-        let mut limits = batch.charges().iter().filter_map(super::Charge::limit);
+        let mut limits = batch.charges().iter().filter_map(Charge::limit);
         limits.all(|limit| limit.covers(self.now_us))
     }
 
@@ -68,7 +71,7 @@ impl Reading {
                     };
                     let fits = outcomes[outcomes.len() - span..]
                         .iter()
-                        .all(|outcome: &crate::limit::Outcome| outcome.allowed);
+                        .all(|outcome: &Outcome| outcome.allowed);
                     ban.step(state, self.now_us, fits).outcome
                 }
             };

@@ -8,7 +8,10 @@ use serde::de::{
 };
 use serde_yaml::Value;
 
-use super::{FIELD, FieldPaths, SHORT, error::Error};
+use super::{
+    error::Error,
+    field::{FIELD, FieldPaths, SHORT},
+};
 use crate::{
     nearest::nearest,
     problem::Problem,

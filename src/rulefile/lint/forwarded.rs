@@ -18,36 +18,34 @@ pub const SHIPPED_HEADERS: &[&str] = &["x-api-key"];
 /// Warns of headers that rules ask for and that are not among those which the proxy forwards; of each once, where it is asked for
 /// first.
 pub(super) fn lint(problems: &Problems, rules: &[(&Rule, &FieldPath)], forwarded: &[HeaderName]) {
-    let mut told = forwarded.to_vec();
+    let mut known = forwarded.to_vec();
     for (rule, path) in rules {
-        for (place, name) in asked(rule, path) {
-            if told.contains(&name) {
+        for (field, name) in asked(rule, path) {
+            if known.contains(&name) {
                 continue;
             }
-            let (envoy, nginx) = if name == header::AUTHORIZATION {
-                (
-                    "delete its `disallowed_headers`".to_owned(),
-                    "proxy_set_header Authorization $http_authorization".to_owned(),
-                )
-            } else {
-                (
-                    "add it to `allowed_headers`".to_owned(),
-                    format!(
-                        "proxy_set_header {name} $http_{}",
-                        name.as_str().replace('-', "_")
-                    ),
-                )
-            };
+            let (envoy, nginx) = forwarding(&name);
             problems.warning(
-                &place,
+                &field,
                 format!("the shipped proxy configurations do not forward the header {name}"),
                 format!(
                     "Envoy: {envoy}; nginx: `{nginx}`; then write `forwarded_headers: [{name}]` at the top of this file"
                 ),
             );
-            told.push(name);
+            known.push(name);
         }
     }
+}
+
+/// What to write into the configurations of Envoy and nginx to forward a header.
+fn forwarding(name: &HeaderName) -> (&'static str, String) {
+    if name == header::AUTHORIZATION {
+        let nginx = "proxy_set_header Authorization $http_authorization";
+        return ("delete its `disallowed_headers`", nginx.to_owned());
+    }
+    let variable = name.as_str().replace('-', "_");
+    let nginx = format!("proxy_set_header {name} $http_{variable}");
+    ("add it to `allowed_headers`", nginx)
 }
 
 /// The headers that a rule asks for, with where it does.

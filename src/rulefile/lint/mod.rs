@@ -157,7 +157,7 @@ fn lint_ban(problems: &Problems, action: &LimitAction, path: &FieldPath) {
     }
 }
 
-/// Limits of one rule that another rule for the same callers makes pointless.
+/// Limits of one rule that another rule for the same clients makes pointless.
 fn lint_against_others(
     problems: &Problems,
     rules: &[(&Rule, &FieldPath)],
@@ -168,24 +168,22 @@ fn lint_against_others(
     if action.descriptor.parts.is_empty() || action.mode == Mode::Shadow {
         return;
     }
-    for (other_index, (other, _)) in rules.iter().enumerate() {
+    let (rule, _) = rules[index];
+    let others = rules
+        .iter()
+        .enumerate()
+        .filter(|(other, _)| *other != index);
+    for (_, (other, _)) in others {
         let Some(theirs) = other.limit_action() else {
             continue;
         };
-        let same_callers = || {
-            other_index != index
-                && theirs.mode == Mode::Enforce
-                && theirs.descriptor == action.descriptor
-                && theirs.cost == action.cost
-                && theirs.tiers.is_empty()
-                && theirs.overrides.is_empty()
-                && other.matcher.covers(&rules[index].0.matcher)
-        };
         for limit in action.plan.limits() {
-            // Two rules with the very same limits would each make the other pointless: one of them is enough to be told.
-            if let Some(stricter) = stricter_than(limit, &theirs.plan)
-                && same_callers()
-            {
+            // Two rules with the very same limits would each make the other pointless, so equal
+            // limits are not stricter.
+            let Some(stricter) = stricter_than(limit, &theirs.plan) else {
+                continue;
+            };
+            if counts_all_that(theirs, action) && other.matcher.covers(&rule.matcher) {
                 problems.warning(
                     path,
                     format!(
@@ -197,6 +195,15 @@ fn lint_against_others(
             }
         }
     }
+}
+
+/// Whether `theirs` denies every request that exceeds its limits, with the key and cost of `ours`.
+fn counts_all_that(theirs: &LimitAction, ours: &LimitAction) -> bool {
+    theirs.mode == Mode::Enforce
+        && theirs.descriptor == ours.descriptor
+        && theirs.cost == ours.cost
+        && theirs.tiers.is_empty()
+        && theirs.overrides.is_empty()
 }
 
 /// A limit of `plan`, other than `limit` itself, that denies before `limit` can.

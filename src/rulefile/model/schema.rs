@@ -12,11 +12,11 @@ use schemars::{
 use serde_json::{Map, Value, json};
 
 use super::{
-    Cost, CostFields, KeyPart, KeyValue, LimitFields, LimitSpec, Network, PathSpec, RateSpec,
-    RuleFile, ValueSpec, ValueTests,
-    key::{NamedPart, PlainPart},
-    matching::{Method, Regex, RegexFields, Text},
-    plan::Span,
+    file::RuleFile,
+    key::{KeyPart, NamedPart, PlainPart},
+    limit::{LimitFields, LimitSpec, RateSpec},
+    matching::{Method, Network, PathSpec, Regex, RegexFields, Text, ValueSpec, ValueTests},
+    plan::{Cost, CostFields, KeyValue, Span},
 };
 use crate::{
     limit::Algorithm,

@@ -5,19 +5,19 @@ use std::{collections::HashMap, net::IpAddr};
 use foldhash::fast::RandomState;
 use ipnet::IpNet;
 
-use super::Numbers;
+use super::ids::RuleIds;
 
 /// Rules by blocks of addresses.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Blocks {
-    rules: HashMap<IpNet, Numbers, RandomState>,
+    rules: HashMap<IpNet, RuleIds, RandomState>,
     /// The lengths that there are, of IPv4 and IPv6.
     lengths: (Vec<u8>, Vec<u8>),
 }
 
 impl Blocks {
     /// Where the rules of a block stand.
-    pub(super) fn place(&mut self, block: IpNet) -> &mut Numbers {
+    pub(super) fn place(&mut self, block: IpNet) -> &mut RuleIds {
         let lengths = match block {
             IpNet::V4(_) => &mut self.lengths.0,
             IpNet::V6(_) => &mut self.lengths.1,
@@ -29,7 +29,7 @@ impl Blocks {
     }
 
     /// Adds the rules of all blocks that an address is in.
-    pub(super) fn collect(&self, ip: IpAddr, found: &mut Numbers) {
+    pub(super) fn collect(&self, ip: IpAddr, found: &mut RuleIds) {
         let lengths = match ip {
             IpAddr::V4(_) => &self.lengths.0,
             IpAddr::V6(_) => &self.lengths.1,

@@ -14,16 +14,17 @@
 //! Rules with none of these are tried always.
 
 mod blocks;
+mod ids;
 mod tree;
 
 use std::collections::HashMap;
 
-use foldhash::fast::RandomState;
 use http::HeaderName;
 use ipnet::IpNet;
 
 use self::{
     blocks::Blocks,
+    ids::{Map, RuleIds},
     tree::{Node, regex_front},
 };
 use super::{
@@ -34,36 +35,31 @@ use super::{
 };
 use crate::request::Attributes;
 
-type Map<K, V> = HashMap<Box<K>, V, RandomState>;
-
 /// A rule is not put into more places than this for one of its conditions.
-const MAX_SPOTS: usize = 1_000;
+const MAX_KEYS: usize = 1_000;
 /// Shorter blocks of addresses, of IPv4 and IPv6, say next to nothing.
 const SHORTEST_BLOCKS: (u8, u8) = (8, 16);
 /// The automaton of all regular expressions takes about as long as it takes to try so many of them.
 const CROWD_OF_PATTERNS: usize = 8;
 
-/// Rules by their place in the file.
-type Numbers = Vec<u32>;
-
 /// Finds the rules that may match a request.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Index {
     paths: Node,
-    hosts: Map<str, Numbers>,
-    domains: Map<str, Numbers>,
-    headers: Vec<(HeaderName, Map<[u8], Numbers>)>,
-    query: Vec<(String, Map<[u8], Numbers>)>,
+    hosts: Map<str, RuleIds>,
+    domains: Map<str, RuleIds>,
+    headers: Vec<(HeaderName, Map<[u8], RuleIds>)>,
+    query: Vec<(String, Map<[u8], RuleIds>)>,
     networks: Blocks,
     patterns: PatternSet,
     /// The rule of each of the patterns.
-    of_patterns: Numbers,
-    always: Numbers,
+    of_patterns: RuleIds,
+    always: RuleIds,
 }
 
 /// A place of the index.
 #[derive(Debug, Clone, Copy)]
-enum Spot<'a> {
+enum IndexKey<'a> {
     Path(&'a PathPattern),
     Pattern(&'a Pattern),
     Host(&'a str),
@@ -81,31 +77,31 @@ impl Index {
     fn within(limits: SetLimits, rules: &[Rule]) -> Self {
         let mut index = Self::default();
         let mut crowd: HashMap<String, usize> = HashMap::new();
-        for spot in rules
+        for key in rules
             .iter()
             .flat_map(|rule| choices(&rule.matcher.when))
             .flatten()
         {
-            *crowd.entry(spot.bucket()).or_default() += 1;
+            *crowd.entry(key.bucket()).or_default() += 1;
         }
-        let crowded = |spot: &Spot<'_>| match spot {
-            Spot::Pattern(_) => CROWD_OF_PATTERNS,
-            _ => crowd.get(&spot.bucket()).copied().unwrap_or(0),
+        let crowded = |key: &IndexKey<'_>| match key {
+            IndexKey::Pattern(_) => CROWD_OF_PATTERNS,
+            _ => crowd.get(&key.bucket()).copied().unwrap_or(0),
         };
         let mut patterns = Vec::new();
         for (number, rule) in rules.iter().enumerate() {
             let number = u32::try_from(number).unwrap_or(u32::MAX);
             // A rule with several paths stands at each of them; the most crowded one tells how selective that is.
             let choices = choices(&rule.matcher.when).into_iter();
-            let best = choices.min_by_key(|spots| spots.iter().map(crowded).max().unwrap_or(0));
-            for spot in best.iter().flatten() {
-                index.put(*spot, number, &mut patterns);
+            let best = choices.min_by_key(|keys| keys.iter().map(crowded).max().unwrap_or(0));
+            for key in best.iter().flatten() {
+                index.put(*key, number, &mut patterns);
             }
             if best.is_none() {
                 index.always.push(number);
             }
         }
-        let (patterns, mut of_patterns): (Vec<&Pattern>, Numbers) = patterns.into_iter().unzip();
+        let (patterns, mut of_patterns): (Vec<&Pattern>, RuleIds) = patterns.into_iter().unzip();
         index.patterns = PatternSet::new(&patterns, limits);
         index
             .always
@@ -114,22 +110,22 @@ impl Index {
         index
     }
 
-    /// Puts a rule at one of its spots; if that is the automaton, among its patterns.
-    fn put<'a>(&mut self, spot: Spot<'a>, number: u32, patterns: &mut Vec<(&'a Pattern, u32)>) {
-        let rules = match spot {
-            Spot::Path(pattern) => self.paths.place(pattern),
-            Spot::Pattern(pattern) => return patterns.push((pattern, number)),
-            Spot::Host(name) => self.hosts.entry(name.into()).or_default(),
-            Spot::Domain(name) => self.domains.entry(name.into()).or_default(),
-            Spot::Header(name, value) => {
+    /// Puts a rule at one of its keys; if that is the automaton, among its patterns.
+    fn put<'a>(&mut self, key: IndexKey<'a>, number: u32, patterns: &mut Vec<(&'a Pattern, u32)>) {
+        let rules = match key {
+            IndexKey::Path(pattern) => self.paths.place(pattern),
+            IndexKey::Pattern(pattern) => return patterns.push((pattern, number)),
+            IndexKey::Host(name) => self.hosts.entry(name.into()).or_default(),
+            IndexKey::Domain(name) => self.domains.entry(name.into()).or_default(),
+            IndexKey::Header(name, value) => {
                 let values = values_of(&mut self.headers, name);
                 values.entry(value.as_bytes().into()).or_default()
             }
-            Spot::Query(name, value) => {
+            IndexKey::Query(name, value) => {
                 let values = values_of(&mut self.query, name);
                 values.entry(value.as_bytes().into()).or_default()
             }
-            Spot::Network(block) => self.networks.place(block),
+            IndexKey::Network(block) => self.networks.place(block),
         };
         rules.push(number);
     }
@@ -181,9 +177,9 @@ impl Index {
 
 /// The values of a header or parameter that rules ask for.
 fn values_of<'a, N: for<'n> From<&'n K> + PartialEq<K>, K: ?Sized>(
-    names: &'a mut Vec<(N, Map<[u8], Numbers>)>,
+    names: &'a mut Vec<(N, Map<[u8], RuleIds>)>,
     name: &K,
-) -> &'a mut Map<[u8], Numbers> {
+) -> &'a mut Map<[u8], RuleIds> {
     let at = names.iter().position(|(known, _)| known == name);
     let at = at.unwrap_or_else(|| {
         names.push((name.into(), HashMap::default()));
@@ -193,20 +189,20 @@ fn values_of<'a, N: for<'n> From<&'n K> + PartialEq<K>, K: ?Sized>(
 }
 
 /// The conditions by which a rule could be found, each as all of its places.
-fn choices<'a>(when: &'a Conditions) -> Vec<Vec<Spot<'a>>> {
+fn choices<'a>(when: &'a Conditions) -> Vec<Vec<IndexKey<'a>>> {
     let mut out = Vec::new();
     let is_regex = |pattern: &PathPattern| matches!(pattern, PathPattern::Regex { .. });
     // Regular expressions by their beginning, or as a whole.
-    let spot = |pattern: &'a PathPattern, is_whole| match pattern {
+    let key = |pattern: &'a PathPattern, is_whole| match pattern {
         PathPattern::Template(template) => {
             // `/**` and `/{x}/**` say next to nothing.
             let mut front = template.front().iter();
             let says = !template.is_open() || !front.all(|s| matches!(s, Segment::Any(_)));
-            says.then_some(Spot::Path(pattern))
+            says.then_some(IndexKey::Path(pattern))
         }
-        PathPattern::Regex { pattern: regex, .. } if is_whole => Some(Spot::Pattern(regex)),
+        PathPattern::Regex { pattern: regex, .. } if is_whole => Some(IndexKey::Pattern(regex)),
         PathPattern::Regex { pattern: regex, .. } => {
-            (!regex_front(regex.as_str()).is_empty()).then_some(Spot::Path(pattern))
+            (!regex_front(regex.as_str()).is_empty()).then_some(IndexKey::Path(pattern))
         }
     };
     let forms: &[bool] = if when.paths.iter().any(is_regex) {
@@ -215,36 +211,36 @@ fn choices<'a>(when: &'a Conditions) -> Vec<Vec<Spot<'a>>> {
         &[false]
     };
     for is_whole in forms {
-        let spots = when.paths.iter().map(|pattern| spot(pattern, *is_whole));
-        out.extend(spots.collect::<Option<Vec<_>>>());
+        let keys = when.paths.iter().map(|pattern| key(pattern, *is_whole));
+        out.extend(keys.collect::<Option<Vec<_>>>());
     }
     let hosts = when.hosts.iter().map(|host| match host.parts() {
-        (name, false) => Spot::Host(name),
-        (name, true) => Spot::Domain(name),
+        (name, false) => IndexKey::Host(name),
+        (name, true) => IndexKey::Domain(name),
     });
     out.push(hosts.collect());
     for HeaderTest { name, test } in &when.headers {
         let values = test.exact.as_slice().iter();
-        out.push(values.map(|value| Spot::Header(name, value)).collect());
+        out.push(values.map(|value| IndexKey::Header(name, value)).collect());
     }
     for QueryTest { name, test } in &when.query {
         let values = test.exact.as_slice().iter();
-        out.push(values.map(|value| Spot::Query(name, value)).collect());
+        out.push(values.map(|value| IndexKey::Query(name, value)).collect());
     }
     if let Some(networks) = &when.client_ip {
         let narrow = |block: &IpNet| match block {
             IpNet::V4(v4) => v4.prefix_len() >= SHORTEST_BLOCKS.0,
             IpNet::V6(v6) => v6.prefix_len() >= SHORTEST_BLOCKS.1,
         };
-        let spots = networks.blocks().iter();
-        let spots = spots.map(|block| narrow(block).then(|| Spot::Network(block.trunc())));
-        out.extend(spots.collect::<Option<Vec<_>>>());
+        let keys = networks.blocks().iter();
+        let keys = keys.map(|block| narrow(block).then(|| IndexKey::Network(block.trunc())));
+        out.extend(keys.collect::<Option<Vec<_>>>());
     }
-    out.retain(|spots| (1..=MAX_SPOTS).contains(&spots.len()));
+    out.retain(|keys| (1..=MAX_KEYS).contains(&keys.len()));
     out
 }
 
-impl Spot<'_> {
+impl IndexKey<'_> {
     /// What rules share that stand here.
     fn bucket(&self) -> String {
         match self {

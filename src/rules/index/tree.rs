@@ -1,6 +1,6 @@
 //! Rules by the segments of their paths.
 
-use super::{Map, Numbers};
+use super::ids::{Map, RuleIds};
 use crate::rules::matcher::{PathPattern, Segment};
 
 /// A place in the tree of paths: what may follow, and which rules end here or have anything below.
@@ -10,14 +10,14 @@ pub(super) struct Node {
     /// After any segment.
     any: Option<Box<Node>>,
     /// Rules whose path ends here.
-    ends: Numbers,
+    ends: RuleIds,
     /// Rules with `**` here.
-    open: Numbers,
+    open: RuleIds,
 }
 
 impl Node {
     /// Where the rules of a pattern stand.
-    pub(super) fn place(&mut self, pattern: &PathPattern) -> &mut Numbers {
+    pub(super) fn place(&mut self, pattern: &PathPattern) -> &mut RuleIds {
         let mut node = self;
         let template = match pattern {
             PathPattern::Template(template) => template,
@@ -43,7 +43,7 @@ impl Node {
         }
     }
 
-    pub(super) fn collect(&self, rest: &str, found: &mut Numbers) {
+    pub(super) fn collect(&self, rest: &str, found: &mut RuleIds) {
         found.extend_from_slice(&self.open);
         if rest.is_empty() {
             found.extend_from_slice(&self.ends);

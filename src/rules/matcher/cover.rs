@@ -1,6 +1,11 @@
 //! What can be shown about matchers without a request: that one matches all that another does, or nothing at all.
 
-use super::{Conditions, HeaderTest, HostPattern, Matcher, PathPattern, QueryTest};
+use super::{
+    conditions::{Conditions, Matcher},
+    host::HostPattern,
+    path::PathPattern,
+    value::{HeaderTest, QueryTest},
+};
 
 impl Matcher {
     /// Whether everything that `other` matches is matched by this one too; `true` only if that can be shown.

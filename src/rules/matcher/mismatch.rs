@@ -4,7 +4,13 @@ use std::fmt;
 
 use http::HeaderName;
 
-use super::{HeaderTest, HostPattern, Networks, PathPattern, QueryTest, ValueTest};
+use super::{
+    host::HostPattern,
+    list::list,
+    network::Networks,
+    path::PathPattern,
+    value::{HeaderTest, QueryTest, ValueTest},
+};
 use crate::request::{Attributes, is_secret};
 
 /// The first condition that does not hold. Borrows all of it; written out, it is half a sentence like
@@ -169,26 +175,5 @@ impl fmt::Display for ValueTest {
             write!(f, "{and}like {pattern}")?;
         }
         Ok(())
-    }
-}
-
-/// `a, b or c`; of a long list only the first ones.
-pub(super) fn list<T: fmt::Display>(
-    f: &mut fmt::Formatter<'_>,
-    items: &[T],
-    named: usize,
-) -> fmt::Result {
-    let shown = items.len().min(named);
-    for (index, item) in items[..shown].iter().enumerate() {
-        match index {
-            0 => {}
-            _ if index + 1 == items.len() => f.write_str(" or ")?,
-            _ => f.write_str(", ")?,
-        }
-        write!(f, "{item}")?;
-    }
-    match items.len() - shown {
-        0 => Ok(()),
-        more => write!(f, " and {more} more"),
     }
 }

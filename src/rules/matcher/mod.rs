@@ -3,172 +3,29 @@
 //! One walk over the conditions ([`Matcher::check`]) answers both questions, whether a request matches and why it does not:
 //! a [`Mismatch`] only borrows, and costs nothing until it is written out.
 
+mod conditions;
 mod cover;
 mod host;
+mod list;
 mod mismatch;
 mod network;
+mod params;
 mod path;
 mod pattern;
 mod template;
 mod value;
 
 pub use self::{
+    conditions::{Conditions, Matcher},
     host::HostPattern,
     mismatch::{Mismatch, Named},
     network::Networks,
+    params::{MAX_PARAMS, Params},
     path::PathPattern,
     pattern::{Pattern, PatternSet, SetLimits},
     template::{Segment, Template},
-    value::{Exact, ValueTest},
+    value::{Exact, HeaderTest, QueryTest, ValueTest},
 };
-
-use http::HeaderName;
-
-use self::mismatch::Failed;
-use crate::request::Attributes;
-
-/// All conditions of one rule.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Matcher {
-    /// What must hold.
-    pub when: Conditions,
-    /// Blocks none of which may hold as a whole.
-    pub not: Vec<Conditions>,
-}
-
-/// Conditions that hold together; an empty list is no condition.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Conditions {
-    /// One of these paths.
-    pub paths: Vec<PathPattern>,
-    /// One of these methods.
-    pub methods: Vec<String>,
-    /// One of these hosts.
-    pub hosts: Vec<HostPattern>,
-    /// The client's address is in one of these networks.
-    pub client_ip: Option<Networks>,
-    /// All of these headers are as they must be; of a header that comes several times, the first line counts.
-    pub headers: Vec<HeaderTest>,
-    /// All of these query parameters are as they must be; of a parameter that comes several times, the first counts.
-    pub query: Vec<QueryTest>,
-}
-
-/// A condition on a request header.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeaderTest {
-    /// Which one.
-    pub name: HeaderName,
-    /// What its value must be.
-    pub test: ValueTest,
-}
-
-/// A condition on a query parameter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QueryTest {
-    /// Which one, decoded.
-    pub name: String,
-    /// What its decoded value must be.
-    pub test: ValueTest,
-}
-
-impl Matcher {
-    /// The parameters of the path if the request matches.
-    pub fn matches<'a>(&'a self, request: &'a Attributes<'_>) -> Option<Params<'a>> {
-        self.check(request).ok()
-    }
-
-    /// The parameters of the path if the request matches, else the first condition that does not hold.
-    pub fn check<'a>(&'a self, request: &'a Attributes<'_>) -> Result<Params<'a>, Mismatch<'a>> {
-        let params = self.when.check(request)?;
-        for (index, block) in self.not.iter().enumerate() {
-            if block.check(request).is_ok() {
-                return Err(Mismatch::new(
-                    Failed::Not {
-                        index,
-                        of: self.not.len(),
-                    },
-                    request,
-                ));
-            }
-        }
-        Ok(params)
-    }
-}
-
-impl Conditions {
-    fn check<'a>(&'a self, request: &'a Attributes<'_>) -> Result<Params<'a>, Mismatch<'a>> {
-        match self.walk(request) {
-            Ok(params) => Ok(params),
-            Err(failed) => Err(Mismatch::new(failed, request)),
-        }
-    }
-
-    fn walk<'a>(&'a self, request: &'a Attributes<'_>) -> Result<Params<'a>, Failed<'a>> {
-        let params = if self.paths.is_empty() {
-            Params::default()
-        } else {
-            self.paths
-                .iter()
-                .find_map(|path| path.matches(&request.path))
-                .ok_or(Failed::Path(&self.paths))?
-        };
-        if !self.matches_method(request.method) {
-            return Err(Failed::Method(&self.methods));
-        }
-        if !self.hosts.is_empty() && !self.hosts.iter().any(|host| host.matches(&request.host)) {
-            return Err(Failed::Host(&self.hosts));
-        }
-        if let Some(networks) = &self.client_ip
-            && !request.client_ip.is_some_and(|ip| networks.contains(ip))
-        {
-            return Err(Failed::ClientIp(networks));
-        }
-        for header in &self.headers {
-            let value = request.headers.get(&header.name);
-            if !header.test.holds(value.map(http::HeaderValue::as_bytes)) {
-                return Err(Failed::Header(header));
-            }
-        }
-        for parameter in &self.query {
-            let value = request.query_value(&parameter.name);
-            if !parameter.test.holds(value.as_deref()) {
-                return Err(Failed::Query(parameter));
-            }
-        }
-        Ok(params)
-    }
-
-    /// `GET` includes `HEAD`: servers answer it with the same work, and a limit on `GET` that `HEAD` evades is none.
-    fn matches_method(&self, method: &str) -> bool {
-        self.methods.is_empty()
-            || self
-                .methods
-                .iter()
-                .any(|m| m == method || (m == "GET" && method == "HEAD"))
-    }
-}
-
-/// What stood where a path has parameters, in the order of the pattern.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Params<'a> {
-    values: [Option<&'a str>; MAX_PARAMS],
-}
-
-/// The most parameters of one path.
-pub const MAX_PARAMS: usize = 8;
-
-impl<'a> Params<'a> {
-    /// What stood in place of the `index`th parameter, in the normal form of a path.
-    pub fn get(&self, index: usize) -> Option<&'a str> {
-        self.values.get(index).copied().flatten()
-    }
-
-    fn set(&mut self, index: usize, value: Option<&'a str>) {
-        if let Some(place) = self.values.get_mut(index) {
-            *place = value;
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests;

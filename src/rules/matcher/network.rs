@@ -4,6 +4,8 @@ use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
 
+use super::list::list;
+
 /// CIDR blocks as sorted ranges that do not touch, found by binary search: ten thousand blocks cost hardly more than one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Networks {
@@ -100,7 +102,7 @@ fn unmapped(block: IpNet) -> IpNet {
 
 impl fmt::Display for Networks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        super::mismatch::list(f, &self.blocks, NAMED)
+        list(f, &self.blocks, NAMED)
     }
 }
 

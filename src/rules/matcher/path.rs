@@ -2,7 +2,11 @@
 
 use std::fmt;
 
-use super::{MAX_PARAMS, Params, Pattern, Segment, Template};
+use super::{
+    params::{MAX_PARAMS, Params},
+    pattern::Pattern,
+    template::{Segment, Template},
+};
 
 use crate::problem::Problem;
 

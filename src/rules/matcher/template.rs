@@ -1,8 +1,8 @@
 //! Paths by their segments.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
-use super::{MAX_PARAMS, Params};
+use super::params::{MAX_PARAMS, Params};
 use crate::{
     problem::Problem,
     request::{normal_part, normal_path},
@@ -32,7 +32,112 @@ pub enum Segment {
     Glob(String, String),
 }
 
+/// The problem of a path that no request can have.
+fn matches_nothing(
+    text: &str,
+    why: impl fmt::Display,
+    hint: impl Into<Cow<'static, str>>,
+) -> Problem {
+    Problem::new(format!("the path {text:?} can match nothing: {why}"), hint)
+}
+
+/// The path behind its first slash.
+fn relative(text: &str) -> Result<&str, Problem> {
+    if text.len() > MAX_TEMPLATE {
+        let length = text.len();
+        return Err(Problem::new(
+            format!("the path has {length} bytes, and the most is {MAX_TEMPLATE}"),
+            "use /** for the rest of the path",
+        ));
+    }
+    let Some(rest) = text.strip_prefix('/') else {
+        if let Some((_, rest)) = text.split_once("://") {
+            let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+            let hint = format!("write /{path}, and {host} under `host`");
+            return Err(matches_nothing(text, "paths begin after the host", hint));
+        }
+        let hint = match text {
+            "*" | "**" => "write /**".to_owned(),
+            _ => format!("write /{text}"),
+        };
+        return Err(matches_nothing(text, "paths begin with a slash", hint));
+    };
+    if let Some(at) = text.find(['?', '#']) {
+        let path = &text[..at];
+        let hint = format!("write {path}, and conditions on parameters under `query`");
+        return Err(matches_nothing(
+            text,
+            "paths are compared without query",
+            hint,
+        ));
+    }
+    Ok(rest)
+}
+
 impl Segment {
+    /// A segment of the template `text`.
+    fn parse(text: &str, segment: &str) -> Result<Self, Problem> {
+        if let Some(name) = segment.strip_prefix('{').and_then(|s| s.strip_suffix('}')) {
+            return Self::parameter(text, segment, name);
+        }
+        if segment.contains(['{', '}']) {
+            return Err(Problem::new(
+                format!("a parameter is a whole segment, and {segment:?} in {text:?} is more"),
+                "write /{name}/ between slashes, or { regex: \"…\" }",
+            ));
+        }
+        if segment == "*" {
+            return Ok(Self::Any(None));
+        }
+        if let Some((start, end)) = segment.split_once('*') {
+            return Self::glob(text, segment, start, end);
+        }
+        let normal = normal_path(segment);
+        if normal == "/" {
+            return Err(matches_nothing(
+                text,
+                format!("{segment:?} is resolved before paths are compared"),
+                "leave it out",
+            ));
+        }
+        Ok(Self::Literal(normal[1..].to_owned()))
+    }
+
+    /// `{name}`.
+    fn parameter(text: &str, segment: &str, name: &str) -> Result<Self, Problem> {
+        let is_plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+        if !name.is_empty() && name.bytes().all(is_plain) {
+            return Ok(Self::Any(Some(name.to_owned())));
+        }
+        let message = format!("{segment:?} in {text:?} is not a parameter");
+        Err(match name.split_once(':') {
+            Some((name, pattern)) => Problem::new(
+                format!("{message}: there is no pattern in it"),
+                format!(
+                    "write {{{name}}}, or all of the path as {{ regex: \"/…/(?P<{name}>{pattern})\" }}"
+                ),
+            ),
+            None => Problem::new(message, "names are letters, digits, _ and -, like {id}"),
+        })
+    }
+
+    /// `start*end`.
+    fn glob(text: &str, segment: &str, start: &str, end: &str) -> Result<Self, Problem> {
+        if end.starts_with('*') {
+            return Err(Problem::new(
+                format!("`**` in {text:?} is not a whole segment"),
+                "write /**/ between slashes, or one * within a segment",
+            ));
+        }
+        if end.contains('*') {
+            return Err(Problem::new(
+                format!("{segment:?} in {text:?} has more than one `*`"),
+                "keep one, or write { regex: \"…\" }",
+            ));
+        }
+        Ok(Self::Glob(normal_part(start), normal_part(end)))
+    }
+
     fn matches(&self, segment: &str) -> bool {
         match self {
             Self::Literal(literal) => literal == segment,
@@ -65,82 +170,56 @@ impl Segment {
 }
 
 impl Template {
+    /// Compiles a template of at most [`MAX_TEMPLATE`] bytes.
     pub(super) fn parse(text: &str) -> Result<Self, Problem> {
-        if text.len() > MAX_TEMPLATE {
-            return Err(Problem::new(
-                format!(
-                    "the path has {} bytes, and the most is {MAX_TEMPLATE}",
-                    text.len()
-                ),
-                "use /** for the rest of the path",
-            ));
-        }
-        let Some(rest) = text.strip_prefix('/') else {
-            if let Some((_, rest)) = text.split_once("://") {
-                let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-                return Err(Problem::new(
-                    format!("the path {text:?} can match nothing: paths begin after the host"),
-                    format!("write /{path}, and {host} under `host`"),
-                ));
-            }
-            let whole = match text {
-                "*" | "**" => "/**".to_owned(),
-                _ => format!("/{text}"),
-            };
-            return Err(Problem::new(
-                format!("the path {text:?} can match nothing: paths begin with a slash"),
-                format!("write {whole}"),
-            ));
-        };
-        if let Some(at) = text.find(['?', '#']) {
-            return Err(Problem::new(
-                format!("the path {text:?} can match nothing: paths are compared without query"),
-                format!(
-                    "write {}, and conditions on parameters under `query`",
-                    &text[..at]
-                ),
-            ));
-        }
+        let rest = relative(text)?;
         let mut template = Self {
             text: text.to_owned(),
             front: Vec::new(),
             back: None,
         };
-        // A slash at the end means nothing; one alone is an empty segment.
+        // A trailing slash means nothing; a lone one is an empty segment.
         let rest = match rest {
             "/" => rest,
             _ => rest.strip_suffix('/').unwrap_or(rest),
         };
         for segment in rest.split('/').filter(|_| !rest.is_empty()) {
-            match segment {
-                "" | "." | ".." => {
-                    return Err(Problem::new(
-                        format!(
-                            "the path {text:?} can match nothing: requests never have the segment {segment:?} after normalisation"
-                        ),
-                        "leave it out",
-                    ));
-                }
-                "**" if template.back.is_some() => {
-                    return Err(Problem::new(
-                        format!("the path {text:?} has more than one `**`"),
-                        "keep one, or write { regex: \"…\" }",
-                    ));
-                }
-                "**" => template.back = Some(Vec::new()),
-                _ => {
-                    let segment = Self::segment(text, segment)?;
-                    let end = template.back.as_mut().unwrap_or(&mut template.front);
-                    end.push(segment);
-                }
+            template.push(segment)?;
+        }
+        template.check_names()?;
+        Ok(template)
+    }
+
+    fn push(&mut self, segment: &str) -> Result<(), Problem> {
+        let text = &self.text;
+        match segment {
+            "" | "." | ".." => {
+                return Err(matches_nothing(
+                    text,
+                    format!("requests never have the segment {segment:?} after normalisation"),
+                    "leave it out",
+                ));
+            }
+            "**" if self.back.is_some() => {
+                return Err(Problem::new(
+                    format!("the path {text:?} has more than one `**`"),
+                    "keep one, or write { regex: \"…\" }",
+                ));
+            }
+            "**" => self.back = Some(Vec::new()),
+            _ => {
+                let segment = Segment::parse(text, segment)?;
+                self.back.as_mut().unwrap_or(&mut self.front).push(segment);
             }
         }
-        let names: Vec<&str> = template.segments().filter_map(Segment::param).collect();
-        if let Some(name) = names
-            .iter()
-            .enumerate()
-            .find_map(|(i, n)| names[..i].contains(n).then_some(n))
-        {
+        Ok(())
+    }
+
+    fn check_names(&self) -> Result<(), Problem> {
+        let text = &self.text;
+        let names: Vec<&str> = self.segments().filter_map(Segment::param).collect();
+        let mut numbered = names.iter().enumerate();
+        if let Some((_, name)) = numbered.find(|(i, name)| names[..*i].contains(name)) {
             return Err(Problem::new(
                 format!("the path {text:?} names {{{name}}} twice"),
                 "give each parameter its own name",
@@ -152,67 +231,7 @@ impl Template {
                 "write * for those that are in no key",
             ));
         }
-        Ok(template)
-    }
-
-    fn segment(text: &str, segment: &str) -> Result<Segment, Problem> {
-        if let Some(name) = segment.strip_prefix('{').and_then(|s| s.strip_suffix('}')) {
-            let valid = !name.is_empty()
-                && name
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-            return if valid {
-                Ok(Segment::Any(Some(name.to_owned())))
-            } else if let Some((name, pattern)) = name.split_once(':') {
-                Err(Problem::new(
-                    format!(
-                        "{segment:?} in {text:?} is not a parameter: there is no pattern in it"
-                    ),
-                    format!(
-                        "write {{{name}}}, or all of the path as {{ regex: \"/…/(?P<{name}>{pattern})\" }}"
-                    ),
-                ))
-            } else {
-                Err(Problem::new(
-                    format!("{segment:?} in {text:?} is not a parameter"),
-                    "names are letters, digits, _ and -, like {id}",
-                ))
-            };
-        }
-        if segment.contains(['{', '}']) {
-            return Err(Problem::new(
-                format!("a parameter is a whole segment, and {segment:?} in {text:?} is more"),
-                "write /{name}/ between slashes, or { regex: \"…\" }",
-            ));
-        }
-        if segment == "*" {
-            return Ok(Segment::Any(None));
-        }
-        if let Some((start, end)) = segment.split_once('*') {
-            return if end.starts_with('*') {
-                Err(Problem::new(
-                    format!("`**` in {text:?} is not a whole segment"),
-                    "write /**/ between slashes, or one * within a segment",
-                ))
-            } else if end.contains('*') {
-                Err(Problem::new(
-                    format!("{segment:?} in {text:?} has more than one `*`"),
-                    "keep one, or write { regex: \"…\" }",
-                ))
-            } else {
-                Ok(Segment::Glob(normal_part(start), normal_part(end)))
-            };
-        }
-        let normal = normal_path(segment);
-        if normal == "/" {
-            return Err(Problem::new(
-                format!(
-                    "the path {text:?} can match nothing: {segment:?} is resolved before paths are compared"
-                ),
-                "leave it out",
-            ));
-        }
-        Ok(Segment::Literal(normal[1..].to_owned()))
+        Ok(())
     }
 
     /// The segments before `**`, or all if there is none.

@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderValue};
 
 use super::*;
-use crate::rulefile::load;
+use crate::{request::Attributes, rulefile::load};
 
 /// A request as `METHOD host target [client address]`, with headers.
 pub(in crate::rules) fn request<'a>(text: &'a str, headers: &'a HeaderMap) -> Attributes<'a> {

@@ -1,6 +1,26 @@
 //! What the value of a header or a query parameter must be.
 
-use super::Pattern;
+use http::HeaderName;
+
+use super::pattern::Pattern;
+
+/// A condition on a request header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeaderTest {
+    /// Which one.
+    pub name: HeaderName,
+    /// What its value must be.
+    pub test: ValueTest,
+}
+
+/// A condition on a query parameter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueryTest {
+    /// Which one, decoded.
+    pub name: String,
+    /// What its decoded value must be.
+    pub test: ValueTest,
+}
 
 /// A condition on a value; all that it says must hold. One that says nothing asks only that there is a value.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

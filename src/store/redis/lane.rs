@@ -137,33 +137,30 @@ impl Lane {
     ) -> Option<StoreError> {
         let mut jobs = Vec::with_capacity(MAX_PIPELINE);
         loop {
-            match timeout(
-                self.patience.idle_probe,
-                queue.recv_many(&mut jobs, MAX_PIPELINE),
-            )
-            .await
-            {
+            let received = queue.recv_many(&mut jobs, MAX_PIPELINE);
+            let exchanged = match timeout(self.patience.idle_probe, received).await {
                 Ok(0) => return None,
                 Ok(_) => {
                     let now = Instant::now();
                     jobs.retain(|job| !job.is_stale(now));
-                    if let Err(error) = self.exchange(connection, &mut jobs).await {
-                        for job in jobs.drain(..) {
-                            job.answer(Err(error.clone()));
-                        }
-                        return Some(error);
-                    }
+                    self.exchange(connection, &mut jobs).await
                 }
                 // Quiet: notice a dead connection before the next check does.
-                Err(_) => {
-                    let mut probe = Pipeline::new();
-                    probe.cmd("PING");
-                    if let Err(error) = self.send(connection, &probe, 1).await {
-                        return Some(error);
-                    }
+                Err(_) => self.probe(connection).await,
+            };
+            if let Err(error) = exchanged {
+                for job in jobs.drain(..) {
+                    job.answer(Err(error.clone()));
                 }
+                return Some(error);
             }
         }
+    }
+
+    async fn probe(&self, connection: &mut Connection) -> Result<(), StoreError> {
+        let mut ping = Pipeline::new();
+        ping.cmd("PING");
+        self.send(connection, &ping, 1).await.map(drop)
     }
 
     /// Sends the jobs as one pipeline and answers them. On an error the jobs that are left have no answer.

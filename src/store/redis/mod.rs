@@ -1,6 +1,7 @@
 //! Counters in Redis: one script call per check, sent over a few long-lived lanes.
 
 mod lane;
+mod pool;
 mod read;
 pub mod script;
 mod time;
@@ -14,36 +15,23 @@ use std::{
     time::Duration,
 };
 
-use deadpool_redis::{Manager, Pool, Runtime};
 use foldhash::fast::RandomState;
-use redis::AsyncConnectionConfig;
 use tokio::{
     sync::{Notify, mpsc, oneshot},
     time::Instant,
 };
 
-pub use self::read::Reader;
 use self::{
     lane::{Job, Lane, Patience},
+    pool::pool,
     time::RedisTime,
 };
+pub use self::{pool::Options, read::Reader};
 use super::{
     Batch, Charging, Store, StoreError,
     read::{Read, Reads},
 };
 use crate::{problem::Problem, throttle::Throttle};
-
-/// How to reach Redis.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// `redis://[user[:password]@]host[:port][/db]` or `unix:///path[?db=N]`.
-    pub url: String,
-    /// Connections that carry checks. Each is one task; two keep both Redis and two cores busy.
-    pub lanes: usize,
-    /// How long an answer is awaited before the connection counts as broken. Longer than a check's deadline: a Redis that
-    /// is slow for a moment need not be reconnected.
-    pub answer_timeout: Duration,
-}
 
 /// Told when the store is reached or lost, and why.
 pub type OnChange = Box<dyn Fn(Result<(), &StoreError>) + Send + Sync>;
@@ -64,31 +52,6 @@ struct LaneHandle {
 
 /// Checks that may wait for a lane. With a deadline of tens of milliseconds a longer queue would only hold stale ones.
 const QUEUE: usize = 16_384;
-
-/// A pool of at most `connections`; none is made before it is asked for.
-fn pool(options: &Options, connections: usize) -> Result<Pool, Problem> {
-    if options.url.starts_with("rediss:") {
-        return Err(Problem::new(
-            "rediss:// (TLS) is not supported yet",
-            "use redis:// on a trusted network",
-        ));
-    }
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(options.answer_timeout))
-        .set_response_timeout(Some(options.answer_timeout));
-    let manager = Manager::new_with_config(options.url.as_str(), config).map_err(|error| {
-        // The URL is not repeated, because it may hold a password.
-        Problem::new(
-            format!("the Redis URL is not valid: {}", error.category()),
-            "it looks like redis://[user[:password]@]host[:port][/db]",
-        )
-    })?;
-    Pool::builder(manager)
-        .max_size(connections)
-        .runtime(Runtime::Tokio1)
-        .build()
-        .map_err(|error| Problem::new(format!("the connection pool cannot be built: {error}"), ""))
-}
 
 impl RedisStore {
     /// Starts the lanes; they connect by themselves, now and after every loss. Must be called within a tokio runtime.

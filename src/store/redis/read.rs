@@ -6,7 +6,10 @@ use deadpool_redis::{Connection, Pool, PoolError};
 use redis::{Pipeline, Value, aio::ConnectionLike as _};
 use tokio::time::timeout;
 
-use super::{Options, pool, script};
+use super::{
+    pool::{Options, pool},
+    script,
+};
 use crate::{
     limit::{State, ban},
     problem::Problem,

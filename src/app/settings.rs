@@ -1,0 +1,47 @@
+//! Everything that serving needs to know.
+
+use std::{path::PathBuf, time::Duration};
+
+use crate::{
+    contract::AnswerOptions,
+    engine,
+    hash::HashKey,
+    server::{self, ListenAddr},
+    store::redis,
+};
+
+/// Everything that `serve` needs to know.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The rule file.
+    pub rules: PathBuf,
+    /// The key of the hash of secrets.
+    pub hash_key: HashKey,
+    /// The check port.
+    pub listen: ListenAddr,
+    /// The admin port.
+    pub admin: ListenAddr,
+    /// Where counters are kept.
+    pub store: StoreSettings,
+    /// The most time that a check waits for the store.
+    pub deadline: Duration,
+    /// How many replicas share the store.
+    pub replicas: u64,
+    /// The most counters in memory.
+    pub max_keys: usize,
+    /// Of the check port.
+    pub server: server::Options,
+    /// What is logged of decisions.
+    pub log: engine::LogOptions,
+    /// What answers carry.
+    pub answers: AnswerOptions,
+}
+
+/// Where counters are kept.
+#[derive(Debug, Clone)]
+pub enum StoreSettings {
+    /// In this process.
+    Memory,
+    /// In Redis.
+    Redis(redis::Options),
+}

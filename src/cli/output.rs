@@ -1,0 +1,27 @@
+//! What a command prints.
+
+use std::io::{self, Write as _};
+
+use clap::ValueEnum;
+
+use super::failure::Failure;
+
+/// How a command's answer is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+/// Prints what was asked for. A reader that has seen enough of it, like `head`, is no failure.
+pub(super) fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Runtime(
+            anyhow::Error::new(error).context("the answer cannot be written"),
+        )),
+        _ => Ok(()),
+    }
+}

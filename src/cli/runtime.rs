@@ -1,0 +1,57 @@
+//! What a command runs in: the log, and the async runtime.
+
+use std::{io::IsTerminal as _, time::Duration};
+
+use clap::ValueEnum;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+
+use super::failure::Failure;
+use crate::problem::Problem;
+
+/// Lines that wait to be written. When whoever reads them hangs and these are full, further ones are dropped: checks do not wait
+/// for a log.
+const WAITING_LINES: usize = 8_192;
+
+/// Begins to log to stderr. What is logged until the guard is dropped gets written, if somebody reads it.
+pub(super) fn start_logging(level: &str, format: LogFormat) -> Result<WorkerGuard, Failure> {
+    let filter = EnvFilter::try_new(level).map_err(|error| {
+        Failure::Usage(Problem::new(
+            format!("--log-level {level:?} is not valid: {error}"),
+            "write it like info or info,tollgate=debug",
+        ))
+    })?;
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(WAITING_LINES)
+        .thread_name("log")
+        .finish(std::io::stderr());
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer);
+    match format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+    Ok(guard)
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    /// For people
+    Text,
+    /// One object a line
+    Json,
+}
+
+/// How long the end of the process waits for calls that block.
+const PATIENCE_AT_END: Duration = Duration::from_secs(1);
+
+pub(super) fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Runtime::new().map_err(anyhow::Error::from)?;
+    let result = runtime.block_on(command);
+    // A file system that hangs must not hold up the end of the process.
+    runtime.shutdown_timeout(PATIENCE_AT_END);
+    result
+}

@@ -1,0 +1,18 @@
+//! The headers of checks and of their responses.
+
+use http::{HeaderName, HeaderValue};
+
+pub(super) const X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
+pub(super) const X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
+pub(super) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(super) const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+pub(super) const X_ENVOY_BUDGET: HeaderName =
+    HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+pub(super) const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+pub(super) const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+/// The rule that decided.
+pub(super) const X_TOLLGATE_RULE: HeaderName = HeaderName::from_static("x-tollgate-rule");
+/// The limit that denied.
+pub(super) const X_TOLLGATE_LIMIT: HeaderName = HeaderName::from_static("x-tollgate-limit");
+pub(super) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");

@@ -1,0 +1,52 @@
+//! The rule set in force, with its metrics.
+
+use std::{collections::HashMap, sync::Arc};
+
+use foldhash::fast::RandomState;
+use prometheus_client::metrics::counter::Counter;
+
+use crate::{
+    metrics::{Metrics, RuleMetrics},
+    rules::RuleSet,
+};
+
+/// A rule set in force, with its metrics.
+pub struct Live {
+    /// The rules.
+    pub set: RuleSet,
+    /// Counts loads of good rule files, from 1.
+    pub generation: u64,
+    pub(super) metrics: Vec<RuleMetrics>,
+    /// Denials by the name of the limit.
+    denials: HashMap<Arc<str>, Counter, RandomState>,
+}
+
+impl Live {
+    pub(super) fn new(set: RuleSet, generation: u64, metrics: &Metrics) -> Self {
+        let names: Vec<&str> = set.rules.iter().map(|rule| &*rule.name).collect();
+        metrics.retain_rules(&names);
+        let of_rules = set.rules.iter().map(|rule| metrics.rule(&rule.name));
+        let of_rules = of_rules.collect();
+        let mut denials = HashMap::default();
+        for rule in &set.rules {
+            for limit in rule.limit_names() {
+                let counter = metrics.limit(&rule.name, limit);
+                denials.insert(Arc::clone(limit), counter);
+            }
+        }
+        metrics.retain_limits(|limit| denials.contains_key(limit));
+        Self {
+            set,
+            generation,
+            metrics: of_rules,
+            denials,
+        }
+    }
+
+    /// Counts a denial by the limit of this name.
+    pub(super) fn denied_by(&self, limit: &str) {
+        if let Some(counter) = self.denials.get(limit) {
+            counter.inc();
+        }
+    }
+}

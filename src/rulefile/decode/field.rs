@@ -1,0 +1,95 @@
+//! A field: a value with its path.
+
+use std::{borrow::Cow, cell::RefCell, fmt, marker::PhantomData};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+
+use crate::rulefile::yaml::FieldPath;
+
+/// A value with its place in the file; `None` if it was wrong, which is then recorded.
+#[derive(Debug, Clone)]
+pub(in crate::rulefile) struct Field<T> {
+    path: usize,
+    pub(in crate::rulefile) value: Option<T>,
+}
+
+/// In the schema a field is its value.
+impl<T: JsonSchema> JsonSchema for Field<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn schema_id() -> Cow<'static, str> {
+        T::schema_id()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        generator.subschema_for::<T>()
+    }
+}
+
+/// The paths of the fields that were decoded.
+///
+/// A [`Field`] holds only the number of its path: serde lets a deserializer hand over nothing but
+/// plain values.
+#[derive(Default)]
+pub(in crate::rulefile) struct FieldPaths(RefCell<Vec<FieldPath>>);
+
+impl FieldPaths {
+    /// The path of a field; the root's for a field that was never decoded.
+    pub(in crate::rulefile) fn of<T>(&self, field: &Field<T>) -> FieldPath {
+        let paths = self.0.borrow();
+        paths.get(field.path).cloned().unwrap_or_default()
+    }
+
+    /// Adds a path, and returns its number.
+    pub(super) fn add(&self, path: FieldPath) -> usize {
+        let mut paths = self.0.borrow_mut();
+        paths.push(path);
+        paths.len() - 1
+    }
+}
+
+/// The name by which [`Field`] makes itself known to [`Node`].
+pub(super) const FIELD: &str = "tollgate::rulefile::Field";
+
+/// The name of a struct that may also be written in a short form, which is then its visitor's to read.
+pub(in crate::rulefile) const SHORT: &str = "tollgate::rulefile::Short";
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Field<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct FieldVisitor<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for FieldVisitor<T> {
+            type Value = Field<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a field")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Field<T>, A::Error> {
+                let path = map.next_key::<usize>()?.unwrap_or(0);
+                // The error has been recorded where it happened.
+                let value = map.next_value().ok();
+                Ok(Field { path, value })
+            }
+        }
+
+        deserializer.deserialize_newtype_struct(FIELD, FieldVisitor(PhantomData))
+    }
+}
+
+impl<T> Field<T> {
+    /// A field whose value cannot be decoded at all.
+    pub(super) fn missing() -> Self {
+        Self {
+            path: 0,
+            value: None,
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Rules by number, and maps to them.
+
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+
+/// Rules by their position in the file.
+pub(super) type RuleIds = Vec<u32>;
+
+/// A map whose keys can be looked up without owning them.
+pub(super) type Map<K, V> = HashMap<Box<K>, V, RandomState>;

@@ -1,0 +1,23 @@
+//! The values of the parameters in a path.
+
+/// What stood where a path has parameters, in the order of the pattern.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Params<'a> {
+    values: [Option<&'a str>; MAX_PARAMS],
+}
+
+/// The most parameters of one path.
+pub const MAX_PARAMS: usize = 8;
+
+impl<'a> Params<'a> {
+    /// What stood in place of the `index`th parameter, in the normal form of a path.
+    pub fn get(&self, index: usize) -> Option<&'a str> {
+        self.values.get(index).copied().flatten()
+    }
+
+    pub(super) fn set(&mut self, index: usize, value: Option<&'a str>) {
+        if let Some(place) = self.values.get_mut(index) {
+            *place = value;
+        }
+    }
+}
