@@ -254,7 +254,7 @@ for i = 1, #KEYS do
       bans[#bans + 1] = i
     end
 
-  else
+  elseif algorithm == '3' then
     -- token_bucket. See src/limit/token_bucket.rs.
     local tokens, period = ARGV[at + 5] + 0, ARGV[at + 6] + 0
     local used, since, refilled = 0, now, 0
@@ -297,6 +297,9 @@ for i = 1, #KEYS do
     left = amount - (used - refilled)
     value = format('%d %d', used, since)
     expires = since + time_for(used)
+
+  else
+    error('this script knows no algorithm ' .. algorithm, 0)
   end
 
   if fits then

@@ -30,7 +30,7 @@ pub fn command(verb: &str, script: &str, batch: &Batch) -> Cmd {
         match &charge.counted {
             Counted::Limit(limit) => push_limit(&mut cmd, limit, charge),
             Counted::Ban { ban, span } => {
-                cmd.arg(5)
+                cmd.arg(kind(&charge.counted))
                     .arg(charge.group)
                     .arg(*span)
                     .arg(ban.after())
@@ -43,16 +43,25 @@ pub fn command(verb: &str, script: &str, batch: &Batch) -> Cmd {
     cmd
 }
 
+/// The number by which the script knows what a charge counts.
+///
+/// The script refuses a number without a branch, and a test looks for the branch of each algorithm.
+fn kind(counted: &Counted) -> u8 {
+    match counted {
+        Counted::Limit(limit) => match limit.algorithm() {
+            Algorithm::FixedWindow if limit.edges().is_some() => 6,
+            Algorithm::FixedWindow => 1,
+            Algorithm::SlidingWindow => 2,
+            Algorithm::TokenBucket => 3,
+            Algorithm::SlidingLog => 4,
+        },
+        Counted::Ban { .. } => 5,
+    }
+}
+
 fn push_limit(cmd: &mut Cmd, limit: &Limit, charge: &Charge) {
     let rate = limit.rate();
-    let algorithm = match limit.algorithm() {
-        Algorithm::FixedWindow if limit.edges().is_some() => 6,
-        Algorithm::FixedWindow => 1,
-        Algorithm::SlidingWindow => 2,
-        Algorithm::TokenBucket => 3,
-        Algorithm::SlidingLog => 4,
-    };
-    cmd.arg(algorithm)
+    cmd.arg(kind(&charge.counted))
         .arg(charge.group)
         .arg(charge.cost)
         .arg(limit.burst())
@@ -152,6 +161,24 @@ fn malformed(value: &Value) -> StoreError {
 mod tests {
     use super::*;
     use crate::store::ENFORCED;
+
+    #[test]
+    fn the_script_has_a_branch_for_every_algorithm() {
+        let mut kinds = std::collections::BTreeSet::new();
+        for algorithm in Algorithm::ALL {
+            let limit = Limit::new(algorithm, 5, 60_000_000, None).unwrap();
+            let kind = kind(&Counted::Limit(limit));
+            assert!(
+                SOURCE.contains(&format!("if algorithm == '{kind}' then")),
+                "{algorithm}"
+            );
+            assert!(
+                SOURCE.contains(&format!("{kind} {algorithm}")),
+                "{algorithm}"
+            );
+            assert!(kinds.insert(kind), "{algorithm}");
+        }
+    }
 
     #[test]
     fn the_command_carries_every_key_and_limit() {
