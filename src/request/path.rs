@@ -77,7 +77,7 @@ pub fn decoded_segment(segment: &str) -> Cow<'_, [u8]> {
 }
 
 /// A part of a path pattern in the encoding of a path's normal form.
-pub fn normal_part(part: &str) -> String {
+pub(crate) fn normal_part(part: &str) -> String {
     canonical_encoding(part.as_bytes())
 }
 
