@@ -1,4 +1,4 @@
-//! Every kind of condition, key, limit and action, as clients of a real Envoy meet them. `tests/language.rs` plays more cases at
+//! Every kind of condition, key, limit and action, as clients of a real Envoy meet them. `tests/service/language.rs` plays more cases at
 //! the check endpoint; here is what each kind takes of Envoy's configuration to arrive.
 
 use std::net::Ipv4Addr;

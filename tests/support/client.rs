@@ -10,11 +10,12 @@ use std::{
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpSocket, TcpStream},
+    net::TcpSocket,
     sync::Barrier,
     task::JoinSet,
     time::timeout,
 };
+use tollgate::server::{ListenAddr, Stream};
 
 /// An answer later than this is a failure of the test. Only so that a test ends: nothing is said about speed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -44,6 +45,11 @@ impl Response {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
+    /// Whether the server closes the connection after this response.
+    pub fn closes(&self) -> bool {
+        self.header("connection") == Some("close")
+    }
+
     /// `r` and `t` of a `RateLimit` header with one member.
     pub fn remaining(&self) -> (u64, u64) {
         let value = self
@@ -63,11 +69,23 @@ impl Response {
 
 /// A connection, kept open as long as the server lets it.
 pub struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     unread: Vec<u8>,
 }
 
 impl Connection {
+    /// A connection to a server of our own, over TCP or a Unix socket.
+    pub async fn to(addr: &ListenAddr) -> io::Result<Self> {
+        Ok(Self::over(patiently(Stream::connect(addr)).await?))
+    }
+
+    fn over(stream: Stream) -> Self {
+        Self {
+            stream,
+            unread: Vec::new(),
+        }
+    }
+
     pub async fn open(addr: SocketAddr) -> io::Result<Self> {
         Self::open_from(Ipv4Addr::LOCALHOST, addr).await
     }
@@ -79,17 +97,43 @@ impl Connection {
             socket.bind(SocketAddr::new(IpAddr::V4(client), 0))?;
         }
         let stream = patiently(socket.connect(addr)).await?;
-        stream.set_nodelay(true)?;
-        Ok(Self {
-            stream,
-            unread: Vec::new(),
-        })
+        Ok(Self::over(stream.into()))
     }
 
     /// Sends a request and reads its answer.
     pub async fn ask(&mut self, request: &[u8]) -> io::Result<Response> {
         self.stream.write_all(request).await?;
         patiently(self.read(request.starts_with(b"HEAD "))).await
+    }
+
+    /// Sends bytes, which need not be a whole request.
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.stream.write_all(bytes.as_ref()).await
+    }
+
+    /// `GET path`; `None` if the connection ends before a byte of a response.
+    pub async fn get(&mut self, path: &str) -> Option<Response> {
+        self.send(head("GET", path, &[])).await.ok()?;
+        self.response().await
+    }
+
+    /// The next response; `None` if the connection ends before a byte of it.
+    pub async fn response(&mut self) -> Option<Response> {
+        match patiently(self.read(false)).await {
+            Ok(response) => Some(response),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => panic!("no response came"),
+            Err(error) => {
+                let unread = String::from_utf8_lossy(&self.unread);
+                assert!(unread.is_empty(), "{error} after {unread:?}");
+                None
+            }
+        }
+    }
+
+    /// Waits for the server to close the connection; fails if it sends anything.
+    pub async fn closed(&mut self) {
+        let response = self.response().await;
+        assert!(response.is_none(), "{response:?}");
     }
 
     async fn read(&mut self, bodiless: bool) -> io::Result<Response> {

@@ -12,8 +12,10 @@ pub mod nginx;
 pub mod process;
 pub mod redis;
 pub mod script;
+pub mod server;
 pub mod tollgate;
 pub mod upstream;
+pub mod world;
 
 use std::{
     net::TcpStream,

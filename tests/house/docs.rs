@@ -1,0 +1,208 @@
+//! The documents say what is so.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use clap::CommandFactory as _;
+use tollgate::{
+    cli::Cli,
+    hash::HashKey,
+    metrics::{FallbackMode, Metrics, StoreFailure},
+    rulefile,
+};
+
+const DOCUMENTS: &[&str] = &[
+    "README.md",
+    "CHANGELOG.md",
+    "docs/architecture.md",
+    "docs/benchmarks.md",
+    "docs/explain.md",
+    "docs/operations.md",
+    "docs/proxies.md",
+    "docs/redis.md",
+    "docs/rules.md",
+];
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The fenced blocks of a language.
+fn blocks(text: &str, language: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut current: Option<Vec<&str>> = None;
+    for line in text.lines() {
+        match &mut current {
+            Some(lines) if line == "```" => {
+                found.push(lines.join("\n"));
+                current = None;
+            }
+            Some(lines) => lines.push(line),
+            None if line.strip_prefix("```") == Some(language) => current = Some(Vec::new()),
+            None => {}
+        }
+    }
+    found
+}
+
+#[test]
+fn every_rule_file_in_the_documents_is_valid() {
+    let mut count = 0;
+    for document in DOCUMENTS {
+        for block in blocks(&read(document), "yaml") {
+            if block.starts_with("version:") {
+                // A file of overrides is checked with a rule that names it.
+                let beside = "version: 1\nrules: [{ name: api, key: [{ header: x-api-key }], limit: 1/s, overrides_file: o.yaml }]\n";
+                let is_overrides = block.contains("\noverrides:");
+                let loaded = rulefile::load_with(
+                    document,
+                    if is_overrides { beside } else { &block },
+                    rulefile::LoadContext {
+                        hash_key: &HashKey::default(),
+                        read: &|_| Ok(block.clone()),
+                    },
+                );
+                let report = loaded.diagnostics;
+                assert!(!report.has_errors(), "{report}\n\nin:\n{block}");
+                count += 1;
+            }
+        }
+    }
+    assert!(count >= 5, "only {count} rule files found");
+}
+
+#[test]
+fn the_shipped_rules_are_valid_with_their_examples() {
+    let text = read("config/rules.yaml");
+    assert!(rulefile::load("config/rules.yaml", &text).is_ok());
+    let uncommented: Vec<&str> = text
+        .lines()
+        .map(|line| line.strip_prefix("  # ").map_or(line, |rest| rest))
+        .collect();
+    let at = uncommented
+        .iter()
+        .position(|line| line.starts_with("More examples"))
+        .unwrap();
+    let examples = uncommented[at + 1..]
+        .iter()
+        .map(|line| format!("  {}", line.trim_start_matches("  #")))
+        .collect::<Vec<_>>()
+        .join("\n");
+    let with_examples = format!("version: 1\nrules:\n{examples}\n");
+    let set =
+        rulefile::load("examples", &with_examples).unwrap_or_else(|report| panic!("{report}"));
+    assert!(set.rules.len() >= 3);
+}
+
+/// Rules that ask for other headers bring a warning: what it says must be so.
+#[test]
+fn the_shipped_proxies_forward_the_headers_that_rules_may_count_on() {
+    let envoy = read("envoy/envoy.yaml");
+    let (_, rest) = envoy.split_once("allowed_headers:").unwrap();
+    let (block, _) = rest.split_once("disallowed_headers:").unwrap();
+    let of_envoy: Vec<&str> = block
+        .split("exact: ")
+        .skip(1)
+        .map(|rest| rest.split(',').next().unwrap())
+        .collect();
+    assert_eq!(of_envoy, rulefile::SHIPPED_HEADERS);
+    let nginx = read("nginx/nginx.conf");
+    let (_, rest) = nginx.split_once("location = /_tollgate {").unwrap();
+    let (block, _) = rest.split_once("\n        }").unwrap();
+    let of_nginx: Vec<String> = block
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("proxy_set_header "))
+        .filter(|line| line.contains("$http_"))
+        .map(|line| line.split(' ').next().unwrap().to_ascii_lowercase())
+        .collect();
+    assert_eq!(of_nginx, rulefile::SHIPPED_HEADERS);
+}
+
+/// The mistake that the documents make in the shipped rules is told as they say.
+#[test]
+fn the_mistake_in_the_documents_is_told_so() {
+    let rules = read("config/rules.yaml").replacen("limit: 5/m", "limit: 10/fortnight", 1);
+    let report = rulefile::load("config/rules.yaml", &rules).unwrap_err();
+    let told = report.to_string();
+    assert!(read("README.md").contains(&told), "{told}");
+    let summary = report.summary().replace('"', "\\\"");
+    assert!(read("docs/operations.md").contains(&summary), "{summary}");
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut count = 0;
+    for document in DOCUMENTS {
+        let folder = Path::new(document).parent().unwrap();
+        for part in read(document).split("](").skip(1) {
+            let target = part.split(')').next().unwrap();
+            if !target.contains("://") {
+                assert!(folder.join(target).exists(), "{document}: {target}");
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 5);
+}
+
+#[test]
+fn the_readme_lists_every_option_with_its_variable_and_default() {
+    let readme = read("README.md");
+    let rows: BTreeSet<(String, String, Option<String>)> = readme
+        .lines()
+        .filter(|line| line.starts_with("| `--"))
+        .map(|line| {
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            let code = |cell: &str| cell.trim_matches('`').to_owned();
+            let plain_default = cells[3].starts_with('`') && cells[3].matches('`').count() == 2;
+            (
+                code(cells[1]),
+                code(cells[2]),
+                plain_default.then(|| code(cells[3])),
+            )
+        })
+        .collect();
+    let cli = Cli::command();
+    let serve = cli.find_subcommand("serve").unwrap();
+    let flags: BTreeSet<(String, String, Option<String>)> = serve
+        .get_arguments()
+        .filter_map(|flag| {
+            let default = flag
+                .get_default_values()
+                .first()
+                .map(|value| value.to_str().unwrap().to_owned());
+            Some((
+                format!("--{}", flag.get_long()?),
+                flag.get_env()?.to_str().unwrap().to_owned(),
+                default,
+            ))
+        })
+        .collect();
+    assert!(flags.len() > 10);
+    assert_eq!(rows, flags);
+}
+
+#[test]
+fn metrics_in_the_documents_exist() {
+    let metrics = Metrics::new();
+    metrics
+        .rule("data")
+        .fell_back(FallbackMode::Local, StoreFailure::Deadline);
+    metrics.limit("data", "data");
+    let text = metrics.encode();
+    let mut count = 0;
+    for document in DOCUMENTS {
+        for part in read(document).split("tollgate_").skip(1) {
+            let name: String = part
+                .chars()
+                .take_while(|c| c.is_ascii_lowercase() || *c == '_')
+                .collect();
+            let family = name.trim_end_matches("_total").trim_end_matches("_bucket");
+            assert!(
+                text.contains(&format!("# HELP tollgate_{family}")),
+                "{document}: tollgate_{name}"
+            );
+            count += 1;
+        }
+    }
+    assert!(count > 5);
+}

@@ -1,0 +1,705 @@
+//! One behavioural suite over both stores, and what only one of them can do.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::support::{eventually, redis::Redis};
+use tokio::{task::JoinSet, time::Instant};
+use tollgate::{
+    clock::{Clock, ManualClock, SystemClock},
+    limit::{
+        Algorithm, Limit,
+        ban::Ban,
+        calendar::{Calendar, Edges, Period},
+    },
+    store::{
+        Batch, ChargeResult, ENFORCED, Store, StoreError,
+        memory::MemoryStore,
+        redis::{Options, RedisStore},
+    },
+};
+
+const HOUR: u64 = 3_600_000_000;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn limit(algorithm: Algorithm, amount: u64) -> Limit {
+    Limit::new(algorithm, amount, HOUR, None).unwrap()
+}
+
+fn batch(charges: &[(&str, Limit, u32)]) -> Batch {
+    let mut batch = Batch::default();
+    for (key, limit, group) in charges {
+        batch.push(*limit, 1, *group, |out| out.push_str(key));
+    }
+    batch
+}
+
+async fn charge(store: &dyn Store, batch: &Batch) -> ChargeResult {
+    store
+        .charge(batch, Instant::now() + PATIENCE)
+        .await
+        .unwrap()
+}
+
+fn memory(max_keys: usize, clock: Arc<dyn Clock>) -> MemoryStore {
+    MemoryStore::new(max_keys, clock, Box::new(|_| {}))
+}
+
+async fn redis_store(redis: &Redis, lanes: usize) -> RedisStore {
+    let options = Options {
+        url: redis.url(),
+        lanes,
+        answer_timeout: Duration::from_millis(250),
+    };
+    let store = RedisStore::start(&options, Box::new(|_| {})).unwrap();
+    assert!(store.connected_within(PATIENCE).await);
+    store
+}
+
+/// Runs a test of the suite over both stores. The second argument tells tests apart in a store that they share.
+async fn on_both<F, Fut>(test: F)
+where
+    F: Fn(Arc<dyn Store>) -> Fut,
+    Fut: Future<Output = ()>,
+{
+    test(Arc::new(memory(1_000, Arc::new(SystemClock::new())))).await;
+    let redis = Redis::start();
+    test(Arc::new(redis_store(&redis, 2).await)).await;
+}
+
+#[tokio::test]
+async fn each_algorithm_admits_what_it_says_and_no_more() {
+    on_both(|store| async move {
+        for algorithm in Algorithm::ALL {
+            let batch = batch(&[(algorithm.as_str(), limit(algorithm, 5), ENFORCED)]);
+            for left in (0..5).rev() {
+                let verdict = charge(&*store, &batch).await;
+                assert!(verdict.admitted);
+                assert_eq!(
+                    verdict.outcomes[0].remaining,
+                    left,
+                    "{algorithm} in {}",
+                    store.name()
+                );
+            }
+            let verdict = charge(&*store, &batch).await;
+            assert!(!verdict.admitted);
+            assert!(verdict.outcomes[0].wait_us > 0);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_that_one_limit_denies_charges_none() {
+    on_both(|store| async move {
+        for algorithm in Algorithm::ALL {
+            let wide = format!("{algorithm}:wide");
+            let narrow = format!("{algorithm}:narrow");
+            let both = batch(&[
+                (&wide, limit(algorithm, 10), ENFORCED),
+                (&narrow, limit(algorithm, 2), ENFORCED),
+            ]);
+            for _ in 0..2 {
+                assert!(charge(&*store, &both).await.admitted);
+            }
+            for _ in 0..20 {
+                let verdict = charge(&*store, &both).await;
+                assert!(
+                    !verdict.admitted
+                        && verdict.outcomes[0].allowed
+                        && !verdict.outcomes[1].allowed
+                );
+            }
+            let alone = charge(&*store, &batch(&[(&wide, limit(algorithm, 10), ENFORCED)])).await;
+            assert_eq!(
+                alone.outcomes[0].remaining,
+                7,
+                "{algorithm} in {}",
+                store.name()
+            );
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_shadow_rule_neither_denies_nor_charges_what_it_would_have_denied() {
+    on_both(|store| async move {
+        let window = Algorithm::FixedWindow;
+        let charges = [
+            ("enforced", limit(window, 10), ENFORCED),
+            ("shadow:wide", limit(window, 10), 7),
+            ("shadow:narrow", limit(window, 1), 7),
+        ];
+        for _ in 0..3 {
+            assert!(charge(&*store, &batch(&charges)).await.admitted);
+        }
+        let enforced = charge(&*store, &batch(&charges[..1])).await;
+        assert_eq!(enforced.outcomes[0].remaining, 6, "charged each time");
+        let shadow = charge(&*store, &batch(&charges[1..2])).await;
+        assert_eq!(
+            shadow.outcomes[0].remaining, 8,
+            "charged as one, only when all of the rule's limits fit"
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_denied_request_charges_no_shadow_rule_either() {
+    on_both(|store| async move {
+        let window = Algorithm::FixedWindow;
+        let charges = [
+            ("full", limit(window, 1), ENFORCED),
+            ("shadow", limit(window, 10), 1),
+        ];
+        for _ in 0..5 {
+            charge(&*store, &batch(&charges)).await;
+        }
+        let shadow = charge(&*store, &batch(&charges[1..])).await;
+        assert_eq!(shadow.outcomes[0].remaining, 8);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_changed_limit_acts_at_once_on_what_is_counted() {
+    on_both(|store| async move {
+        for algorithm in Algorithm::ALL {
+            let key = algorithm.as_str();
+            for _ in 0..5 {
+                charge(&*store, &batch(&[(key, limit(algorithm, 5), ENFORCED)])).await;
+            }
+            assert!(
+                !charge(&*store, &batch(&[(key, limit(algorithm, 5), ENFORCED)]))
+                    .await
+                    .admitted
+            );
+            let raised = charge(&*store, &batch(&[(key, limit(algorithm, 10), ENFORCED)])).await;
+            assert!(raised.admitted);
+            assert_eq!(
+                raised.outcomes[0].remaining,
+                4,
+                "{algorithm} in {}",
+                store.name()
+            );
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn callers_do_not_share() {
+    on_both(|store| async move {
+        for caller in 0..100 {
+            let key = format!("caller:{caller}");
+            assert!(
+                charge(
+                    &*store,
+                    &batch(&[(&key, limit(Algorithm::SlidingWindow, 1), ENFORCED)])
+                )
+                .await
+                .admitted
+            );
+        }
+    })
+    .await;
+}
+
+/// How many of 1,000 concurrent requests, spread over the replicas, are admitted.
+async fn admitted_of_1000(replicas: &[Arc<dyn Store>], charges: &[(&str, Limit, u32)]) -> usize {
+    let admitted = Arc::new(AtomicUsize::new(0));
+    let mut tasks = JoinSet::new();
+    for request in 0..1_000 {
+        let store = Arc::clone(&replicas[request % replicas.len()]);
+        let admitted = Arc::clone(&admitted);
+        let batch = batch(charges);
+        tasks.spawn(async move {
+            if charge(&*store, &batch).await.admitted {
+                admitted.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    tasks.join_all().await;
+    admitted.load(Ordering::Relaxed)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_at_once_are_counted_exactly_by_three_replicas() {
+    let redis = Redis::start();
+    let mut replicas: Vec<Arc<dyn Store>> = Vec::new();
+    for _ in 0..3 {
+        replicas.push(Arc::new(redis_store(&redis, 2).await));
+    }
+    let memory: [Arc<dyn Store>; 1] = [Arc::new(memory(1_000, Arc::new(SystemClock::new())))];
+    for algorithm in Algorithm::ALL {
+        let one = [(algorithm.as_str(), limit(algorithm, 100), ENFORCED)];
+        assert_eq!(
+            admitted_of_1000(&replicas, &one).await,
+            100,
+            "{algorithm} in redis"
+        );
+        assert_eq!(
+            admitted_of_1000(&memory, &one).await,
+            100,
+            "{algorithm} in memory"
+        );
+    }
+    let two = [
+        ("a", limit(Algorithm::FixedWindow, 100), ENFORCED),
+        ("b", limit(Algorithm::TokenBucket, 60), ENFORCED),
+    ];
+    assert_eq!(admitted_of_1000(&replicas, &two).await, 60);
+    assert_eq!(admitted_of_1000(&memory, &two).await, 60);
+    assert_eq!(
+        redis.cli(&["GET", "a"]).split(' ').next(),
+        Some("60"),
+        "the denied ones charged nothing"
+    );
+}
+
+/// A limit of `amount` an hour, and a ban of an hour after `after` denials.
+fn with_ban(caller: &str, amount: u64, after: u64, group: u32) -> Batch {
+    let mut batch = Batch::default();
+    let window = limit(Algorithm::FixedWindow, amount);
+    batch.push(window, 1, group, |out| out.push_str(&limit_key(caller)));
+    let ban = Ban::new(after, HOUR, HOUR).unwrap();
+    batch.push_ban(ban, 1, group, |out| out.push_str(&ban_key(caller)));
+    batch
+}
+
+fn limit_key(caller: &str) -> String {
+    format!("tollgate:{{login:header.x={caller}}}:fixed_window:3600s")
+}
+
+fn ban_key(caller: &str) -> String {
+    format!("tollgate:{{login:header.x={caller}}}:ban")
+}
+
+#[tokio::test]
+async fn who_is_denied_too_often_is_banned_and_charged_nothing_meanwhile() {
+    on_both(|store| async move {
+        let batch = with_ban("a", 1, 3, ENFORCED);
+        let first = charge(&*store, &batch).await;
+        assert!(first.admitted);
+        assert_eq!(first.outcomes[1].remaining, 3);
+        for left in [2, 1] {
+            let denied = charge(&*store, &batch).await;
+            assert!(!denied.admitted && denied.outcomes[1].allowed);
+            assert_eq!(denied.outcomes[1].remaining, left, "{}", store.name());
+        }
+        let banned = charge(&*store, &batch).await;
+        assert!(!banned.admitted && !banned.outcomes[1].allowed);
+        assert_eq!(banned.outcomes[1].wait_us, HOUR);
+        // The limit is raised: it would admit, and the ban still denies and charges nothing.
+        let raised = with_ban("a", 10, 3, ENFORCED);
+        for _ in 0..5 {
+            let banned = charge(&*store, &raised).await;
+            assert!(!banned.admitted);
+            assert!(banned.outcomes[0].allowed && !banned.outcomes[1].allowed);
+            assert_eq!(banned.outcomes[0].remaining, 8, "{}", store.name());
+            assert!(banned.outcomes[1].wait_us <= HOUR);
+        }
+        assert!(
+            charge(&*store, &with_ban("b", 1, 3, ENFORCED))
+                .await
+                .admitted
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_ban_counts_what_its_own_limits_deny_and_nothing_else() {
+    on_both(|store| async move {
+        let mut batch = with_ban("a", 10, 1, ENFORCED);
+        batch.push(limit(Algorithm::FixedWindow, 1), 1, ENFORCED, |out| {
+            out.push_str("another rule's");
+        });
+        assert!(charge(&*store, &batch).await.admitted);
+        for _ in 0..5 {
+            let denied = charge(&*store, &batch).await;
+            assert!(!denied.admitted);
+            assert!(denied.outcomes[1].allowed, "{}", store.name());
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_ban_of_a_shadow_rule_denies_nobody() {
+    on_both(|store| async move {
+        let batch = with_ban("a", 1, 2, 7);
+        for denials in 0..6 {
+            let verdict = charge(&*store, &batch).await;
+            assert!(verdict.admitted);
+            assert_eq!(verdict.outcomes[1].allowed, denials < 2);
+        }
+    })
+    .await;
+}
+
+const DAY: u64 = 24 * HOUR;
+
+fn edges(first: u64) -> Edges {
+    Edges::new([first, first + DAY, first + 2 * DAY, first + 3 * DAY]).unwrap()
+}
+
+#[tokio::test]
+async fn a_window_of_the_calendar_ends_when_it_says() {
+    on_both(|store| async move {
+        let today = Calendar::new(Period::Day, "Pacific/Kiritimati").unwrap();
+        let edges = today.edges(store.now_us());
+        let window = limit(Algorithm::FixedWindow, 2).aligned(edges);
+        let batch = batch(&[("k", window, ENFORCED)]);
+        let first = charge(&*store, &batch).await;
+        let now = store.now_us();
+        let (_, end) = edges.window_at(now).unwrap();
+        assert!(first.admitted);
+        assert!(
+            first.outcomes[0].wait_us.abs_diff(end - now) < 60_000_000,
+            "{} of {} in {}",
+            first.outcomes[0].wait_us,
+            end - now,
+            store.name()
+        );
+        assert!(charge(&*store, &batch).await.admitted);
+        assert!(!charge(&*store, &batch).await.admitted);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn edges_that_do_not_hold_the_stores_time_charge_nothing_and_teach_it() {
+    on_both(|store| async move {
+        let ours = store.now_us();
+        for first in [0, ours - 30 * DAY, ours + DAY] {
+            let window = limit(Algorithm::FixedWindow, 1);
+            let other = limit(Algorithm::FixedWindow, 2);
+            let both = [
+                ("other", other, ENFORCED),
+                ("window", window.aligned(edges(first)), ENFORCED),
+            ];
+            let answer = store.charge(&batch(&both), Instant::now() + PATIENCE).await;
+            assert_eq!(answer, Err(StoreError::Clock), "{} {first}", store.name());
+        }
+        let around = edges(store.now_us() - DAY - HOUR);
+        let both = [
+            ("other", limit(Algorithm::FixedWindow, 2), ENFORCED),
+            (
+                "window",
+                limit(Algorithm::FixedWindow, 1).aligned(around),
+                ENFORCED,
+            ),
+        ];
+        let verdict = charge(&*store, &batch(&both)).await;
+        assert!(verdict.admitted);
+        assert_eq!(
+            verdict.outcomes[0].remaining, 1,
+            "nothing had been charged before"
+        );
+    })
+    .await;
+}
+
+// === memory
+
+#[tokio::test]
+async fn memory_follows_its_clock() {
+    let clock = Arc::new(ManualClock::new(1_700_000_000_000_000));
+    let store = memory(10, clock.clone());
+    let batch = batch(&[("k", limit(Algorithm::FixedWindow, 1), ENFORCED)]);
+    assert!(store.charge_now(&batch).admitted);
+    clock.advance(Duration::from_micros(HOUR - 1));
+    assert!(!store.charge_now(&batch).admitted);
+    clock.advance(Duration::from_micros(1));
+    assert!(store.charge_now(&batch).admitted);
+}
+
+#[tokio::test]
+async fn memory_forgets_what_has_expired() {
+    let clock = Arc::new(ManualClock::new(1_700_000_000_000_000));
+    let store = memory(10_000, clock.clone());
+    for caller in 0..1_000 {
+        store.charge_now(&batch(&[(
+            &format!("k{caller}"),
+            limit(Algorithm::SlidingWindow, 1),
+            ENFORCED,
+        )]));
+    }
+    assert_eq!(store.keys(), 1_000);
+    for _ in 0..64 {
+        store.sweep();
+    }
+    assert_eq!(store.keys(), 1_000, "nothing has expired yet");
+    clock.advance(Duration::from_micros(HOUR));
+    for _ in 0..64 {
+        store.sweep();
+    }
+    assert_eq!(store.keys(), 0);
+}
+
+#[tokio::test]
+async fn when_memory_is_full_new_callers_share_and_known_ones_stay() {
+    let clock = Arc::new(ManualClock::new(1_700_000_000_000_000));
+    let overflows = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&overflows);
+    let store = MemoryStore::new(
+        10,
+        clock.clone(),
+        Box::new(move |key| {
+            assert_eq!(key, "tollgate:{data}:overflow:fixed_window:3600s");
+            seen.fetch_add(1, Ordering::Relaxed);
+        }),
+    );
+    let ask = |caller: usize| {
+        let key = format!("tollgate:{{data:header.x={caller}}}:fixed_window:3600s");
+        store
+            .charge_now(&batch(&[(
+                &key,
+                limit(Algorithm::FixedWindow, 3),
+                ENFORCED,
+            )]))
+            .admitted
+    };
+    assert!((0..10).all(&ask), "ten callers fit");
+    assert_eq!(overflows.load(Ordering::Relaxed), 0);
+    let strangers = (100..200).filter(|caller| ask(*caller)).count();
+    assert_eq!(strangers, 3, "all the others together have one limit");
+    assert_eq!(overflows.load(Ordering::Relaxed), 100);
+    assert!((0..10).all(&ask), "who is counted keeps its own counter");
+    assert!(store.keys() <= 11);
+    clock.advance(Duration::from_micros(HOUR));
+    for _ in 0..64 {
+        store.sweep();
+    }
+    assert!((300..310).all(&ask), "expired counters make room");
+}
+
+#[tokio::test]
+async fn when_memory_is_full_nobody_is_banned_for_what_strangers_do() {
+    let clock = Arc::new(ManualClock::new(1_700_000_000_000_000));
+    let store = memory(2, clock.clone());
+    let ask = |caller: &str| store.charge_now(&with_ban(caller, 1, 2, ENFORCED));
+    assert!(ask("a").admitted && ask("b").admitted);
+    // Strangers share a limit, and no ban.
+    assert!(ask("c").admitted);
+    for stranger in ["d", "e", "f", "g"] {
+        let denied = ask(stranger);
+        assert!(!denied.outcomes[0].allowed && denied.outcomes[1].allowed);
+    }
+    // Those who are known are limited as before. There is no room to count what they are denied.
+    for _ in 0..5 {
+        let known = ask("a");
+        assert!(!known.outcomes[0].allowed && known.outcomes[1].allowed);
+    }
+    assert!(store.keys() <= 4, "{}", store.keys());
+    clock.advance(Duration::from_micros(HOUR));
+    assert!(ask("g").admitted, "all of it ends");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_stays_bounded_under_a_flood_of_keys() {
+    let store = Arc::new(memory(1_000, Arc::new(SystemClock::new())));
+    let mut tasks = JoinSet::new();
+    for task in 0..8 {
+        let store = Arc::clone(&store);
+        tasks.spawn(async move {
+            for i in 0..5_000 {
+                let key = format!("tollgate:{{r:header.x={task}-{i}}}:fixed_window:3600s");
+                store.charge_now(&batch(&[(
+                    &key,
+                    limit(Algorithm::FixedWindow, 3),
+                    ENFORCED,
+                )]));
+            }
+        });
+    }
+    tasks.join_all().await;
+    assert!(store.keys() <= 1_010, "{}", store.keys());
+}
+
+// === redis
+
+#[tokio::test]
+async fn every_key_in_redis_has_a_time_to_live() {
+    let redis = Redis::start();
+    let store = redis_store(&redis, 1).await;
+    for algorithm in Algorithm::ALL {
+        let key = format!("tollgate:{{data:client_ip=192.0.2.1}}:{algorithm}:3600s");
+        charge(&store, &batch(&[(&key, limit(algorithm, 5), ENFORCED)])).await;
+        let ttl: i64 = redis.cli(&["PTTL", &key]).parse().unwrap();
+        // A token bucket of 5 an hour that lost one is full again after 12 minutes.
+        let longest = if algorithm == Algorithm::TokenBucket {
+            720_000
+        } else {
+            3_600_000
+        };
+        assert!(
+            ttl > longest - 60_000 && ttl <= longest,
+            "{algorithm}: {ttl}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn redis_decides_by_its_own_time() {
+    let redis = Redis::start();
+    let store = redis_store(&redis, 1).await;
+    charge(
+        &store,
+        &batch(&[("k", limit(Algorithm::FixedWindow, 5), ENFORCED)]),
+    )
+    .await;
+    let start: u64 = redis
+        .cli(&["GET", "k"])
+        .split(' ')
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap();
+    let now: u64 = redis
+        .cli(&["TIME"])
+        .lines()
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!((now - start / 1_000_000) < 60);
+}
+
+#[tokio::test]
+async fn a_forgotten_script_is_loaded_again() {
+    let redis = Redis::start();
+    let store = redis_store(&redis, 1).await;
+    let batch = batch(&[("k", limit(Algorithm::FixedWindow, 5), ENFORCED)]);
+    charge(&store, &batch).await;
+    redis.cli(&["SCRIPT", "FLUSH"]);
+    assert_eq!(
+        charge(&store, &batch).await.outcomes[0].remaining,
+        3,
+        "counted once, not twice"
+    );
+}
+
+#[tokio::test]
+async fn a_redis_that_is_not_there_is_told_at_once_and_found_when_it_comes() {
+    let mut redis = Redis::stopped();
+    let options = Options {
+        url: redis.url(),
+        lanes: 2,
+        answer_timeout: Duration::from_millis(250),
+    };
+    let store = RedisStore::start(&options, Box::new(|_| {})).unwrap();
+    let batch = batch(&[("k", limit(Algorithm::FixedWindow, 5), ENFORCED)]);
+    let error = store
+        .charge(&batch, Instant::now() + PATIENCE)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind().as_str(), "unavailable", "{error}");
+    redis.resume_process();
+    eventually("the store finds redis", async || {
+        store
+            .charge(&batch, Instant::now() + PATIENCE)
+            .await
+            .is_ok()
+    })
+    .await;
+    redis.kill();
+    eventually("the store notices", async || {
+        matches!(
+            store.charge(&batch, Instant::now() + PATIENCE).await,
+            Err(StoreError::Unavailable(_))
+        )
+    })
+    .await;
+    redis.resume_process();
+    eventually("the store finds redis again", async || {
+        store
+            .charge(&batch, Instant::now() + PATIENCE)
+            .await
+            .is_ok()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_redis_that_hangs_is_given_up_and_found_when_it_goes_on() {
+    let redis = Redis::start();
+    let store = redis_store(&redis, 2).await;
+    let batch = batch(&[("k", limit(Algorithm::FixedWindow, 1_000_000), ENFORCED)]);
+    charge(&store, &batch).await;
+    redis.pause();
+    let error = store
+        .charge(&batch, Instant::now() + PATIENCE)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind().as_str(), "deadline", "{error}");
+    eventually("checks are answered without waiting", async || {
+        matches!(
+            store.charge(&batch, Instant::now() + PATIENCE).await,
+            Err(StoreError::Unavailable(_))
+        )
+    })
+    .await;
+    redis.unpause();
+    eventually("the store goes on", async || {
+        store
+            .charge(&batch, Instant::now() + PATIENCE)
+            .await
+            .is_ok()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_check_that_is_past_its_deadline_is_not_charged() {
+    let redis = Redis::start();
+    let store = redis_store(&redis, 1).await;
+    let batch = batch(&[("k", limit(Algorithm::FixedWindow, 5), ENFORCED)]);
+    // Nobody waits for these any more when the lane looks at them.
+    for _ in 0..3 {
+        let late = store.charge(&batch, Instant::now());
+        assert!(late.await.is_err());
+    }
+    assert_eq!(charge(&store, &batch).await.outcomes[0].remaining, 4);
+}
+
+#[tokio::test]
+async fn redis_errors_are_told_with_a_remedy() {
+    let redis = Redis::start();
+    let store = redis_store(&redis, 1).await;
+    redis.cli(&["RPUSH", "tollgate:{x:}:fixed_window:1s", "oops"]);
+    let batch = batch(&[(
+        "tollgate:{x:}:fixed_window:1s",
+        limit(Algorithm::FixedWindow, 5),
+        ENFORCED,
+    )]);
+    let error = store
+        .charge(&batch, Instant::now() + PATIENCE)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind().as_str(), "refused");
+    assert!(
+        error.to_string().contains("was not written by tollgate"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_redis_url_with_a_password_is_never_repeated() {
+    let options = Options {
+        url: "redis//user:hunter2@host".to_owned(),
+        lanes: 1,
+        answer_timeout: PATIENCE,
+    };
+    let error = RedisStore::start(&options, Box::new(|_| {})).err().unwrap();
+    assert!(!error.to_string().contains("hunter2"), "{error}");
+    assert!(error.to_string().contains("redis://"), "{error}");
+}

@@ -1,0 +1,190 @@
+//! Rule files that are wrong, as people write them, and what is said about each.
+//!
+//! `corpus/bad` holds files that cannot be used, `corpus/warned` files that can and are probably not what was meant. A file of
+//! overrides stands beside the rule file that names it: `NAME.overrides.yaml`. What is printed about each file is a snapshot;
+//! to change many of them at once: `INSTA_UPDATE=always cargo test --test rules corpus`.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use tollgate::{
+    hash::HashKey,
+    rulefile::{self, LoadContext, Loaded, Severity},
+};
+
+/// A file of the corpus.
+struct Case {
+    /// Its name, without ending.
+    name: String,
+    /// Its text.
+    text: String,
+    /// What became of it.
+    loaded: Loaded,
+}
+
+/// The rule files of a folder, loaded, in the order of their names.
+fn cases(folder: &str) -> Vec<Case> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(Path::new("tests/corpus").join(folder))
+        .unwrap_or_else(|error| panic!("{folder}: {error}"))
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    paths.sort();
+    let named = paths.iter().filter_map(|path| {
+        let name = path.file_name()?.to_str()?.strip_suffix(".yaml")?;
+        (!name.ends_with(".overrides")).then(|| (name.to_owned(), path))
+    });
+    named
+        .map(|(name, path)| load(folder, &name, fs::read_to_string(path).unwrap()))
+        .collect()
+}
+
+/// Loads `text` as the file `name` of a folder.
+fn load(folder: &str, name: &str, text: String) -> Case {
+    let surroundings = LoadContext {
+        hash_key: &HashKey::default(),
+        read: &|beside| fs::read_to_string(Path::new("tests/corpus").join(folder).join(beside)),
+    };
+    let loaded = rulefile::load_with(&format!("{name}.yaml"), &text, surroundings);
+    Case {
+        name: name.to_owned(),
+        text,
+        loaded,
+    }
+}
+
+/// What of a library must not come through to people: words of its own, and names of Rust's types.
+const JARGON: &[&str] = &[
+    "invalid type",
+    "invalid value",
+    "expected a map",
+    "a sequence",
+    "a string",
+    "a boolean",
+    "a mapping",
+    "u64",
+    "i64",
+    "f64",
+    "did not find expected",
+    "cannot start any token",
+    "not allowed in this context",
+    "while parsing",
+    "while scanning",
+    "untagged",
+    "variant",
+    "node",
+    "EOF",
+    "merge",
+    "deserialize",
+];
+
+/// Everything that must hold of what is said about any file.
+fn check(case: &Case) {
+    let Case { name, text, loaded } = case;
+    let report = loaded.diagnostics.to_string();
+    for diagnostic in &loaded.diagnostics.list {
+        let hint = diagnostic.hint.as_deref().unwrap_or_default();
+        assert!(!hint.trim().is_empty(), "{name}: no hint\n{report}");
+        for word in JARGON {
+            let said = format!("{} {hint}", diagnostic.message);
+            assert!(!said.contains(word), "{name}: {word:?}\n{report}");
+        }
+        let is_one_line = !format!("{}{hint}", diagnostic.message).contains('\n');
+        assert!(is_one_line, "{name}: more than one line\n{report}");
+        if diagnostic.line > 0 && diagnostic.file == format!("{name}.yaml") {
+            let line = text.lines().nth(diagnostic.line - 1).unwrap_or_default();
+            let source = diagnostic.source.trim_matches('…');
+            assert!(line.contains(source), "{name}\n{report}");
+            let is_whole = source == line || line.chars().count() > 200;
+            assert!(is_whole, "{name}\n{report}");
+            let end = diagnostic.column + diagnostic.width - 1;
+            assert!(
+                end <= line.chars().count().max(1) + 1,
+                "{name}: beyond the end of the line\n{report}"
+            );
+        }
+    }
+}
+
+fn snapshot(folder: &str, case: &Case) {
+    let settings = |name: &str| format!("snapshots/corpus/{name}");
+    insta::with_settings!({
+        snapshot_path => settings(folder),
+        prepend_module_to_snapshot => false,
+        omit_expression => true,
+    }, {
+        insta::assert_snapshot!(case.name.as_str(), case.loaded.diagnostics.to_string());
+    });
+}
+
+#[test]
+fn bad_files_are_refused_with_place_and_remedy() {
+    let cases = cases("bad");
+    assert!(cases.len() >= 75, "only {} files", cases.len());
+    for case in &cases {
+        let Case { name, text, loaded } = case;
+        let report = &loaded.diagnostics;
+        assert!(loaded.set.is_none(), "{name} was taken\n{text}");
+        assert!(report.has_errors(), "{name}: no error\n{report}");
+        let is_empty = text.trim().is_empty();
+        let placed = report
+            .of(Severity::Error)
+            .any(|diagnostic| diagnostic.line > 0);
+        assert!(placed || is_empty, "{name}: no place\n{report}");
+        check(case);
+        snapshot("bad", case);
+    }
+}
+
+#[test]
+fn warned_files_are_taken_with_a_warning() {
+    let cases = cases("warned");
+    assert!(cases.len() >= 12, "only {} files", cases.len());
+    for case in &cases {
+        let Case { name, text, loaded } = case;
+        let report = &loaded.diagnostics;
+        assert!(loaded.set.is_some(), "{name} was refused\n{report}\n{text}");
+        let warnings = report.of(Severity::Warning).count();
+        assert!(warnings > 0, "{name}: no warning");
+        check(case);
+        snapshot("warned", case);
+    }
+}
+
+/// Leaves out each sign that means something to YAML, of each file: whatever becomes of it, there is something to say.
+#[test]
+fn no_sign_that_is_missing_leaves_people_without_words() {
+    let mut count = 0;
+    for (folder, case) in ["bad", "warned"]
+        .into_iter()
+        .flat_map(|folder| cases(folder).into_iter().map(move |case| (folder, case)))
+    {
+        let signs = case.text.match_indices([
+            ':', '{', '}', '[', ']', '"', '\'', '-', ',', ' ', '\n', '\\', '&', '*', '<', '#',
+        ]);
+        for (at, sign) in signs {
+            // Of a row of them, one.
+            if case.text[..at].ends_with(sign) {
+                continue;
+            }
+            let text = format!("{}{}", &case.text[..at], &case.text[at + sign.len()..]);
+            check(&load(folder, &case.name, text));
+            count += 1;
+        }
+    }
+    assert!(count > 5_000, "only {count}");
+}
+
+#[test]
+fn no_snapshot_is_left_of_a_file_that_is_gone() {
+    for folder in ["bad", "warned"] {
+        let names: BTreeSet<String> = cases(folder).into_iter().map(|case| case.name).collect();
+        for entry in fs::read_dir(Path::new("tests/snapshots/corpus").join(folder)).unwrap() {
+            let file = entry.unwrap().file_name().into_string().unwrap();
+            let name = file.strip_suffix(".snap").unwrap_or(&file);
+            assert!(names.contains(name), "{folder}/{file}");
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! One decision: what a rule file makes of a request.
+
+use std::time::Duration;
+
+use crate::support::world::{Ask, Broken, DEADLINE, GET, World, compile, get};
+use tokio::time::Instant;
+use tollgate::engine::{Decision, Verdict};
+
+fn limited(decision: &Decision) -> u64 {
+    match decision.verdict {
+        Verdict::Limited { retry_after_us } => retry_after_us,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn every_matching_limit_applies_until_a_rule_ends_the_walk() {
+    let world = World::new(
+        "
+version: 1
+rules:
+  - { name: wide, key: [client_ip], limit: 4/m }
+  - { name: free, match: { path: /free }, action: allow }
+  - { name: never, match: { path: /never }, action: deny }
+  - { name: narrow, match: { path: /narrow }, key: [client_ip], limit: 2/m }
+",
+    );
+    assert_eq!(world.admitted(3, get("/narrow")).await, 2);
+    let denied = world.ask(get("/narrow")).await;
+    assert_eq!(denied.rule.as_deref(), Some("narrow"));
+    assert_eq!(
+        denied.quotas.len(),
+        1,
+        "only the limit that denied is reported"
+    );
+
+    assert_eq!(world.ask(get("/never")).await.verdict, Verdict::Forbidden);
+    // Two of `wide` are used: the denied ones and the forbidden one cost nothing. `/free` stands behind it and pays.
+    assert_eq!(world.admitted(3, get("/free")).await, 2);
+    assert_eq!(world.ask(get("/free")).await.rule.as_deref(), Some("wide"));
+    assert_eq!(world.decisions("free", "allowed"), 2);
+    assert_eq!(world.decisions("never", "denied"), 1);
+    assert_eq!(world.decisions("narrow", "denied"), 2);
+}
+
+#[tokio::test]
+async fn an_exemption_in_front_costs_nothing() {
+    let world = World::new(
+        "
+version: 1
+rules:
+  - { name: free, match: { path: /free/** }, action: allow }
+  - { name: all, limit: 1/m }
+",
+    );
+    assert_eq!(world.admitted(20, get("/free/x")).await, 20);
+    let free = world.ask(get("/free/x")).await;
+    assert_eq!((free.rule.as_deref(), free.quotas.len()), (Some("free"), 0));
+    assert!(world.admits(get("/x")).await);
+    assert!(!world.admits(get("/y")).await);
+}
+
+#[tokio::test]
+async fn a_request_that_no_rule_matches_is_admitted() {
+    let world = World::new("{ version: 1, rules: [{ name: a, match: { path: /a }, limit: 1/m }] }");
+    let decision = world.ask(get("/b")).await;
+    assert_eq!(decision.verdict, Verdict::Allowed);
+    assert_eq!((decision.rule, decision.quotas.len()), (None, 0));
+}
+
+#[tokio::test]
+async fn retry_after_is_kept_to_the_microsecond() {
+    for algorithm in ["fixed_window", "sliding_window", "token_bucket"] {
+        let world = World::new(&format!(
+            "{{ version: 1, rules: [{{ name: a, limit: 5/m, algorithm: {algorithm} }}] }}"
+        ));
+        assert_eq!(world.admitted(5, get("/")).await, 5);
+        let wait = limited(&world.ask(get("/")).await);
+        world.clock.advance(Duration::from_micros(wait - 1));
+        assert_eq!(limited(&world.ask(get("/")).await), 1, "{algorithm}");
+        world.clock.advance(Duration::from_micros(1));
+        assert!(world.admits(get("/")).await, "{algorithm}");
+    }
+}
+
+#[tokio::test]
+async fn callers_are_told_apart_by_every_part_of_the_key() {
+    let world = World::new(
+        "
+version: 1
+rules:
+  - name: a
+    match: { path: \"/v1/{tenant}/**\" }
+    key: [client_ip, method, host, { path: tenant }, { header: x-key }]
+    limit: 1/m
+",
+    );
+    let base = Ask {
+        host: "h",
+        target: "/v1/acme/x",
+        headers: &[("x-key", "k")],
+        ..GET
+    };
+    assert!(world.admits(base.clone()).await);
+    assert!(!world.admits(base.clone()).await);
+    for other in [
+        Ask {
+            ip: Some("192.0.2.2"),
+            ..base.clone()
+        },
+        Ask {
+            method: "POST",
+            ..base.clone()
+        },
+        Ask {
+            host: "g",
+            ..base.clone()
+        },
+        Ask {
+            target: "/v1/other/x",
+            ..base.clone()
+        },
+        Ask {
+            headers: &[("x-key", "l")],
+            ..base.clone()
+        },
+        Ask {
+            headers: &[("x-key", "")],
+            ..base.clone()
+        },
+        Ask {
+            headers: &[],
+            ..base.clone()
+        },
+        Ask {
+            ip: None,
+            ..base.clone()
+        },
+    ] {
+        assert!(world.admits(other.clone()).await, "a caller of its own");
+        assert!(!world.admits(other).await, "and counted");
+    }
+    for same in [
+        Ask {
+            host: "H:8080",
+            ..base.clone()
+        },
+        Ask {
+            target: "/v1/acme/y?q",
+            ..base.clone()
+        },
+        Ask {
+            target: "/v1/%61cme/",
+            ..base.clone()
+        },
+        Ask {
+            headers: &[("x-key", "k"), ("x-key", "z")],
+            ..base.clone()
+        },
+    ] {
+        assert!(
+            !world.admits(same).await,
+            "the same caller in another dress"
+        );
+    }
+}
+
+#[tokio::test]
+async fn ipv6_clients_share_by_prefix() {
+    let world = World::new("{ version: 1, rules: [{ name: a, key: [client_ip], limit: 1/m }] }");
+    let from = |ip| Ask {
+        ip: Some(ip),
+        ..GET
+    };
+    assert!(world.admits(from("2001:db8::1")).await);
+    assert!(!world.admits(from("2001:db8::ffff")).await);
+    assert!(world.admits(from("2001:db8:0:1::1")).await);
+}
+
+#[tokio::test]
+async fn a_missing_value_means_what_the_rule_says() {
+    let world = World::new(
+        "
+version: 1
+rules:
+  - { name: shared, match: { path: /shared }, key: [{ header: x-key }], limit: 1/m }
+  - { name: skip, match: { path: /skip }, key: [{ header: x-key }], limit: 1/m, on_missing: skip }
+  - { name: deny, match: { path: /deny }, key: [{ header: x-key }], limit: 1/m, on_missing: deny }
+",
+    );
+    assert_eq!(world.admitted(5, get("/shared")).await, 1);
+    assert_eq!(world.admitted(5, get("/skip")).await, 5);
+    assert_eq!(world.ask(get("/deny")).await.verdict, Verdict::Forbidden);
+    let with_key = Ask {
+        headers: &[("x-key", "k")],
+        ..get("/deny")
+    };
+    assert!(world.admits(with_key).await);
+}
+
+#[tokio::test]
+async fn a_shadow_rule_counts_and_never_denies() {
+    let world = World::new(
+        "
+version: 1
+rules:
+  - { name: dark, limit: 1/m, mode: shadow }
+  - { name: real, limit: 3/m }
+",
+    );
+    let first = world.ask(get("/")).await;
+    assert_eq!(
+        first.rule.as_deref(),
+        Some("real"),
+        "answers do not speak of shadow rules"
+    );
+    assert_eq!(first.quotas.len(), 1);
+    assert_eq!(world.admitted(5, get("/")).await, 2);
+    assert_eq!(world.decisions("dark", "allowed"), 1);
+    // Asked six times: one fitted; the others would have been denied, whatever `real` said.
+    assert_eq!(world.decisions("dark", "shadow_denied"), 5);
+}
+
+#[tokio::test]
+async fn a_shadow_rule_tells_what_it_would_deny_for_want_of_a_key() {
+    let world = World::new(
+        "
+version: 1
+rules:
+  - { name: dark, key: [{ header: x-key }], on_missing: deny, limit: 5/m, mode: shadow }
+",
+    );
+    assert!(world.admits(GET).await);
+    assert_eq!(world.decisions("dark", "shadow_denied"), 1);
+    assert_eq!(world.decisions("dark", "allowed"), 0);
+}
+
+#[tokio::test]
+async fn head_does_not_evade_a_limit_on_get() {
+    let world =
+        World::new("{ version: 1, rules: [{ name: a, match: { methods: [GET] }, limit: 1/m }] }");
+    assert!(world.admits(GET).await);
+    assert!(
+        !world
+            .admits(Ask {
+                method: "HEAD",
+                ..GET
+            })
+            .await
+    );
+    assert!(
+        world
+            .admits(Ask {
+                method: "POST",
+                ..GET
+            })
+            .await
+    );
+}
+
+#[tokio::test]
+async fn a_changed_rule_acts_on_what_is_counted() {
+    let rule = |limit: &str| {
+        format!("{{ version: 1, rules: [{{ name: a, key: [client_ip], limit: {limit} }}] }}")
+    };
+    let world = World::new(&rule("5/m"));
+    assert_eq!(world.admitted(9, GET).await, 5);
+    assert_eq!(world.engine.replace(compile(&rule("10/m"))), 2);
+    assert_eq!(world.admitted(9, GET).await, 5);
+    world.engine.replace(compile(&rule("3/m")));
+    assert_eq!(world.admitted(9, GET).await, 0);
+}
+
+#[tokio::test]
+async fn of_several_limits_the_one_that_denies_longest_is_told() {
+    let world = World::new("{ version: 1, rules: [{ name: a, limits: [1/s, 1/h] }] }");
+    assert!(world.admits(GET).await);
+    let denied = world.ask(GET).await;
+    assert_eq!(&*denied.quotas[0].name, "a/3600s");
+    assert_eq!(limited(&denied), 3_600_000_000);
+}
+
+const WITHOUT_STORE: &str = "
+version: 1
+rules:
+  - { name: local, match: { path: /local }, key: [client_ip], limit: 6/m, on_store_error: local }
+  - { name: allow, match: { path: /allow }, limit: 1/m, on_store_error: allow }
+  - { name: deny, match: { path: /deny }, limit: 1/m, on_store_error: deny }
+  - { name: proxy, match: { path: /proxy }, limit: 1/m, on_store_error: proxy }
+  - { name: dark, match: { path: [/local, /allow] }, limit: 1/m, on_store_error: deny, mode: shadow }
+";
+
+async fn without_store(broken: Broken) {
+    let world = World::build(WITHOUT_STORE, Some(broken), 3);
+    let started = Instant::now();
+    assert_eq!(
+        world.admitted(5, get("/local")).await,
+        2,
+        "6 a minute divided by 3 replicas"
+    );
+    assert_eq!(
+        world.ask(get("/local")).await.quotas[0].amount,
+        6,
+        "the rule's own figure is told"
+    );
+    assert_eq!(world.admitted(5, get("/allow")).await, 5);
+    assert_eq!(limited(&world.ask(get("/deny")).await), 1_000_000);
+    assert_eq!(world.ask(get("/proxy")).await.verdict, Verdict::Unavailable);
+    assert!(
+        started.elapsed() <= 13 * DEADLINE,
+        "each check waited for its deadline at the most"
+    );
+    assert_eq!(world.decisions("local", "fallback_allowed"), 2);
+    assert_eq!(world.decisions("local", "fallback_denied"), 4);
+    assert_eq!(world.decisions("allow", "fallback_allowed"), 5);
+    assert_eq!(world.decisions("deny", "fallback_denied"), 1);
+    assert_eq!(world.decisions("proxy", "unavailable"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_store_each_rule_does_as_it_says() {
+    without_store(Broken::Refuses).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_a_store_that_hangs_each_rule_does_as_it_says_at_the_deadline() {
+    without_store(Broken::Hangs).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_store_a_denial_outweighs_the_proxy_and_the_proxy_an_admission() {
+    let rule = |name: &str, mode: &str| {
+        format!("  - {{ name: {name}, limit: 1/m, on_store_error: {mode} }}\n")
+    };
+    for (modes, expected) in [
+        (
+            ["proxy", "deny"],
+            Verdict::Limited {
+                retry_after_us: 1_000_000,
+            },
+        ),
+        (
+            ["deny", "proxy"],
+            Verdict::Limited {
+                retry_after_us: 1_000_000,
+            },
+        ),
+        (["allow", "proxy"], Verdict::Unavailable),
+        (["local", "proxy"], Verdict::Unavailable),
+        (["local", "allow"], Verdict::Allowed),
+    ] {
+        let yaml = format!(
+            "version: 1\nrules:\n{}{}",
+            rule("a", modes[0]),
+            rule("b", modes[1])
+        );
+        let world = World::build(&yaml, Some(Broken::Refuses), 1);
+        assert_eq!(world.ask(GET).await.verdict, expected, "{modes:?}");
+    }
+}

@@ -1,0 +1,16 @@
+//! The built program as its users meet it: command line, ports, reload, drain, explanations, nginx.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod cli;
+mod drain;
+mod examples;
+mod explain;
+mod language;
+mod nginx;
+mod server;
+mod service;
+mod watch;

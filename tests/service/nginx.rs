@@ -1,0 +1,490 @@
+//! tollgate behind a real nginx that runs the configuration we ship.
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use crate::support::{
+    client::{Connection, all_at_once, ask, ask_from, get, head, statuses},
+    eventually,
+    nginx::{Config, Nginx},
+    redis::Redis,
+    tollgate::{Settings, Tollgate},
+    upstream::Upstream,
+};
+use rustix::process::Signal;
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+};
+
+const RULES: &str = "
+version: 1
+rules:
+  - { name: internal, match: { path: '/internal/**' }, action: deny }
+  - { name: free, match: { path: '/free/**' }, action: allow }
+  - { name: data, match: { path: /data, methods: [GET, POST], host: app.test }, key: [client_ip], limit: 2/day }
+  - { name: api, match: { path: /api }, key: [{ header: x-api-key }], limit: 2/day }
+";
+
+struct Stack {
+    nginx: Nginx,
+    tollgate: Tollgate,
+    upstream: Upstream,
+}
+
+impl Stack {
+    async fn start(config: Config, rules: &str) -> Self {
+        let upstream = Upstream::start().await;
+        let tollgate = Tollgate::start(Settings {
+            rules,
+            ..Settings::default()
+        })
+        .await;
+        let nginx = Nginx::start(config, tollgate.addr(), upstream.addr).await;
+        Self {
+            nginx,
+            tollgate,
+            upstream,
+        }
+    }
+}
+
+/// Waits so long that no time-out of nginx's decides on a slow machine.
+fn patient() -> Config {
+    Config::shipped()
+        .with("proxy_connect_timeout 50ms;", "proxy_connect_timeout 20s;")
+        .with("proxy_send_timeout    100ms;", "proxy_send_timeout 20s;")
+        .with("proxy_read_timeout    250ms;", "proxy_read_timeout 20s;")
+}
+
+/// Says 503 when tollgate does not answer.
+fn closed() -> Config {
+    patient().with(
+        "location @no_answer { return 204; }",
+        "location @no_answer { return 403; }",
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundreds_and_429s_carry_their_headers() {
+    let stack = Stack::start(closed(), RULES).await;
+    for left in [1, 0] {
+        let answer = get(stack.nginx.addr, "/data").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(answer.remaining().0, left);
+        assert_eq!(
+            answer.header("ratelimit-policy"),
+            Some("\"data\";q=2;w=86400")
+        );
+        assert_eq!(
+            (
+                answer.header("retry-after"),
+                answer.header("x-tollgate-rule")
+            ),
+            (None, None)
+        );
+        assert_eq!(answer.json()["path"], "/data", "the application's answer");
+    }
+    let answer = get(stack.nginx.addr, "/data").await;
+    assert_eq!(answer.status, 429, "{answer:?}");
+    let (left, wait) = answer.remaining();
+    assert_eq!(left, 0);
+    assert!((86_000..=86_400).contains(&wait), "{wait}");
+    assert_eq!(
+        answer.header("retry-after"),
+        Some(wait.to_string().as_str())
+    );
+    assert_eq!(
+        answer.header("ratelimit-policy"),
+        Some("\"data\";q=2;w=86400")
+    );
+    assert_eq!(
+        answer.header("content-type"),
+        Some("application/problem+json")
+    );
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    assert_eq!(answer.json()["status"], 429);
+    assert!(
+        answer.body.contains(&format!("retry after {wait} s")),
+        "{}",
+        answer.body
+    );
+    assert_eq!(stack.upstream.count(), 2);
+    eventually("the access log names the rule", async || {
+        stack
+            .nginx
+            .access_log()
+            .contains("\"GET /data\" 429 tollgate=429 rule=data limit=data")
+    })
+    .await;
+    assert_eq!(stack.nginx.log(), "", "a denial is no error of nginx's");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_that_denies_is_a_403_and_the_applications_own_answers_pass() {
+    let stack = Stack::start(closed(), RULES).await;
+    let answer = get(stack.nginx.addr, "/internal/x").await;
+    assert_eq!((answer.status, answer.header("ratelimit")), (403, None));
+    assert_eq!(
+        answer.header("content-type"),
+        Some("application/problem+json")
+    );
+    assert_eq!(answer.json()["title"], "Forbidden");
+    assert_eq!(stack.upstream.count(), 0);
+    for status in [401, 403, 404, 429, 500, 503] {
+        let answer = get(stack.nginx.addr, &format!("/status/{status}")).await;
+        assert_eq!(answer.status, status);
+        assert_eq!(
+            answer.json()["service"],
+            "upstream",
+            "untouched: {answer:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_of_ones_own_is_a_denial_and_no_500() {
+    let rules = "
+version: 1
+rules:
+  - { name: dark, match: { path: /dark }, action: deny, answer: { status: 451, text: dark } }
+  - { name: moved, match: { path: /moved }, action: deny, answer: { status: 302, headers: { location: /x } } }
+  - { name: paid, match: { path: /paid }, limit: 1/day, answer: { status: 402 } }
+";
+    let stack = Stack::start(closed(), rules).await;
+    assert_eq!(get(stack.nginx.addr, "/paid").await.status, 200);
+    for (path, status) in [("/dark", "451"), ("/moved", "302"), ("/paid", "402")] {
+        let answer = get(stack.nginx.addr, path).await;
+        assert_eq!(answer.status, 403, "{path}: {answer:?}");
+        assert_eq!(answer.json()["title"], "Forbidden");
+        let logged = format!("\"GET {path}\" 403 tollgate={status}");
+        eventually("the access log has the status", async || {
+            stack.nginx.access_log().contains(&logged)
+        })
+        .await;
+    }
+    assert_eq!(stack.upstream.count(), 1);
+    assert_eq!(stack.nginx.log(), "", "a denial is no error of nginx's");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_at_once_are_counted_exactly_in_redis() {
+    let redis = Redis::start();
+    let rules = "
+version: 1
+rules:
+  - { name: data, match: { path: /data }, key: [client_ip], limit: 10/day, on_store_error: proxy }
+";
+    let upstream = Upstream::start().await;
+    let settings = Settings {
+        rules,
+        redis: Some(&redis),
+        args: &["--deadline=20s"],
+        ..Settings::default()
+    };
+    let tollgate = Tollgate::start(settings).await;
+    let nginx = Nginx::start(closed(), tollgate.addr(), upstream.addr).await;
+    let answers = all_at_once(
+        Ipv4Addr::LOCALHOST,
+        nginx.addr,
+        &head("GET", "/data", &[]),
+        100,
+    )
+    .await;
+    assert_eq!(statuses(&answers), BTreeMap::from([(200, 10), (429, 90)]));
+    assert_eq!(
+        redis.cli(&["--scan", "--pattern", "tollgate:*"]),
+        "tollgate:{data:client_ip=127.0.0.1}:sliding_window:86400s"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_kept_to_tollgate_and_to_the_client() {
+    let upstream = Upstream::start().await;
+    let tollgate = Tollgate::start(Settings {
+        rules: RULES,
+        ..Settings::default()
+    })
+    .await;
+    let counted = Forwarder::start(tollgate.addr()).await;
+    // Workers have connections of their own; one makes it plain to count.
+    let config = closed().with("worker_processes auto;", "worker_processes 1;");
+    let nginx = Nginx::start(config, counted.addr, upstream.addr).await;
+    let mut client = Connection::open(nginx.addr).await.unwrap();
+    let mut counts = BTreeMap::new();
+    for path in ["/data", "/free/x", "/internal/x", "/status/500"]
+        .iter()
+        .cycle()
+        .take(60)
+    {
+        let answer = client
+            .ask(&head("GET", path, &[]))
+            .await
+            .expect("the connection is kept after every answer");
+        *counts.entry(answer.status).or_default() += 1;
+    }
+    assert_eq!(
+        counts,
+        BTreeMap::from([(200, 2 + 15), (403, 15), (429, 13), (500, 15)])
+    );
+    assert_eq!(tollgate.metric("tollgate_checks_total").await, 60);
+    assert_eq!(
+        counted.connections.load(Ordering::Relaxed),
+        1,
+        "one check after the other needs one connection"
+    );
+}
+
+/// Passes bytes on, and counts the connections.
+struct Forwarder {
+    addr: SocketAddr,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Forwarder {
+    async fn start(to: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let forwarder = Self {
+            addr: listener.local_addr().unwrap(),
+            connections: Arc::default(),
+        };
+        let connections = Arc::clone(&forwarder.connections);
+        tokio::spawn(async move {
+            loop {
+                let (mut client, _) = listener.accept().await.unwrap();
+                connections.fetch_add(1, Ordering::Relaxed);
+                tokio::spawn(async move {
+                    let mut server = TcpStream::connect(to).await.unwrap();
+                    // Ends when either side closes; an error is an end too.
+                    let _ = copy_bidirectional(&mut client, &mut server).await;
+                });
+            }
+        });
+        forwarder
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_post_arrives_whole_and_is_limited() {
+    let stack = Stack::start(closed(), RULES).await;
+    let body = "x".repeat(100_000);
+    let length = format!("content-length: {}", body.len());
+    let mut post = head("POST", "/data", &[&length]);
+    post.extend_from_slice(body.as_bytes());
+    for _ in 0..2 {
+        assert_eq!(ask(stack.nginx.addr, &post).await.status, 200);
+        let seen = stack.upstream.last();
+        assert_eq!(
+            (seen.method.as_str(), seen.body.len()),
+            ("POST", body.len())
+        );
+    }
+    assert_eq!(ask(stack.nginx.addr, &post).await.status, 429);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_sends_changes_neither_its_limit_nor_anothers() {
+    let stack = Stack::start(closed(), RULES).await;
+    for _ in 0..2 {
+        assert_eq!(get(stack.nginx.addr, "/data").await.status, 200);
+    }
+    for line in [
+        "x-forwarded-for: 127.0.0.9",
+        "x-real-ip: 127.0.0.9",
+        "x-real-ip: 198.51.100.1\r\nx-real-ip: 127.0.0.9",
+        "x-forwarded-uri: /free/x",
+        "x-forwarded-method: DELETE",
+        "x-forwarded-host: free.test",
+        "x-original-uri: /free/x",
+        "host: APP.test:80",
+        "x-envoy-expected-rq-timeout-ms: 0",
+    ] {
+        let answer = ask(stack.nginx.addr, &head("GET", "/data", &[line])).await;
+        assert_eq!(answer.status, 429, "{line}");
+    }
+    for target in [
+        "/free/../data",
+        "//data",
+        "/./data",
+        "/%64ata",
+        "/data/",
+        "/data?x=/free",
+        "/free/%2e%2e/data",
+        "http://app.test/data",
+    ] {
+        let answer = ask(stack.nginx.addr, &head("GET", target, &[])).await;
+        assert_eq!(answer.status, 429, "{target}");
+    }
+    // An encoded slash means two things: nginx would route it to /data, and tollgate would match /free/**.
+    for target in ["/free/..%2fdata", "/free/%2E%2E%2Fdata", "/%2Fdata"] {
+        let answer = ask(stack.nginx.addr, &head("GET", target, &[])).await;
+        assert_eq!(answer.status, 400, "{target}");
+    }
+    // nginx passes bytes on as they are, whatever they are; tollgate must not answer "cannot decide" to them.
+    for target in [&b"/data?x=\xff"[..], b"/free/\xff/../../data"] {
+        let request = [b"GET ", target, b" HTTP/1.1\r\nhost: app.test\r\n\r\n"].concat();
+        let answer = ask(stack.nginx.addr, &request).await;
+        assert_eq!(answer.status, 429, "{}", target.escape_ascii());
+    }
+    assert_eq!(
+        ask(stack.nginx.addr, &head("HEAD", "/data", &[]))
+            .await
+            .status,
+        429
+    );
+    assert_eq!(stack.upstream.count(), 2);
+    let stranger = ask_from(
+        Ipv4Addr::new(127, 0, 0, 9),
+        stack.nginx.addr,
+        &head("GET", "/data", &[]),
+    )
+    .await;
+    assert_eq!(
+        stranger.remaining().0,
+        1,
+        "nobody else was charged: {stranger:?}"
+    );
+    assert_eq!(
+        stack
+            .tollgate
+            .metric("tollgate_contract_faults_total")
+            .await,
+        0
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_that_the_configuration_names_are_keys() {
+    let stack = Stack::start(closed(), RULES).await;
+    for key in ["x-api-key: a", "x-api-key: b"] {
+        for status in [200, 200, 429] {
+            assert_eq!(
+                ask(stack.nginx.addr, &head("GET", "/api", &[key]))
+                    .await
+                    .status,
+                status,
+                "{key}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_check_is_not_for_clients() {
+    let rules = "
+version: 1
+rules:
+  - { name: all, key: [client_ip], limit: 5/day }
+";
+    let stack = Stack::start(closed(), rules).await;
+    let hidden = get(stack.nginx.addr, "/_tollgate").await;
+    assert_eq!(
+        (hidden.status, stack.upstream.count()),
+        (403, 0),
+        "{hidden:?}"
+    );
+    for (used, path) in (1..).zip([
+        "/metrics",
+        "/rules",
+        "/v1/check",
+        "/v1/auth-request",
+        "/v1/envoy/x",
+    ]) {
+        let answer = get(stack.nginx.addr, path).await;
+        assert_eq!(
+            (answer.status, answer.remaining().0),
+            (200, 5 - used),
+            "{path} is charged like any other"
+        );
+        assert_eq!(answer.json()["path"], path, "the application's answer");
+    }
+    assert_eq!(get(stack.nginx.addr, "/metrics").await.status, 429);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_tollgate_requests_pass_or_not_as_configured() {
+    for (config, status) in [(patient(), 200), (closed(), 503)] {
+        let mut stack = Stack::start(config, RULES).await;
+        stack.tollgate.signal(Signal::KILL);
+        stack.tollgate.ended().await;
+        let mut client = Connection::open(stack.nginx.addr).await.unwrap();
+        for _ in 0..3 {
+            let answer = client
+                .ask(&head("GET", "/data", &[]))
+                .await
+                .expect("the connection is kept");
+            assert_eq!(
+                (answer.status, answer.header("ratelimit")),
+                (status, None),
+                "{answer:?}"
+            );
+        }
+        stack.tollgate.start_again().await;
+        let answers = all_at_once(
+            Ipv4Addr::LOCALHOST,
+            stack.nginx.addr,
+            &head("GET", "/data", &[]),
+            8,
+        )
+        .await;
+        assert_eq!(
+            statuses(&answers),
+            BTreeMap::from([(200, 2), (429, 6)]),
+            "it limits again by itself"
+        );
+    }
+}
+
+/// Set-ups that cannot make a 429 of tollgate's answer, such as ingress-nginx with its `auth-url`, ask here and pass a 403 on.
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_auth_request_denies_with_403_and_the_headers_of_the_limit() {
+    let plain = patient()
+        .with(
+            "proxy_pass http://tollgate/v1/check;",
+            "proxy_pass http://tollgate/v1/auth-request;",
+        )
+        .with("proxy_intercept_errors on;", "")
+        .with(
+            "error_page 301 302 303 307 308 400 402 404 405 406 409 410 418 422 423 425 426 428 429 431 451 = @over_limit;",
+            "",
+        )
+        .with("error_page 500 502 503 504 = @no_answer;", "")
+        .with("error_page 403 = @refused; ", "");
+    let stack = Stack::start(plain, RULES).await;
+    for left in [1, 0] {
+        let answer = get(stack.nginx.addr, "/data").await;
+        assert_eq!((answer.status, answer.remaining().0), (200, left));
+    }
+    let answer = get(stack.nginx.addr, "/data").await;
+    assert_eq!(
+        (answer.status, answer.remaining().0),
+        (403, 0),
+        "{answer:?}"
+    );
+    assert_eq!(
+        answer.header("retry-after").unwrap(),
+        answer.remaining().1.to_string()
+    );
+    assert_eq!(
+        answer.header("ratelimit-policy"),
+        Some("\"data\";q=2;w=86400")
+    );
+    let forbidden = get(stack.nginx.addr, "/internal/x").await;
+    assert_eq!(
+        (forbidden.status, forbidden.header("ratelimit")),
+        (403, None)
+    );
+    assert_eq!(stack.upstream.count(), 2);
+    assert_eq!(
+        stack
+            .tollgate
+            .metric("tollgate_checks_total{contract=\"auth_request\"}")
+            .await,
+        4
+    );
+}

@@ -1,0 +1,311 @@
+//! Each way in which a rule file is changed, on a real file system.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+use tollgate::watch::{self, Options, Other, force_on_sighup, watch};
+
+/// Only a failing test waits for it.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// So slow that only events can be what was noticed.
+const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
+
+struct Watched {
+    dir: TempDir,
+    applied: mpsc::UnboundedReceiver<String>,
+    force: Arc<Notify>,
+    stop: Arc<Notify>,
+    task: JoinHandle<()>,
+}
+
+impl Watched {
+    /// Watches `rules.yaml` in a directory that `prepare` has filled, and waits for `first` to be applied.
+    async fn start(poll: Duration, first: &str, prepare: impl FnOnce(&Path)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        prepare(dir.path());
+        let mut watched = Self::watch(dir, "rules.yaml", poll);
+        watched.expect(first).await;
+        watched
+    }
+
+    fn watch(dir: TempDir, file: &str, poll: Duration) -> Self {
+        let (sender, applied) = mpsc::unbounded_channel();
+        let (force, stop) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let options = Options {
+            debounce: Duration::from_millis(20),
+            poll,
+            loaded: None,
+            force: force.clone(),
+        };
+        let root = dir.path().to_owned();
+        // A file names the others that belong to it in its lines that begin with `+`.
+        let apply = move |bytes| {
+            let text = String::from_utf8(bytes).unwrap();
+            let others = text.lines().filter_map(|line| line.strip_prefix('+'));
+            let others = others.map(|path| Other {
+                content: watch::read(&root.join(path)).ok(),
+                path: path.into(),
+            });
+            // One that begins with a question mark does not tell.
+            let others = (!text.starts_with('?')).then(|| others.collect());
+            sender.send(text).unwrap();
+            others
+        };
+        let told = stop.clone();
+        let shutdown = async move { told.notified().await };
+        let task = tokio::spawn(watch(dir.path().join(file), options, apply, shutdown));
+        Self {
+            dir,
+            applied,
+            force,
+            stop,
+            task,
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The next content applied is this one. Half a save may have been applied before it when the machine is slow.
+    async fn expect(&mut self, content: &str) {
+        let wait = async { while self.applied.recv().await.unwrap() != content {} };
+        assert!(
+            tokio::time::timeout(DEADLINE, wait).await.is_ok(),
+            "{content:?} was never applied"
+        );
+    }
+
+    /// Nothing is applied for ten times as long as a change needs to be noticed.
+    async fn expect_nothing(&mut self) {
+        let quiet = tokio::time::timeout(Duration::from_millis(200), self.applied.recv()).await;
+        assert!(quiet.is_err(), "{quiet:?} was applied");
+    }
+
+    /// As a deployment does it: never half a file.
+    fn replace(&self, name: &str, content: &str) {
+        fs::write(self.path("new"), content).unwrap();
+        fs::rename(self.path("new"), self.path(name)).unwrap();
+    }
+
+    async fn stop(self) {
+        self.stop.notify_one();
+        tokio::time::timeout(DEADLINE, self.task)
+            .await
+            .expect("does not stop")
+            .unwrap();
+    }
+}
+
+fn plain(dir: &Path) {
+    fs::write(dir.join("rules.yaml"), "one").unwrap();
+}
+
+#[tokio::test]
+async fn saved_in_place() {
+    let mut watched = Watched::start(NEVER, "one", plain).await;
+    for content in ["two", "three"] {
+        fs::write(watched.path("rules.yaml"), content).unwrap();
+        watched.expect(content).await;
+    }
+    watched.stop().await;
+}
+
+#[tokio::test]
+async fn renamed_into_place() {
+    let mut watched = Watched::start(NEVER, "one", plain).await;
+    for content in ["two", "three"] {
+        fs::write(watched.path("rules.yaml.tmp"), content).unwrap();
+        fs::rename(watched.path("rules.yaml.tmp"), watched.path("rules.yaml")).unwrap();
+        watched.expect(content).await;
+    }
+    watched.stop().await;
+}
+
+#[tokio::test]
+async fn deleted_and_created_as_editors_do() {
+    let mut watched = Watched::start(NEVER, "one", plain).await;
+    for content in ["two", "three"] {
+        fs::rename(watched.path("rules.yaml"), watched.path("rules.yaml~")).unwrap();
+        fs::write(watched.path("rules.yaml"), content).unwrap();
+        fs::remove_file(watched.path("rules.yaml~")).unwrap();
+        watched.expect(content).await;
+    }
+    watched.stop().await;
+}
+
+#[tokio::test]
+async fn missing_for_a_moment() {
+    let mut watched = Watched::start(NEVER, "one", plain).await;
+    fs::remove_file(watched.path("rules.yaml")).unwrap();
+    // A second file's event makes sure that the file is looked for while it is missing, as far as that can be made sure.
+    fs::write(watched.path("other"), "").unwrap();
+    tokio::task::yield_now().await;
+    fs::write(watched.path("rules.yaml"), "two").unwrap();
+    watched.expect("two").await;
+    watched.stop().await;
+}
+
+/// What the kubelet does: a directory per version, `..data` pointing at the current one, swapped by rename.
+#[tokio::test]
+async fn swapped_by_kubernetes() {
+    fn version(dir: &Path, name: &str, content: &str) {
+        fs::create_dir(dir.join(name)).unwrap();
+        fs::write(dir.join(name).join("rules.yaml"), content).unwrap();
+    }
+    let mut watched = Watched::start(NEVER, "one", |dir| {
+        version(dir, "..1", "one");
+        symlink("..1", dir.join("..data")).unwrap();
+        symlink("..data/rules.yaml", dir.join("rules.yaml")).unwrap();
+    })
+    .await;
+    for (old, new, content) in [("..1", "..2", "two"), ("..2", "..3", "three")] {
+        version(watched.dir.path(), new, content);
+        symlink(new, watched.path("..data_tmp")).unwrap();
+        fs::rename(watched.path("..data_tmp"), watched.path("..data")).unwrap();
+        fs::remove_dir_all(watched.path(old)).unwrap();
+        watched.expect(content).await;
+    }
+    watched.stop().await;
+}
+
+#[tokio::test]
+async fn changed_behind_a_link() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let target = elsewhere.path().join("target.yaml");
+    fs::write(&target, "one").unwrap();
+    let mut watched = Watched::start(NEVER, "one", |dir| {
+        symlink(&target, dir.join("rules.yaml")).unwrap();
+    })
+    .await;
+    fs::write(&target, "two").unwrap();
+    watched.expect("two").await;
+    watched.stop().await;
+}
+
+#[tokio::test]
+async fn directory_removed_and_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("config")).unwrap();
+    fs::write(dir.path().join("config/rules.yaml"), "one").unwrap();
+    let mut watched = Watched::watch(dir, "config/rules.yaml", NEVER);
+    watched.expect("one").await;
+    for content in ["two", "three", "four"] {
+        fs::remove_dir_all(watched.path("config")).unwrap();
+        fs::create_dir(watched.path("config")).unwrap();
+        fs::write(watched.path("config/rules.yaml"), content).unwrap();
+        watched.expect(content).await;
+        // And the new directory is watched.
+        let again = format!("{content} again");
+        fs::write(watched.path("config/rules.yaml"), &again).unwrap();
+        watched.expect(&again).await;
+    }
+    watched.stop().await;
+}
+
+#[tokio::test]
+async fn created_after_the_start_in_a_directory_that_was_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut watched = Watched::watch(dir, "a/b/rules.yaml", NEVER);
+    fs::create_dir_all(watched.path("a/b")).unwrap();
+    fs::write(watched.path("a/b/rules.yaml"), "one").unwrap();
+    watched.expect("one").await;
+    watched.stop().await;
+}
+
+/// A link above the watched directories: no event comes of it.
+#[tokio::test]
+async fn what_sends_no_event_is_found_by_polling() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, content) in [("v1", "one"), ("v2", "two")] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+        fs::write(dir.path().join(name).join("rules.yaml"), content).unwrap();
+    }
+    symlink("v1", dir.path().join("current")).unwrap();
+    let mut watched = Watched::watch(dir, "current/rules.yaml", Duration::from_millis(20));
+    watched.expect("one").await;
+    symlink("v2", watched.path("new")).unwrap();
+    fs::rename(watched.path("new"), watched.path("current")).unwrap();
+    watched.expect("two").await;
+    watched.stop().await;
+}
+
+#[tokio::test]
+async fn the_same_content_is_applied_again_only_when_forced() {
+    let mut watched = Watched::start(Duration::from_millis(5), "one", plain).await;
+    for _ in 0..20 {
+        // By rename, for in place there is a moment in which the file is empty.
+        fs::write(watched.path("tmp"), "one").unwrap();
+        fs::rename(watched.path("tmp"), watched.path("rules.yaml")).unwrap();
+        tokio::task::yield_now().await;
+    }
+    fs::write(watched.path("tmp"), "two").unwrap();
+    fs::rename(watched.path("tmp"), watched.path("rules.yaml")).unwrap();
+    let next = tokio::time::timeout(DEADLINE, watched.applied.recv()).await;
+    assert_eq!(next.unwrap().unwrap(), "two");
+
+    watched.force.notify_one();
+    let next = tokio::time::timeout(DEADLINE, watched.applied.recv()).await;
+    assert_eq!(next.unwrap().unwrap(), "two");
+    watched.stop().await;
+}
+
+#[tokio::test]
+async fn sighup_forces() {
+    let mut watched = Watched::start(NEVER, "one", plain).await;
+    force_on_sighup(watched.force.clone()).unwrap();
+    let status = tokio::process::Command::new("sh")
+        .args(["-c", r#"kill -HUP "$0""#, &std::process::id().to_string()])
+        .status()
+        .await
+        .unwrap();
+    assert!(status.success());
+    watched.expect("one").await;
+    watched.stop().await;
+}
+
+#[tokio::test]
+async fn a_change_of_a_file_that_belongs_to_it_applies_it_again() {
+    let mut watched = Watched::start(NEVER, "+plans/partners.yaml", |dir| {
+        fs::write(dir.join("rules.yaml"), "+plans/partners.yaml").unwrap();
+    })
+    .await;
+    fs::create_dir(watched.path("plans")).unwrap();
+    fs::write(watched.path("plans/partners.yaml"), "a").unwrap();
+    watched.expect("+plans/partners.yaml").await;
+    // A new directory's first events can be two looks.
+    while watched.applied.try_recv().is_ok() {}
+    fs::write(watched.path("plans/partners.yaml"), "b").unwrap();
+    watched.expect("+plans/partners.yaml").await;
+    fs::write(watched.path("rules.yaml"), "alone").unwrap();
+    watched.expect("alone").await;
+    watched.stop().await;
+}
+
+/// A file that tells not which others belong to it, because it cannot be read as YAML, leaves those that do; and nothing is
+/// applied twice, whether it is refused or not.
+#[tokio::test]
+async fn the_same_content_is_applied_once() {
+    let mut watched = Watched::start(NEVER, "+other", |dir| {
+        fs::write(dir.join("rules.yaml"), "+other").unwrap();
+        fs::write(dir.join("other"), "a").unwrap();
+    })
+    .await;
+    watched.expect_nothing().await;
+    for content in ["? broken", "alone", "+other", "+missing", "? again"] {
+        watched.replace("rules.yaml", content);
+        watched.expect(content).await;
+        watched.expect_nothing().await;
+    }
+    watched.replace("missing", "b");
+    watched.expect("? again").await;
+    watched.expect_nothing().await;
+    watched.stop().await;
+}

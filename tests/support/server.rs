@@ -1,0 +1,91 @@
+//! A server of the library with a handler that a test chooses.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tollgate::server::{ConnEvents, DrainReport, ListenAddr, Listener, Options, serve};
+
+use super::{client::Connection, eventually};
+
+/// Counts what happens to connections.
+#[derive(Debug, Default)]
+pub struct Counts {
+    pub open: AtomicI64,
+    pub refused: AtomicU64,
+    pub accept_failed: AtomicU64,
+    pub panicked: AtomicU64,
+}
+
+impl ConnEvents for Counts {
+    fn opened(&self) {
+        self.open.fetch_add(1, Ordering::SeqCst);
+    }
+    fn closed(&self) {
+        self.open.fetch_sub(1, Ordering::SeqCst);
+    }
+    fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::SeqCst);
+    }
+    fn accept_failed(&self) {
+        self.accept_failed.fetch_add(1, Ordering::SeqCst);
+    }
+    fn handler_panicked(&self) {
+        self.panicked.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// A running server.
+pub struct Server {
+    pub addr: ListenAddr,
+    pub counts: Arc<Counts>,
+    shutdown: oneshot::Sender<()>,
+    task: JoinHandle<DrainReport>,
+}
+
+impl Server {
+    pub async fn start<H, F>(addr: &str, options: Options, handler: H) -> Self
+    where
+        H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    {
+        let listener = Listener::bind(&addr.parse().unwrap()).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let counts = Arc::new(Counts::default());
+        let (shutdown, stopped) = oneshot::channel();
+        let stopped = async {
+            let _ = stopped.await;
+        };
+        let task = tokio::spawn(serve(listener, handler, options, counts.clone(), stopped));
+        Self {
+            addr,
+            counts,
+            shutdown,
+            task,
+        }
+    }
+
+    pub async fn connect(&self) -> Connection {
+        Connection::to(&self.addr).await.unwrap()
+    }
+
+    /// Begins the drain; await the result for its end.
+    pub fn shut_down(self) -> JoinHandle<DrainReport> {
+        self.shutdown.send(()).unwrap();
+        self.task
+    }
+}
+
+/// Waits until `done` holds.
+pub async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    eventually(what, async || done()).await;
+}
+
+pub fn text(text: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    Response::new(Full::new(text.into()))
+}

@@ -1,0 +1,161 @@
+//! An engine with a clock that is moved by hand, for tests of decisions.
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use http::HeaderMap;
+use tokio::time::Instant;
+use tollgate::{
+    clock::{Clock, ManualClock},
+    engine::{Decision, Engine, Options, Verdict},
+    metrics::Metrics,
+    request::Attributes,
+    rulefile,
+    rules::RuleSet,
+    store::{
+        Batch, Charging, Store, StoreError,
+        deadline::Guarded,
+        memory::MemoryStore,
+        read::{Read, Reads},
+    },
+};
+
+/// How long a check waits for the store.
+pub const DEADLINE: Duration = Duration::from_millis(50);
+
+pub struct World {
+    pub engine: Engine,
+    pub clock: Arc<ManualClock>,
+    pub metrics: Arc<Metrics>,
+}
+
+/// A request in the making.
+#[derive(Clone)]
+pub struct Ask<'a> {
+    pub method: &'a str,
+    pub host: &'a str,
+    pub target: &'a str,
+    pub ip: Option<&'a str>,
+    pub headers: &'a [(&'static str, &'a str)],
+}
+
+pub const GET: Ask<'static> = Ask {
+    method: "GET",
+    host: "",
+    target: "/",
+    ip: Some("192.0.2.1"),
+    headers: &[],
+};
+
+pub fn get(target: &str) -> Ask<'_> {
+    Ask { target, ..GET }
+}
+
+impl World {
+    pub fn new(yaml: &str) -> Self {
+        Self::build(yaml, None, 1)
+    }
+
+    pub fn build(yaml: &str, broken: Option<Broken>, replicas: u64) -> Self {
+        let clock = Arc::new(ManualClock::new(1_700_000_000_000_000));
+        let metrics = Arc::new(Metrics::new());
+        let memory = |clock: &Arc<ManualClock>| {
+            let clock: Arc<dyn Clock> = clock.clone();
+            Arc::new(MemoryStore::new(1_000, clock, Box::new(|_| {})))
+        };
+        let store: Arc<dyn Store> = match broken {
+            Some(broken) => Arc::new(broken),
+            None => memory(&clock),
+        };
+        let engine = Engine::new(
+            compile(yaml),
+            Guarded::new(store, Arc::clone(&metrics)),
+            memory(&clock),
+            Arc::clone(&metrics),
+            Options {
+                deadline: DEADLINE,
+                replicas,
+                ..Options::default()
+            },
+        );
+        Self {
+            engine,
+            clock,
+            metrics,
+        }
+    }
+
+    pub async fn ask(&self, ask: Ask<'_>) -> Decision {
+        let mut headers = HeaderMap::new();
+        for (name, value) in ask.headers {
+            headers.append(*name, value.parse().unwrap());
+        }
+        let client_ip = ask.ip.map(|ip| ip.parse::<IpAddr>().unwrap());
+        let attributes = Attributes::new(ask.method, ask.host, ask.target, client_ip, &headers);
+        let live = self.engine.live();
+        self.engine.decide(&live, &attributes, None).await
+    }
+
+    pub async fn admits(&self, ask: Ask<'_>) -> bool {
+        self.ask(ask).await.verdict == Verdict::Allowed
+    }
+
+    /// How many of `n` requests are admitted.
+    pub async fn admitted(&self, n: usize, ask: Ask<'_>) -> usize {
+        let mut admitted = 0;
+        for _ in 0..n {
+            admitted += usize::from(self.admits(ask.clone()).await);
+        }
+        admitted
+    }
+
+    pub fn decisions(&self, rule: &str, outcome: &str) -> u64 {
+        self.metric(&format!(
+            "tollgate_decisions_total{{rule=\"{rule}\",outcome=\"{outcome}\"}}"
+        ))
+    }
+
+    /// The value of a series.
+    pub fn metric(&self, series: &str) -> u64 {
+        let text = self.metrics.encode();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no series {series}"))
+            .parse()
+            .unwrap()
+    }
+}
+
+pub fn compile(yaml: &str) -> RuleSet {
+    rulefile::load("rules.yaml", yaml).unwrap_or_else(|report| panic!("{report}"))
+}
+
+/// A store that never gives a verdict.
+pub enum Broken {
+    /// It says so.
+    Refuses,
+    /// It says nothing.
+    Hangs,
+}
+
+impl Read for Broken {
+    fn read<'a>(&'a self, _: &'a Batch) -> Reads<'a> {
+        Box::pin(async { Err(StoreError::Unavailable("test".to_owned())) })
+    }
+}
+
+impl Store for Broken {
+    fn charge<'a>(&'a self, _: &'a Batch, _: Instant) -> Charging<'a> {
+        match self {
+            Self::Refuses => Box::pin(async { Err(StoreError::Unavailable("test".to_owned())) }),
+            Self::Hangs => Box::pin(std::future::pending()),
+        }
+    }
+
+    fn now_us(&self) -> u64 {
+        0
+    }
+
+    fn name(&self) -> &'static str {
+        "broken"
+    }
+}
