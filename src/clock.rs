@@ -1,6 +1,7 @@
-//! Where the time comes from: [`SystemClock`] in the program, [`ManualClock`] in tests.
+//! Sources of time: [`SystemClock`] in the program, [`ManualClock`] in tests.
 //!
-//! Only the embedded store asks this clock; with Redis, `TIME` inside Redis decides and no replica's clock matters.
+//! Only the store in memory asks this clock. With Redis, `TIME` inside Redis decides, and no
+//! replica's clock matters.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,10 +12,12 @@ pub trait Clock: Send + Sync {
     fn now_us(&self) -> u64;
 }
 
-/// The machine's time: the wall clock as it was at [`SystemClock::new`], advanced by the monotonic clock.
+/// The machine's time: the wall clock as it was at [`SystemClock::new`], advanced by the monotonic
+/// clock.
 ///
-/// Windows must not be re-opened when an administrator or NTP sets the wall clock back, so after the start the wall clock is
-/// not asked again. The price is drift from it over a long life of the process, which no limit can notice.
+/// Windows must not be re-opened when an administrator or NTP sets the wall clock back, so the wall
+/// clock is read once. The price is drift over a long life of the process, which no limit can
+/// notice.
 #[derive(Debug, Clone, Copy)]
 pub struct SystemClock {
     wall_us: u64,
@@ -50,21 +53,21 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that moves only when told to.
+/// A clock that moves only when it is moved.
 #[derive(Debug, Default)]
 pub struct ManualClock {
     now_us: AtomicU64,
 }
 
 impl ManualClock {
-    /// A clock that stands at `now_us` microseconds since the Unix epoch.
+    /// Creates a clock that shows `now_us` microseconds since the Unix epoch.
     pub const fn new(now_us: u64) -> Self {
         Self {
             now_us: AtomicU64::new(now_us),
         }
     }
 
-    /// Puts the clock to `now_us`, also backwards: what a store makes of that is worth a test.
+    /// Sets the clock to `now_us`, also backwards: how a store copes with that is worth a test.
     pub fn set(&self, now_us: u64) {
         self.now_us.store(now_us, Ordering::SeqCst);
     }

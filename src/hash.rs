@@ -1,16 +1,17 @@
-//! How a value from a client stands in a key, a log or an answer: encoded so that no two look alike, and hashed where it is
+//! Values from clients as they appear in keys, logs and responses: encoded, or hashed if they are
 //! long or secret.
 //!
-//! The hash is HMAC-SHA-256 (RFC 2104), cut to 128 bits. A cryptographic one, because a caller who could find two values with
-//! one hash could spend another caller's quota; a keyed one, because an API key with few possible values could be found by
-//! hashing them all. Replicas that share counters must share the key.
+//! The hash is HMAC-SHA-256 (RFC 2104), cut to 128 bits. It is cryptographic, because a client that
+//! could find two values with one hash could spend another client's quota; and keyed, because an
+//! API key with few possible values could be found by hashing them all. Replicas that share
+//! counters must share the key.
 
 use std::fmt::{self, Write as _};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-/// The longest value that stands in a key as it is, in bytes after encoding.
+/// The longest value that appears in a key as it is, in bytes after encoding.
 pub const MAX_VALUE: usize = 64;
 
 /// How many hexadecimal digits follow the `#` of a hash.
@@ -20,35 +21,39 @@ const DIGITS: usize = 32;
 #[derive(Clone)]
 pub struct HashKey {
     mac: Hmac<Sha256>,
-    /// The hash of nothing: tells one key from another without being one.
+    /// The hash of the empty string: compares keys without showing them.
     print: [u8; 16],
     given: bool,
 }
 
 impl HashKey {
-    /// A key from a secret of any length. Its strength is the secret's: use 16 random bytes or more.
+    /// Creates a key from a secret of any length. It is as strong as the secret: use 16 random
+    /// bytes or more.
     pub fn new(secret: &[u8]) -> Self {
         Self::keyed(secret, true)
     }
 
-    /// Whether a secret was given. Without one the key is the same in every tollgate, and a hash tells its value to
-    /// whoever can guess it.
+    /// Whether a secret was given. Without one, every tollgate has the same key, and a hash can be
+    /// matched against guessed values.
     pub fn is_secret(&self) -> bool {
         self.given
     }
 
     fn keyed(secret: &[u8], given: bool) -> Self {
-        // HMAC takes keys of any length: the error cannot happen, and the default key would be no harm.
+        // HMAC takes keys of any length: the error cannot happen, and the default key would do no
+        // harm.
         let mac = Hmac::<Sha256>::new_from_slice(secret)
             .unwrap_or_else(|_| Hmac::<Sha256>::new(&hmac::digest::Key::<Hmac<Sha256>>::default()));
         let print = digest(&mac, b"");
         Self { mac, print, given }
     }
 
-    /// Appends `value` so that no two values look alike, whatever bytes they hold: what is not plain is percent-encoded, and
-    /// what would be longer than [`MAX_VALUE`] bytes is replaced by its hash. `#` never occurs otherwise.
+    /// Appends `value` so that no two values look alike, whatever bytes they hold.
     ///
-    /// `:`, `/`, `@` and `+` stay, so that addresses and e-mail addresses can be read.
+    /// Bytes that are not plain are percent-encoded, and a value longer than [`MAX_VALUE`] bytes is
+    /// replaced by its hash. `#` never occurs otherwise.
+    ///
+    /// `:`, `/`, `@` and `+` stay, so that addresses and e-mail addresses are readable.
     pub fn push_value(&self, out: &mut String, value: &[u8]) {
         let start = out.len();
         for &byte in value {
@@ -61,7 +66,7 @@ impl HashKey {
         }
     }
 
-    /// Appends `#` and the hash of `value` in hexadecimal: for what is secret.
+    /// Appends `#` and the hash of `value` in hexadecimal, for a secret.
     pub fn push_hash(&self, out: &mut String, value: &[u8]) {
         out.push('#');
         for byte in digest(&self.mac, value) {
@@ -81,7 +86,7 @@ pub fn is_hash(text: &str) -> bool {
     })
 }
 
-/// Appends `name` encoded as values are, of any length: for names that a rule file chose.
+/// Appends `name`, of any length, encoded as values are: for names from the rule file.
 pub fn push_name(out: &mut String, name: &str) {
     for &byte in name.as_bytes() {
         push_byte(out, byte);
@@ -105,7 +110,7 @@ fn digest(mac: &Hmac<Sha256>, value: &[u8]) -> [u8; 16] {
     short
 }
 
-/// The key of a tollgate that was given none.
+/// The key of a tollgate without a secret.
 impl Default for HashKey {
     fn default() -> Self {
         Self::keyed(b"tollgate", false)

@@ -1,7 +1,7 @@
-//! Whether this replica should get traffic, by named component.
+//! Whether this replica should get traffic, by component.
 //!
-//! Degraded is still ready: when Redis is away every replica is degraded alike, and taking them all out of the load balancer
-//! would turn a limiter that is less exact into an outage.
+//! Degraded is still ready: when Redis is away, every replica is degraded alike, and taking all of
+//! them out of the load balancer would turn a less exact limiter into an outage.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
-/// How a component is.
+/// The state of a component.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "status", content = "detail", rename_all = "lowercase")]
 pub enum Status {
-    /// As it should be.
+    /// Works as it should.
     Ok,
     /// Works with less than it should have; the text says what is missing.
     Degraded(String),
@@ -31,7 +31,7 @@ struct Inner {
     components: Mutex<Vec<Component>>,
 }
 
-/// The handle by which a component tells how it is. Clones share it.
+/// A component's handle, by which it reports its state. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Component {
     name: &'static str,
@@ -45,7 +45,7 @@ pub struct HealthReport {
     pub status: &'static str,
     /// Whether traffic should be sent here.
     pub ready: bool,
-    /// Each component in the order in which they were registered.
+    /// Each component, in the order of registration.
     pub components: Vec<ComponentReport>,
 }
 
@@ -54,18 +54,19 @@ pub struct HealthReport {
 pub struct ComponentReport {
     /// The component's name.
     pub name: &'static str,
-    /// How it is.
+    /// Its state.
     #[serde(flatten)]
     pub status: Status,
 }
 
 impl Health {
-    /// No components: ready.
+    /// Creates a health without components, which is ready.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The handle of a component; a new one is down until it says otherwise, so that nothing is ready by omission.
+    /// The handle of a component. A new one is down until it reports otherwise, so that nothing is
+    /// ready by omission.
     pub fn component(&self, name: &'static str) -> Component {
         let mut components = lock(&self.0.components);
         if let Some(known) = components.iter().find(|known| known.name == name) {
@@ -79,7 +80,7 @@ impl Health {
         component
     }
 
-    /// Not ready from now on, for good: the process is about to end.
+    /// Makes this replica not ready, for good: the process is about to end.
     pub fn drain(&self) {
         self.0.draining.store(true, Ordering::Release);
     }
@@ -135,28 +136,28 @@ impl fmt::Display for HealthReport {
 }
 
 impl Component {
-    /// All is well.
+    /// Reports that all is well.
     pub fn ok(&self) {
         *lock(&self.status) = Status::Ok;
     }
 
-    /// Works, but with less than it should have: still ready.
+    /// Reports that it works with less than it should have: still ready.
     pub fn degraded(&self, detail: impl Into<String>) {
         *lock(&self.status) = Status::Degraded(detail.into());
     }
 
-    /// Does not work: not ready.
+    /// Reports that it does not work: not ready.
     pub fn down(&self, detail: impl Into<String>) {
         *lock(&self.status) = Status::Down(detail.into());
     }
 
-    /// How it is now.
+    /// Its state now.
     pub fn status(&self) -> Status {
         lock(&self.status).clone()
     }
 }
 
-/// A panic elsewhere while a status was held cannot leave it half-written.
+/// A panic while a status was locked cannot leave it half-written.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

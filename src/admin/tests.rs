@@ -140,3 +140,17 @@ async fn other_methods_and_paths_are_told_what_there_is() {
         );
     }
 }
+
+#[test]
+fn the_documents_list_every_resource() {
+    let operations = std::fs::read_to_string("docs/operations.md").unwrap();
+    let module = std::fs::read_to_string("src/admin/mod.rs").unwrap();
+    for endpoint in Endpoint::ALL {
+        let row = format!("| `{endpoint}` ");
+        assert!(
+            operations.contains(&row),
+            "{endpoint} in docs/operations.md"
+        );
+        assert!(module.contains(&row), "{endpoint} in src/admin/mod.rs");
+    }
+}

@@ -1,10 +1,11 @@
-//! After so many denials within so long, deny for so long: for callers who do not take no for an answer.
+//! Bans: a client that is denied too often is denied for longer.
 //!
-//! A ban stands beside the limits of a rule and counts how often one of them does not fit. The window of that count begins with its
-//! first denial. A denial by the ban itself counts nothing, so a ban ends when it was to end, however often its caller
-//! comes meanwhile. When it has ended, the count begins at zero.
+//! A ban accompanies the limits of a rule and counts how often one of them does not fit. The window
+//! of that count begins with its first denial. A denial by the ban itself does not count, so a ban
+//! ends on time however often its client comes back meanwhile. After that, the count begins at
+//! zero.
 //!
-//! This is the one thing that is written when a request is denied.
+//! A ban is the only thing that is written when a request is denied.
 
 use std::fmt;
 
@@ -14,10 +15,10 @@ use super::{
     text::numbers,
 };
 
-/// The largest number of denials that a ban may wait for.
+/// The largest number of denials before a ban.
 pub const MAX_AFTER: u64 = 1_000_000;
 
-/// After `after` denials within `within_us`, deny for `for_us`.
+/// Denies for `for_us`, after `after` denials within `within_us`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Ban {
     after: u64,
@@ -25,26 +26,27 @@ pub struct Ban {
     for_us: u64,
 }
 
-/// Why a ban cannot be built. Each says the bound that was crossed.
+/// Why a ban cannot be built. Each variant names the bound that was crossed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidBan {
     /// No denial, or more than [`MAX_AFTER`].
     #[error("a ban comes after 1 to 1000000 denials")]
     After,
-    /// A count that lasts too short or too long.
+    /// The window of the count is too short or too long.
     #[error("a ban counts denials within 1 ms to 366 days")]
     Within,
-    /// A ban that lasts too short or too long.
+    /// The ban is too short or too long.
     #[error("a ban lasts between 1 ms and 366 days")]
     For,
 }
 
-/// What is stored: denials since when, or until when a ban is in force. Times are microseconds since the epoch.
+/// The stored state: a count of denials, or the end of a ban. Times are microseconds since the Unix
+/// epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct State {
-    /// Denials in the window that began at `since_us`. 0 while a ban is in force.
+    /// Denials in the window that began at `since_us`; 0 while a ban is in force.
     pub denials: u64,
-    /// The first of these denials; or the beginning of the ban.
+    /// The time of the first of these denials, or the beginning of the ban.
     pub since_us: u64,
     /// The end of the ban; 0 if there is none.
     pub until_us: u64,
@@ -58,7 +60,7 @@ impl fmt::Display for State {
 }
 
 impl State {
-    /// Reads what [`Display`](fmt::Display) writes. `None` for anything else: a text that tollgate did not write.
+    /// Parses what [`Display`](fmt::Display) writes; `None` for any other text.
     pub fn parse(text: &str) -> Option<Self> {
         let [denials, since_us, until_us] = numbers(text)?;
         Some(Self {
@@ -72,16 +74,18 @@ impl State {
 /// The result of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step {
-    /// What to store, whether the request is admitted or not, and from when on (microseconds since the epoch) it means the same
-    /// as nothing. `None` if what is stored stays.
+    /// What to store, whether or not the request is admitted, and when (microseconds since the Unix
+    /// epoch) it expires. `None` leaves what is stored.
     pub write: Option<(State, u64)>,
-    /// Allowed: not banned, and as many denials remain until there is a ban. Denied: banned, for as long as `wait_us` says;
-    /// `remaining` is 1 if the ban begins with this denial, and 0 if it is in force already.
+    /// Allowed: not banned, and `remaining` denials are left before a ban. Denied: banned for
+    /// `wait_us`; `remaining` is 1 if the ban begins with this denial, and 0 if it was in force
+    /// already.
     pub outcome: Outcome,
 }
 
 impl Ban {
-    /// A ban of `for_us` microseconds after `after` denials within `within_us` microseconds.
+    /// Creates a ban of `for_us` microseconds after `after` denials within `within_us`
+    /// microseconds.
     pub fn new(after: u64, within_us: u64, for_us: u64) -> Result<Self, InvalidBan> {
         let windows = MIN_WINDOW_US..=MAX_WINDOW_US;
         if !(1..=MAX_AFTER).contains(&after) {
@@ -100,7 +104,7 @@ impl Ban {
         })
     }
 
-    /// Denials until the ban begins.
+    /// Denials before the ban begins.
     pub const fn after(&self) -> u64 {
         self.after
     }
@@ -115,17 +119,17 @@ impl Ban {
         self.for_us
     }
 
-    /// What becomes of `state` at `now_us`, when the limits that the ban covers fit or do not.
+    /// The next state at `now_us`, when the limits that the ban covers fit or do not.
     pub fn step(&self, state: Option<State>, now_us: u64, limits_fit: bool) -> Step {
         let mut state = state.unwrap_or(State {
             denials: 0,
             since_us: now_us,
             until_us: 0,
         });
-        // After the clock went back, nothing lies in the future.
+        // If the clock went back, nothing may lie in the future.
         state.since_us = state.since_us.min(now_us);
-        // Nor does a ban last longer than bans do now, counted from its beginning. The new end is stored: after the clock went back,
-        // it would move on with the clock otherwise.
+        // A ban lasts no longer than the rule file says now, counted from its beginning. The new
+        // end is stored: otherwise it would move along with a clock that went back.
         let latest = state.since_us + self.for_us;
         let is_cut = state.until_us > latest;
         state.until_us = state.until_us.min(latest);
@@ -159,7 +163,7 @@ impl Ban {
             write: (!limits_fit).then_some((state, state.since_us + self.within_us)),
             outcome: Outcome {
                 allowed: true,
-                // When `after` was lowered, the next denial brings the ban.
+                // If `after` was lowered, the next denial begins the ban.
                 remaining: self.after.saturating_sub(state.denials).max(1),
                 wait_us: 0,
             },

@@ -1,16 +1,17 @@
 //! Windows of the calendar: the local hour, day, ISO week or month in a time zone.
 //!
-//! Redis' clock decides which window it is, and Redis knows no time zones. So the edges of four windows around now are
-//! computed here, and the store picks the window that its own time lies in. A store whose time lies outside of them all
-//! charges nothing and tells its time.
+//! Redis' clock decides which window it is, and Redis knows no time zones. So the edges of the four
+//! windows around now are computed here, and the store picks the window that its own time lies in.
+//! A store whose time lies outside all of them charges nothing and reports its time.
 //!
-//! Where clocks are put forward or back, a window is what a clock on the wall shows:
+//! Where clocks are put forward or back, a window is what a wall clock shows:
 //!
-//! * A day, week or month begins at the first instant at which the local clock shows midnight or has jumped past it. So days
-//!   have 23, 24 or 25 hours, and a date that was left out (Samoa, 30 December 2011) has no window.
-//! * An hour begins whenever the local clock shows a full hour or jumps into another one. The hour that is skipped has no window,
-//!   the hour that comes twice has two, and a shift of half an hour (Lord Howe Island) makes one hour of 90 minutes and
-//!   another of 30.
+//! * A day, week or month begins at the first instant at which the local clock shows midnight or
+//!   has jumped past it. So days have 23, 24 or 25 hours, and a date that was skipped (Samoa, 30
+//!   December 2011) has no window.
+//! * An hour begins whenever the local clock shows a full hour or jumps into another one. A skipped
+//!   hour has no window, a repeated hour has two, and a shift of half an hour (Lord Howe Island)
+//!   makes one hour of 90 minutes and another of 30.
 
 use std::fmt;
 
@@ -20,7 +21,7 @@ use jiff::{
     tz::{AmbiguousOffset, TimeZone, TimeZoneDatabase},
 };
 
-/// How long a window of the calendar is.
+/// The length of a calendar window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Period {
     /// From one full hour to the next.
@@ -37,7 +38,7 @@ impl Period {
     /// All of them, the shortest first.
     pub const ALL: [Self; 4] = [Self::Hour, Self::Day, Self::Week, Self::Month];
 
-    /// The word in rule files and keys.
+    /// The name in rule files and keys.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Hour => "hour",
@@ -47,7 +48,8 @@ impl Period {
         }
     }
 
-    /// How long it usually is, in microseconds; of a month, 31 days. For [`Limit::new`](super::Limit::new), and for those who are told a window.
+    /// The usual length in microseconds; for a month, 31 days. For
+    /// [`Limit::new`](super::Limit::new) and for responses that report a window.
     pub const fn usual_us(self) -> u64 {
         let hours = match self {
             Self::Hour => 1,
@@ -65,7 +67,7 @@ impl fmt::Display for Period {
     }
 }
 
-/// A name that the time zone database does not have.
+/// A time zone name that the database does not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a time zone of the IANA database")]
 pub struct UnknownTimeZone(pub String);
@@ -83,8 +85,8 @@ const HOUR: i64 = 3_600;
 const LAST: i64 = 253_370_764_800;
 
 impl Calendar {
-    /// The windows of `period` in the time zone with this IANA name, like `Europe/Paris` or `UTC`. The database is part of the
-    /// program; the machine's is not read.
+    /// Creates the windows of `period` in the time zone with this IANA name, like `Europe/Paris` or
+    /// `UTC`. The time zone database is part of the program; the machine's is not read.
     pub fn new(period: Period, timezone: &str) -> Result<Self, UnknownTimeZone> {
         let zone = TimeZoneDatabase::bundled()
             .get(timezone)
@@ -92,7 +94,7 @@ impl Calendar {
         Ok(Self { period, zone })
     }
 
-    /// Its period.
+    /// The period.
     pub const fn period(&self) -> Period {
         self.period
     }
@@ -102,8 +104,9 @@ impl Calendar {
         self.zone.iana_name().unwrap_or("UTC")
     }
 
-    /// The window that `now_us` (microseconds since the epoch) lies in, the one before it and the one after it. Edges before 1970
-    /// count as 1970, times after the year 9998 as 1 January 9999.
+    /// The window that `now_us` (microseconds since the Unix epoch) lies in, with the windows
+    /// before and after it. Edges before 1970 count as 1970, times after the year 9998 as 1 January
+    /// 9999.
     pub fn edges(&self, now_us: u64) -> Edges {
         let now = i64::try_from(now_us / MICROS).map_or(LAST, |now| now.min(LAST));
         let edges = match self.period {
@@ -117,12 +120,14 @@ impl Calendar {
         Edges(edges.map(|edge| u64::try_from(edge).unwrap_or(0) * MICROS))
     }
 
-    /// The last instant up to `now` at which the local clock showed a full hour or jumped into another one.
+    /// The last instant up to `now` at which the local clock showed a full hour or jumped into
+    /// another one.
     fn hour_begins(&self, mut now: i64) -> i64 {
         loop {
             let begin = now - self.local(now).rem_euclid(HOUR);
             match self.shift_until(now) {
-                // The clock was put forward or back within the hour that it shows: which began before that.
+                // The clock was put forward or back within the hour that it shows, which began
+                // before that.
                 Some(shift) if shift > begin && !self.jumps_into_an_hour(shift) => now = shift - 1,
                 Some(shift) if shift > begin => return shift,
                 _ => return begin,
@@ -130,7 +135,8 @@ impl Calendar {
         }
     }
 
-    /// The first instant after `now` at which the local clock shows a full hour or jumps into another one.
+    /// The first instant after `now` at which the local clock shows a full hour or jumps into
+    /// another one.
     fn hour_ends(&self, mut now: i64) -> i64 {
         loop {
             let end = now - self.local(now).rem_euclid(HOUR) + HOUR;
@@ -159,7 +165,8 @@ impl Calendar {
             }
             Period::Day | Period::Hour => today,
         };
-        // Where midnight comes twice, the local clock can show the day before the one that has begun; and a date can be left out.
+        // Where midnight is repeated, the local clock can show the day before the one that has
+        // begun; and a date can be skipped.
         let mut begins: Vec<i64> = (-3..=4)
             .map(|n| {
                 self.day_begins(match self.period {
@@ -181,13 +188,15 @@ impl Calendar {
         ]
     }
 
-    /// The first instant at which the local clock shows midnight of this date, or has jumped past it.
+    /// The first instant at which the local clock shows midnight of this date, or has jumped past
+    /// it.
     fn day_begins(&self, date: Date) -> i64 {
         let midnight = self
             .zone
             .to_ambiguous_timestamp(date.to_datetime(Time::midnight()));
         let is_skipped = matches!(midnight.offset(), AmbiguousOffset::Gap { .. });
-        // Of a midnight that comes twice the first; of one that is skipped, an instant not long after the jump.
+        // The first one of a repeated midnight; for a skipped one, an instant shortly after the
+        // jump.
         let at = midnight.compatible().map_or(LAST, Timestamp::as_second);
         if is_skipped {
             self.shift_until(at).unwrap_or(at)
@@ -196,18 +205,18 @@ impl Calendar {
         }
     }
 
-    /// What the local clock shows, in seconds since midnight of 1 January 1970.
+    /// The local clock's reading, in seconds since midnight of 1 January 1970.
     fn local(&self, at: i64) -> i64 {
         at + i64::from(self.zone.to_offset(timestamp(at)).seconds())
     }
 
-    /// When the clock was put forward or back last, up to and including `at`.
+    /// The last instant up to and including `at` at which the clock was put forward or back.
     fn shift_until(&self, at: i64) -> Option<i64> {
         let shift = self.zone.preceding(timestamp(at + 1)).next()?;
         Some(shift.timestamp().as_second())
     }
 
-    /// When the clock is put forward or back next.
+    /// The next instant at which the clock is put forward or back.
     fn shift_after(&self, at: i64) -> Option<i64> {
         let shift = self.zone.following(timestamp(at)).next()?;
         Some(shift.timestamp().as_second())
@@ -219,12 +228,13 @@ fn timestamp(at: i64) -> Timestamp {
     Timestamp::from_second(at).unwrap_or(Timestamp::MAX)
 }
 
-/// Four edges b0 ≤ b1 < b2 < b3 of successive windows, in microseconds since the epoch. Window i is from bi until b(i+1), exclusively.
+/// Four edges b0 ≤ b1 < b2 < b3 of successive windows, in microseconds since the epoch. Window i is
+/// from bi until b(i+1), exclusively.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Edges([u64; 4]);
 
 impl Edges {
-    /// Edges as they are given; `None` if they do not ascend.
+    /// Edges from these numbers; `None` if they do not ascend.
     pub fn new(edges: [u64; 4]) -> Option<Self> {
         edges.is_sorted_by(|a, b| a < b).then_some(Self(edges))
     }
@@ -234,7 +244,7 @@ impl Edges {
         self.0
     }
 
-    /// Beginning and end of the window that `now_us` lies in, if it is one of these.
+    /// The beginning and end of the window that `now_us` lies in, if it is one of these.
     pub fn window_at(self, now_us: u64) -> Option<(u64, u64)> {
         let windows = self.0.windows(2).map(|edge| (edge[0], edge[1]));
         windows
@@ -242,7 +252,8 @@ impl Edges {
             .find(|(begin, end)| (*begin..*end).contains(&now_us))
     }
 
-    /// Whether `now_us` lies in the middle one of the three windows: then [`Calendar::edges`] would give the same again.
+    /// Whether `now_us` lies in the middle window: then [`Calendar::edges`] would return the same
+    /// again.
     pub const fn are_current(self, now_us: u64) -> bool {
         self.0[1] <= now_us && now_us < self.0[2]
     }

@@ -1,22 +1,24 @@
-//! N per window.
+//! `fixed_window`: N per window.
 //!
-//! A window begins with the first request after the previous one ended, so that callers do not all start afresh at the
-//! same second. Within a window the count is exact. A caller can be admitted N at the end of one window and N at the
-//! beginning of the next: where that matters, use `sliding_window`.
+//! A window begins with the first request after the previous one ended, so that clients do not all
+//! start afresh in the same second. Within a window the count is exact. A client can be admitted N
+//! times at the end of one window and N times at the beginning of the next: where that matters, use
+//! `sliding_window`.
 //!
-//! A limit with [edges](super::calendar::Edges) counts in windows of the calendar instead, which are the same for everybody.
+//! A limit with [edges](super::calendar::Edges) counts in calendar windows instead, which are the
+//! same for every client.
 
 use super::{
     outcome::{Outcome, Step},
     spec::Limit,
 };
 
-/// How much was admitted since when.
+/// The number of requests admitted since the window began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct State {
     /// Admitted in this window.
     pub count: u64,
-    /// Beginning of the window, microseconds since the epoch.
+    /// The beginning of the window, in microseconds since the Unix epoch.
     pub start_us: u64,
 }
 
@@ -48,10 +50,11 @@ pub(super) fn step(limit: &Limit, state: Option<State>, now_us: u64, cost: u64) 
     }
 }
 
-/// The state as seen from now, and the end of its window, where a window begins with its first request.
+/// The state at `now_us` and the end of its window, where a window begins with its first request.
 fn since_first(state: Option<State>, now_us: u64, window: u64) -> (State, u64) {
     let state = match state {
-        // A start in the future means that the clock went back: the window then begins now, so that it ends in bounded time.
+        // A start in the future means that the clock went back: the window then begins now, so that
+        // it ends in bounded time.
         Some(s) if now_us < s.start_us.saturating_add(window) => State {
             start_us: s.start_us.min(now_us),
             ..s
@@ -64,8 +67,7 @@ fn since_first(state: Option<State>, now_us: u64, window: u64) -> (State, u64) {
     (state, state.start_us + window)
 }
 
-/// The state in a window with edges. A count that began in a later window has been overtaken by a clock that went back, and is
-/// kept.
+/// The state in a calendar window. A count from a later window is kept: the clock went back.
 fn in_calendar(state: Option<State>, (begin, end): (u64, u64)) -> (State, u64) {
     let count = state.map_or(0, |s| if s.start_us < begin { 0 } else { s.count });
     let state = State {

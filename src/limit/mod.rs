@@ -1,11 +1,13 @@
-//! The arithmetic of limits: pure, integer, and the same to the bit as `store/redis/charge.lua`.
+//! The arithmetic of limits: pure, integer, and identical to `store/redis/charge.lua`.
 //!
-//! A step takes what is stored, the time and a cost, and says what would be stored and whether the cost fits. It never
-//! writes: a caller that must satisfy several limits keeps all the new states or none of them. What is stored is
-//! consumption (how much, since when), not a verdict, so a changed limit acts at once on what is already counted.
+//! A step takes the stored state, the time and a cost; it returns the next state and whether the
+//! cost fits. It never writes: a store that must satisfy several limits keeps all the new states or
+//! none. What is stored is consumption (how much, since when), not a verdict, so a changed limit
+//! acts at once on what is already counted.
 //!
-//! All times are microseconds since the Unix epoch; all numbers stay within 2^53, where the doubles of Redis' Lua are
-//! exact. The bounds below see to that, and a differential property test holds the two implementations together.
+//! All times are microseconds since the Unix epoch. All numbers stay within 2^53, where the doubles
+//! of Redis' Lua are exact; the bounds in [`Limit::new`] see to that. A differential property test
+//! compares the two implementations.
 
 //!
 //! Imports go one way: [`Limit`] ← an algorithm ← [`State`] ← [`Limit::step`].

@@ -5,26 +5,28 @@
 pub struct Outcome {
     /// Whether the cost fits.
     pub allowed: bool,
-    /// What is left: after the charge if it fits, as it stands if not.
+    /// What is left: after the charge if the cost fits, else as it is.
     pub remaining: u64,
-    /// Microseconds. Denied: until the same cost fits, when nobody else comes: not before, and exactly then (a cost
-    /// above the limit never fits; one window is reported). Allowed: until more than `remaining` is left, 0 if nothing is used.
+    /// Microseconds. If denied: until the same cost fits, when no other request comes; not before
+    /// and exactly then (a cost above the limit never fits, and one window is reported). If
+    /// allowed: until more than `remaining` is left, 0 if nothing is used.
     pub wait_us: u64,
 }
 
-/// The result of a step: what to store if the request is admitted, until when, and the answer.
+/// The result of a step: the next state, when it expires, and the answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step<S> {
-    /// The new state. Equal in meaning to the old one when the cost does not fit.
+    /// The state to store if the request is admitted. Equal in meaning to the old one if the cost
+    /// does not fit.
     pub state: S,
-    /// From when on (microseconds since the epoch) the state means the same as none.
+    /// When (microseconds since the Unix epoch) the state begins to mean the same as none.
     pub expires_us: u64,
     /// The answer.
     pub outcome: Outcome,
 }
 
 impl<S> Step<S> {
-    /// The same step with another type of state.
+    /// The same step with the state wrapped.
     pub(super) fn map<T>(self, wrap: impl FnOnce(S) -> T) -> Step<T> {
         Step {
             state: wrap(self.state),

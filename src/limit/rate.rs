@@ -2,11 +2,12 @@
 
 use super::division::mul_div_ceil;
 
-/// No wait is reported as longer than this (2^46 µs, 2.2 years): a counter can hold more than a lowered
-/// limit can ever explain.
+/// No wait is reported as longer than this (2^46 µs, 2.2 years): a counter can hold more than a
+/// lowered limit can ever explain.
 pub const MAX_WAIT_US: u64 = 1 << 46;
 
-/// The rate in lowest terms: `tokens` flow back in every `period_us` microseconds, and no smaller period has a whole number.
+/// A rate in lowest terms: `tokens` flow back in every `period_us` microseconds, and no shorter
+/// period has a whole number of tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rate {
     /// Tokens per period.
@@ -24,7 +25,7 @@ impl Rate {
         }
     }
 
-    /// How long it takes until `tokens` have flowed back, at most [`MAX_WAIT_US`].
+    /// The time until `tokens` have flowed back, at most [`MAX_WAIT_US`].
     pub(super) fn time_for(self, tokens: u64) -> u64 {
         let periods = tokens / self.tokens;
         if u128::from(periods) * u128::from(self.period_us) >= u128::from(MAX_WAIT_US) {

@@ -1,19 +1,20 @@
-//! N in any span of one window, exactly: every admitted request is remembered until it is one window old.
+//! `sliding_log`: N in any window, exactly. Every admitted request is remembered for one window.
 //!
-//! The plain "sliding window log" (Google Cloud, "Rate-limiting strategies and techniques"; Figma, "An alternative approach
-//! to rate limiting"). It has none of the worst cases of the algorithms with counters, and pays for it: what is stored grows
-//! with N, by about 20 bytes a request in Redis and 16 in memory. So N is at most [`MAX_LOG`](super::MAX_LOG), and it is for small limits
-//! that must hold to the letter: passwords tried, messages sent, money moved.
+//! The plain "sliding window log" (Google Cloud, "Rate-limiting strategies and techniques"; Figma,
+//! "An alternative approach to rate limiting"). It has none of the worst cases of the counting
+//! algorithms, at a price: the stored state grows with N, by about 20 bytes per request in Redis
+//! and 16 in memory. So N is at most [`MAX_LOG`](super::MAX_LOG). Use it for small limits that must
+//! be exact: password attempts, messages sent, money moved.
 //!
-//! A request counts from its own instant until one window later, exclusively: in no half-open span of one window is more
-//! than N admitted.
+//! A request counts from its own instant until one window later, exclusively: no half-open span of
+//! one window holds more than N.
 
 use super::{
     outcome::{Outcome, Step},
     spec::Limit,
 };
 
-/// A request that was admitted.
+/// An admitted request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
     /// When, in microseconds since the epoch.
@@ -22,7 +23,7 @@ pub struct Entry {
     pub cost: u64,
 }
 
-/// The requests that were admitted lately.
+/// The requests admitted within the last window.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct State {
     /// The sum of the costs of all entries.
@@ -50,7 +51,8 @@ pub(super) fn step(limit: &Limit, state: Option<State>, now_us: u64, cost: u64) 
             cost,
         });
     }
-    // How much must leave: anything, so that more is left, or what is in the way of this request.
+    // How much must leave: anything at all, so that more is left; or as much as is in the way of
+    // this request.
     let excess = if allowed {
         1
     } else {
@@ -72,7 +74,8 @@ pub(super) fn step(limit: &Limit, state: Option<State>, now_us: u64, cost: u64) 
     }
 }
 
-/// The state as seen from `now_us`: what is one window old has left, and after the clock went back nothing lies in the future.
+/// The state at `now_us`: entries that are one window old have left, and if the clock went back, no
+/// entry lies in the future.
 fn current(mut state: State, now_us: u64, window: u64) -> State {
     if state.last_us() > now_us {
         for entry in &mut state.entries {
@@ -88,7 +91,8 @@ fn current(mut state: State, now_us: u64, window: u64) -> State {
     state
 }
 
-/// The time of the entry with which, from the oldest on, at least `amount` has left. `None` if there is not so much.
+/// The time of the entry with which, counted from the oldest, at least `amount` has left; `None` if
+/// the log holds less.
 fn leaves(entries: &[Entry], amount: u64) -> Option<u64> {
     let mut sum = 0;
     let entry = entries.iter().find(|entry| {

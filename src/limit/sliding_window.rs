@@ -1,19 +1,20 @@
-//! N per sliding window, from two counters.
+//! `sliding_window`: N per sliding window, estimated from two counters.
 //!
-//! The known form of this algorithm (Cloudflare, "How we built rate limiting capable of scaling to millions of domains")
-//! keeps a count for the current and the previous window on a fixed grid and supposes that the previous one's requests
-//! were spread evenly over it. Here a window begins with its first request and also remembers its last. That costs one
-//! number more and makes two things exact that the grid only guesses:
+//! The usual form of this algorithm (Cloudflare, "How we built rate limiting capable of scaling to
+//! millions of domains") keeps a count for the current and the previous window on a fixed grid, and
+//! assumes that the previous window's requests were spread evenly over it. Here a window begins
+//! with its first request and also remembers its last. That costs one more number and makes two
+//! things exact that the grid only estimates:
 //!
-//! * requests of the previous window are supposed to be spread evenly between its *first and last* request, so a burst
-//!   leaves when it is one window old, neither earlier (which would admit too much) nor later (`5/m` after five
-//!   requests at once means "again in 60 s", not in up to 120 s);
+//! * requests of the previous window are assumed to be spread evenly between its *first and last*
+//!   request, so a burst leaves when it is one window old, neither earlier (which would admit too
+//!   much) nor later (`5/m` after five requests at once means "again in 60 s", not in up to 120 s);
 //! * all requests of the current window are less than one window old, so they count in full.
 //!
-//! The estimate is rounded up. It is exact when the previous window's requests came at once; when they came evenly, it counts one
-//! too many at most. The worst an
-//! adversary can do is to send one early request and N - 1 at the end of a window: while those fade too early, fewer than
-//! 2N are admitted in some span of one window. `sliding_log` is the algorithm with no such case.
+//! The estimate is rounded up. It is exact if the previous window's requests came at once; if they
+//! came evenly, it counts at most one too many. The worst that an adversary can do is to send one
+//! early request and N - 1 at the end of a window: while those fade too early, fewer than 2N are
+//! admitted in some span of one window. `sliding_log` has no such case.
 //!
 //! ```text
 //!      first        last            now - window                 now
@@ -27,14 +28,15 @@ use super::{
     spec::Limit,
 };
 
-/// A count and the times of its first and last request, in microseconds since the epoch. All zero when empty.
+/// A count and the times of its first and last request, in microseconds since the epoch. All zero
+/// when empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Span {
-    /// Admitted in this span.
+    /// The number of requests admitted in this span.
     pub count: u64,
     /// The first request: the beginning of the window.
     pub start_us: u64,
-    /// The last request.
+    /// The time of the last request.
     pub last_us: u64,
 }
 
@@ -43,12 +45,12 @@ pub struct Span {
 pub struct State {
     /// Requests less than one window old.
     pub current: Span,
-    /// Requests that are just leaving.
+    /// Requests that are leaving.
     pub previous: Span,
 }
 
 impl Span {
-    /// After the clock went back, nothing lies in the future.
+    /// If the clock went back, nothing may lie in the future.
     fn not_after(self, now_us: u64) -> Self {
         Self {
             count: self.count,
@@ -70,7 +72,8 @@ impl Span {
         }
     }
 
-    /// The first instant at which at most `target` (less than the count) of this span's requests still count.
+    /// The first instant at which at most `target` (less than the count) of this span's requests
+    /// still count.
     fn fades_to(self, target: u64, window: u64) -> u64 {
         let length = self.last_us - self.start_us;
         self.last_us + window - mul_div_floor(length, target, self.count)
@@ -120,8 +123,8 @@ pub(super) fn step(limit: &Limit, state: Option<State>, now_us: u64, cost: u64) 
     }
 }
 
-/// The state as seen from `now_us`: the current window becomes the previous one when it is over, and what has left
-/// altogether is forgotten.
+/// The state at `now_us`: the current window becomes the previous one when it is over, and the
+/// previous one is dropped when all of it has left.
 fn rolled(state: State, now_us: u64, window: u64) -> State {
     let mut current = state.current.not_after(now_us);
     let mut previous = state.previous.not_after(now_us);

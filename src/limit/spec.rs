@@ -3,11 +3,12 @@
 use super::{calendar::Edges, rate::Rate};
 use crate::words::words;
 
-/// The largest number of requests that a limit or a burst may name.
+/// The largest amount or burst.
 pub const MAX_AMOUNT: u64 = 1_000_000_000;
-/// The longest window, 366 days in microseconds: below 2^45, as the exact division in `charge.lua` needs.
+/// The longest window, 366 days in microseconds: below 2^45, which the exact division in
+/// `charge.lua` needs.
 pub const MAX_WINDOW_US: u64 = 366 * 86_400 * 1_000_000;
-/// The largest amount of a `sliding_log`: it keeps every request, and a step reads those that have
+/// The largest amount of a `sliding_log`: it stores every request, and a step reads those that have
 /// left one by one.
 pub const MAX_LOG: u64 = 1_000;
 /// The shortest window, 1 ms in microseconds: the resolution of a Redis TTL.
@@ -27,7 +28,7 @@ words! {
 }
 
 impl Algorithm {
-    /// Whether a limit may admit another number at once than per window.
+    /// Whether a limit may admit more at once than its amount.
     pub const fn has_burst(self) -> bool {
         match self {
             Self::TokenBucket => true,
@@ -35,7 +36,7 @@ impl Algorithm {
         }
     }
 
-    /// Whether windows may be those of a calendar.
+    /// Whether its windows may be those of a calendar.
     pub const fn follows_calendar(self) -> bool {
         match self {
             Self::FixedWindow => true,
@@ -44,7 +45,7 @@ impl Algorithm {
     }
 }
 
-/// One limit: so many requests in so long, counted in this way.
+/// One limit: an amount per window, and how it is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Limit {
     algorithm: Algorithm,
@@ -55,7 +56,7 @@ pub struct Limit {
     edges: Option<Edges>,
 }
 
-/// Why a limit cannot be built. Each says the bound that was crossed.
+/// Why a limit cannot be built. Each variant names the bound that was crossed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidLimit {
     /// An amount or burst of zero, or above [`MAX_AMOUNT`].
@@ -73,8 +74,10 @@ pub enum InvalidLimit {
 }
 
 impl Limit {
-    /// A limit of `amount` requests per `window_us` microseconds. `burst` is the capacity of a token bucket (the
-    /// algorithms with windows ignore it); a token bucket without one holds `amount`.
+    /// Creates a limit of `amount` requests per `window_us` microseconds.
+    ///
+    /// `burst` is the capacity of a token bucket, by default `amount`; the algorithms with windows
+    /// ignore it.
     pub fn new(
         algorithm: Algorithm,
         amount: u64,
@@ -88,7 +91,7 @@ impl Limit {
         if !(MIN_WINDOW_US..=MAX_WINDOW_US).contains(&window_us) {
             return Err(InvalidLimit::Window);
         }
-        // The bounds of one algorithm; each must say here what its own are.
+        // Bounds of single algorithms. A new one must state its own here.
         match algorithm {
             Algorithm::FixedWindow | Algorithm::SlidingWindow => {}
             Algorithm::SlidingLog => {
@@ -113,8 +116,8 @@ impl Limit {
         })
     }
 
-    /// The same limit with windows of the calendar, of which these are the ones around now. Only `fixed_window` heeds them;
-    /// its `window_us` is then no more than what callers are told.
+    /// The same limit with calendar windows; `edges` are those around now. Only `fixed_window` uses
+    /// them, and its `window_us` is then only what responses report.
     #[must_use]
     pub const fn aligned(self, edges: Edges) -> Self {
         Self {
@@ -123,7 +126,7 @@ impl Limit {
         }
     }
 
-    /// The edges of its windows, if they are those of a calendar.
+    /// The edges of its windows, if it follows the calendar.
     pub const fn edges(&self) -> Option<Edges> {
         if self.algorithm.follows_calendar() {
             self.edges
@@ -132,13 +135,14 @@ impl Limit {
         }
     }
 
-    /// Whether it can count at `now_us`: unless it has edges and `now_us` lies outside of them.
+    /// Whether the limit can count at `now_us`: always, unless it has edges and `now_us` lies
+    /// outside them.
     pub fn covers(&self, now_us: u64) -> bool {
         self.edges()
             .is_none_or(|edges| edges.window_at(now_us).is_some())
     }
 
-    /// How it counts.
+    /// The algorithm.
     pub const fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
@@ -153,7 +157,7 @@ impl Limit {
         self.window_us
     }
 
-    /// Its rate in lowest terms, as the token bucket and its script use it.
+    /// Its rate in lowest terms, for the token bucket and its script.
     pub const fn rate(&self) -> Rate {
         self.rate
     }
@@ -167,8 +171,8 @@ impl Limit {
         }
     }
 
-    /// This limit's share for one of `replicas` that cannot see each other, rounded up: together they may admit up to
-    /// `replicas - 1` more than the limit, and each admits at least one.
+    /// This limit's share for one of `replicas` that cannot see each other, rounded up: together
+    /// they admit at most `replicas - 1` more than the limit, and each admits at least one.
     #[must_use]
     pub fn divided(&self, replicas: u64) -> Self {
         let amount = self.amount.div_ceil(replicas.max(1));

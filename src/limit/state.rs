@@ -1,4 +1,4 @@
-//! What is stored, and its text.
+//! The stored state of a limit, and its text.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use super::{
     token_bucket,
 };
 
-/// What is stored for one caller and one limit, or one ban.
+/// The stored state of one counter or one ban.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
     /// See [`fixed_window::State`].
@@ -20,12 +20,13 @@ pub enum State {
     SlidingLog(sliding_log::State),
     /// See [`token_bucket::State`].
     TokenBucket(token_bucket::State),
-    /// Of no algorithm: see [`ban::State`].
+    /// A ban. It belongs to no algorithm: see [`ban::State`].
     Ban(ban::State),
 }
 
-/// The text that Redis stores: the numbers, separated by spaces, in the order of the fields. A log has its total and the time of
-/// its newest entry before the entries, so that the script need not read it all.
+/// The text in Redis: the numbers in the order of the fields, separated by spaces. A log has its
+/// total and the time of its newest entry in front of the entries, so that the script need not read
+/// all of it.
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -54,7 +55,8 @@ impl fmt::Display for State {
 }
 
 impl State {
-    /// Reads what [`Display`](fmt::Display) writes for this algorithm ([`ban::State::parse`] does for bans). `None` for anything else: a text that tollgate did not write.
+    /// Parses what [`Display`](fmt::Display) writes for this algorithm; `None` for any other text.
+    /// For bans, see [`ban::State::parse`].
     pub fn parse(algorithm: Algorithm, text: &str) -> Option<Self> {
         Some(match algorithm {
             Algorithm::FixedWindow => {

@@ -10,7 +10,8 @@ use super::{
 };
 
 impl Limit {
-    /// What becomes of `state` when `cost` arrives at `now_us`. A `state` of another algorithm counts as none.
+    /// The next state when `cost` arrives at `now_us`. A `state` of another algorithm counts as
+    /// none.
     pub fn step(&self, state: Option<State>, now_us: u64, cost: u64) -> Step<State> {
         match self.algorithm() {
             Algorithm::FixedWindow => {

@@ -1,6 +1,6 @@
-//! Numbers in the texts that are stored.
+//! Numbers in stored texts.
 
-/// Exactly `N` numbers, separated by single spaces.
+/// Parses exactly `N` numbers, separated by single spaces.
 pub(super) fn numbers<const N: usize>(text: &str) -> Option<[u64; N]> {
     let mut found = [0; N];
     let mut words = text.split(' ');
@@ -10,10 +10,10 @@ pub(super) fn numbers<const N: usize>(text: &str) -> Option<[u64; N]> {
     words.next().is_none().then_some(found)
 }
 
-/// Beyond this the doubles of Redis' Lua are not exact: tollgate writes no greater number.
+/// The largest number that tollgate writes. Above it the doubles of Redis' Lua are not exact.
 const MAX_NUMBER: u64 = 1 << 53;
 
-/// Digits and nothing else: `parse` alone would take a `+` too.
+/// Parses digits and nothing else: `parse` alone would accept a `+` too.
 pub(super) fn number(word: &str) -> Option<u64> {
     word.bytes()
         .all(|byte| byte.is_ascii_digit())

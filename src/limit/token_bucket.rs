@@ -1,9 +1,11 @@
-//! N per period on average, at most `burst` at once: a token bucket with the arithmetic of GCRA.
+//! `token_bucket`: N per period on average, and at most `burst` at once.
 //!
-//! GCRA stores one time (the "theoretical arrival time"), which is a verdict under one rate: change the rate and it
-//! means something else. Here the consumption is stored: `used` tokens since `since_us`. What has flowed back by `now` is
-//! `floor((now - since) * amount / window)`. So that nothing is lost to rounding, `since_us` moves only by whole periods in
-//! which a whole number of tokens flows back (`window / gcd`), or to now when the bucket is full.
+//! The arithmetic is that of GCRA. GCRA stores one time (the "theoretical arrival time"), which is
+//! a verdict under one rate: change the rate, and it means something else. Here consumption is
+//! stored: `used` tokens since `since_us`. By `now`, `floor((now - since) * amount / window)` of
+//! them have flowed back. So that nothing is lost to rounding, `since_us` moves only by whole
+//! periods in which a whole number of tokens flows back (`window / gcd`), or to now when the bucket
+//! is full.
 
 use super::{
     division::mul_div_floor,
@@ -12,12 +14,12 @@ use super::{
     spec::Limit,
 };
 
-/// What was taken out of the bucket since it was last known to the full microsecond.
+/// The tokens taken from the bucket since it was last known to the microsecond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct State {
-    /// Tokens taken since `since_us` or still owed from before it.
+    /// Tokens taken since `since_us`, or owed from before it.
     pub used: u64,
-    /// Microseconds since the epoch.
+    /// In microseconds since the Unix epoch.
     pub since_us: u64,
 }
 
@@ -54,7 +56,7 @@ pub(super) fn step(limit: &Limit, state: Option<State>, now_us: u64, cost: u64) 
     }
 }
 
-/// The state as seen from `now_us`, and how much of `used` has flowed back since its `since_us`.
+/// The state at `now_us`, and how much of `used` has flowed back since its `since_us`.
 fn refilled(state: Option<State>, now_us: u64, rate: Rate) -> (State, u64) {
     let full = State {
         used: 0,

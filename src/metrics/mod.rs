@@ -1,5 +1,7 @@
-//! What `/metrics` tells. Labels hold rule names and fixed words, never anything that a caller sent: the number of series is
-//! bounded by the rule file.
+//! The metrics behind `/metrics`.
+//!
+//! Labels hold rule names and fixed words, never anything that a client sent: the rule file bounds
+//! the number of series.
 
 mod labels;
 mod rules;
@@ -28,13 +30,14 @@ pub use rules::RuleMetrics;
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Upper bounds in seconds. A check in memory takes some 50 µs, one through Redis less than a millisecond, the default deadline
-/// is 50 ms, and nothing sensible waits longer than 250 ms.
+/// Upper bounds in seconds. A check in memory takes some 50 µs, one through Redis less than a
+/// millisecond; the default deadline is 50 ms, and no sensible deadline is longer than 250 ms.
 const BUCKETS: [f64; 12] = [
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
 ];
 
-/// All metrics of the process. Fields are handles to be used directly; the rest goes through the methods.
+/// All metrics of the process. Public fields are handles to be used directly; the rest goes through
+/// methods.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -54,7 +57,7 @@ pub struct Metrics {
     rules_last_reload_success: Gauge,
     rules_last_success: Gauge<f64, AtomicU64>,
     memory_overflows: Family<RuleLabel, Counter>,
-    /// Keys held by the embedded store.
+    /// Counters in memory.
     pub memory_keys: Gauge,
     /// Open connections on the check port.
     pub connections: Gauge,
@@ -64,9 +67,9 @@ pub struct Metrics {
     pub accept_errors: Counter,
     /// Panics in request handlers: bugs.
     pub handler_panics: Counter,
-    /// Rules that have series now, so that those of rules that are gone can be dropped.
+    /// Rules that have series, so that those of removed rules can be dropped.
     rules: Mutex<Vec<String>>,
-    /// Limits that do.
+    /// Limits that have series.
     limits: Mutex<HashSet<LimitLabels>>,
 }
 
@@ -77,7 +80,8 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// All metrics at zero. Series with fixed labels exist from the start, so that a rate over them has no gap.
+    /// Creates all metrics at zero. Series with fixed labels exist from the start, so that a rate
+    /// over them has no gap.
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("tollgate");
         let r = &mut registry;
@@ -174,7 +178,7 @@ impl Metrics {
         metrics
     }
 
-    /// Series with fixed labels exist from the start.
+    /// Creates the series with fixed labels.
     fn begin_at_zero(&self) {
         for contract in Contract::ALL {
             self.checks.get_or_create_owned(&ContractLabel { contract });
@@ -189,7 +193,7 @@ impl Metrics {
         }
     }
 
-    /// All metrics as `OpenMetrics` text; serve it as [`CONTENT_TYPE`].
+    /// All metrics in the text format of `OpenMetrics`; serve it as [`CONTENT_TYPE`].
     #[expect(clippy::missing_panics_doc, reason = "the expect below cannot fail")]
     pub fn encode(&self) -> String {
         let mut out = String::with_capacity(8 * 1024);
@@ -197,7 +201,7 @@ impl Metrics {
         out
     }
 
-    /// The counter of checks that come to an endpoint, to be held by it.
+    /// The counter of checks at one endpoint, for it to keep.
     pub fn checks(&self, contract: Contract) -> Counter {
         self.checks.get_or_create_owned(&ContractLabel { contract })
     }
@@ -212,14 +216,14 @@ impl Metrics {
         self.store_duration.observe(took.as_secs_f64());
     }
 
-    /// Counts a question that the store did not answer.
+    /// Counts a charge that the store did not answer.
     pub fn store_failed(&self, kind: StoreFailure) {
         self.store_errors
             .get_or_create(&StoreErrorLabel { kind })
             .inc();
     }
 
-    /// Says whether the store answers.
+    /// Records whether the store answers.
     pub fn set_store_up(&self, up: bool) {
         self.store_up.set(i64::from(up));
     }
@@ -231,7 +235,8 @@ impl Metrics {
             .inc();
     }
 
-    /// A rule set of `rules` rules has come into force; `now_us` in microseconds since the Unix epoch.
+    /// Records that a rule set of `rules` rules came into force at `now_us`, in microseconds since
+    /// the Unix epoch.
     pub fn rules_in_force(&self, rules: usize, now_us: u64) {
         self.rules_generation.inc();
         self.rules_loaded
@@ -241,19 +246,19 @@ impl Metrics {
             .set(Duration::from_micros(now_us).as_secs_f64());
     }
 
-    /// The rule file holds the rules in force again, after it had been refused.
+    /// Records that the rule file holds the rules in force again, after it had been refused.
     pub fn rules_unchanged(&self) {
         self.rules_last_reload_success.set(1);
     }
 
-    /// A rule file was refused; the rules before it stay in force.
+    /// Records that a rule file was refused; the rules before it stay in force.
     pub fn rules_refused(&self) {
         self.rules_reload_failures.inc();
         self.rules_last_reload_success.set(0);
     }
 }
 
-/// Registers a counter or a family of counters. `_total` is added to its name.
+/// Registers a counter or a family of counters. The registry appends `_total` to its name.
 fn counter<M>(registry: &mut Registry, name: &str, help: &str) -> M
 where
     M: prometheus_client::registry::Metric + Default + Clone,
@@ -269,7 +274,7 @@ fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
     gauge
 }
 
-/// Registers a histogram of seconds. `_seconds` is added to its name.
+/// Registers a histogram of seconds. The registry appends `_seconds` to its name.
 fn histogram(registry: &mut Registry, name: &str, help: &str) -> Histogram {
     let histogram = Histogram::new(BUCKETS);
     registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
@@ -287,7 +292,8 @@ mod tests {
         insta::assert_snapshot!(in_order(&text).replace(version, "<version>"));
     }
 
-    /// Series of one metric come in the order of a hash map, which differs from run to run: sorts them.
+    /// Sorts the series of each metric: they come in the order of a hash map, which differs from
+    /// run to run.
     fn in_order(text: &str) -> String {
         let mut lines: Vec<_> = text.lines().collect();
         for run in lines.chunk_by_mut(|a, b| {

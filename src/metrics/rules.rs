@@ -12,7 +12,7 @@ use super::{
     labels::{DecisionLabels, FallbackLabels, LimitLabels, RuleLabel},
 };
 
-/// One rule's counters, resolved beforehand: the check path looks no label up.
+/// One rule's counters, looked up beforehand: the check path looks no label up.
 #[derive(Debug, Clone)]
 pub struct RuleMetrics {
     name: String,
@@ -32,7 +32,8 @@ impl RuleMetrics {
         self.bans.inc();
     }
 
-    /// Counts one decision that had to be made without the store. Looks labels up, as it is not on the ordinary path.
+    /// Counts one decision made without the store. It looks labels up, because it is not on the
+    /// usual path.
     pub fn fell_back(&self, mode: FallbackMode, reason: StoreFailure) {
         self.fallbacks
             .get_or_create(&FallbackLabels {
@@ -45,13 +46,13 @@ impl RuleMetrics {
 }
 
 impl Metrics {
-    /// The counters of a rule. The same name gives the same counters, also across reloads.
+    /// The counters of a rule. The same name has the same counters, also across reloads.
     pub fn rule(&self, name: &str) -> RuleMetrics {
         let mut rules = self.rules();
         if !rules.iter().any(|known| known == name) {
             rules.push(name.to_owned());
         }
-        // Exists from the start, as the others do.
+        // So that it exists from the start, like the others.
         self.memory_overflows.get_or_create_owned(&rule_label(name));
         RuleMetrics {
             name: name.to_owned(),
@@ -64,7 +65,8 @@ impl Metrics {
         }
     }
 
-    /// The counter of denials by a limit. The same names give the same counter, also across reloads.
+    /// The counter of denials by a limit. The same names have the same counter, also across
+    /// reloads.
     pub fn limit(&self, rule: &str, limit: &str) -> Counter {
         let labels = LimitLabels {
             rule: rule.to_owned(),
@@ -75,7 +77,7 @@ impl Metrics {
         counter
     }
 
-    /// Drops the series of all limits but those of which `keep` says so by their name.
+    /// Drops the series of all limits whose name `keep` does not accept.
     pub fn retain_limits(&self, keep: impl Fn(&str) -> bool) {
         self.limits().retain(|labels| {
             let keep = keep(&labels.limit);
@@ -90,7 +92,8 @@ impl Metrics {
         self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Drops the series of all rules but these. A handle of a dropped rule may still be used; what it counts is not seen.
+    /// Drops the series of all other rules. A handle of a dropped rule may still be used, but what
+    /// it counts is not exported.
     pub fn retain_rules(&self, names: &[&str]) {
         self.rules().retain(|rule| {
             let keep = names.contains(&rule.as_str());

@@ -1,4 +1,4 @@
-//! Who the client is, of all whom its request came by, and what stands for it in keys.
+//! Finds the client among the hops of a request, and writes its address into keys.
 
 use std::{
     fmt::Write as _,
@@ -10,9 +10,9 @@ use ipnet::IpNet;
 /// Which hop of a forwarding chain is the client, and how its address becomes a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientIpPolicy {
-    /// Proxies whose word about the hop before them is believed.
+    /// Proxies that are believed about the hop before them.
     pub trusted_proxies: Vec<IpNet>,
-    /// How many bits of an IPv6 address tell one client from another, 1 to 128. A site usually has 64.
+    /// How many bits of an IPv6 address identify a client, 1 to 128. A site usually has a /64.
     pub ipv6_prefix: u8,
 }
 
@@ -26,9 +26,11 @@ impl Default for ClientIpPolicy {
 }
 
 impl ClientIpPolicy {
-    /// The client: the last hop that is not a trusted proxy. `real_ip` is whom the asking proxy saw and so the last hop;
-    /// `forwarded_for` are the hops before it, as `X-Forwarded-For` lists them. A hop that cannot be read ends the walk: whoever
-    /// wrote it could have written anything before it.
+    /// The client's address: the last hop that is not a trusted proxy.
+    ///
+    /// `real_ip` is the peer that the asking proxy saw, and so the last hop. `forwarded_for` are
+    /// the hops before it, as `X-Forwarded-For` lists them. A hop that cannot be parsed ends the
+    /// search: whoever wrote it could have written anything before it.
     pub fn client_ip(&self, real_ip: Option<&str>, forwarded_for: &[&str]) -> Option<IpAddr> {
         let listed = forwarded_for.iter().rev().flat_map(|line| line.rsplit(','));
         let mut last = None;
@@ -48,7 +50,7 @@ impl ClientIpPolicy {
         self.trusted_proxies.iter().any(|net| net.contains(&ip))
     }
 
-    /// Appends the address as a key shows it: IPv4 whole, IPv6 as its prefix.
+    /// Appends the address as it appears in keys: IPv4 whole, IPv6 as its prefix.
     pub fn push_key(&self, out: &mut String, ip: IpAddr) {
         // Writing to a String cannot fail.
         let _ = match ip {
@@ -63,7 +65,7 @@ impl ClientIpPolicy {
     }
 }
 
-/// An address with or without port or brackets; an IPv4 address in IPv6 clothes is IPv4.
+/// Parses an address with or without port and brackets. An IPv4-mapped IPv6 address is IPv4.
 pub fn parse_ip(text: &str) -> Option<IpAddr> {
     let unbracketed = text
         .strip_prefix('[')

@@ -1,11 +1,11 @@
-//! The host of a request in its one normal form.
+//! The normal form of a request's host.
 
 use std::borrow::Cow;
 
-/// A host without port and trailing dot, lower-case.
+/// The host in lower case, without port and trailing dot.
 pub fn normal_host(host: &str) -> Cow<'_, str> {
     let without_port = match host.rfind(':') {
-        // The colons of a bracketed IPv6 address are not a port's.
+        // The colons of a bracketed IPv6 address do not begin a port.
         Some(colon) if !host[colon..].contains(']') => &host[..colon],
         _ => host,
     };

@@ -1,4 +1,4 @@
-//! What tollgate knows of a request, whichever proxy told it: borrowed, normalised, neutral.
+//! A client's request as tollgate sees it: borrowed, in normal form, the same for every proxy.
 
 mod client_ip;
 mod host;
@@ -21,22 +21,22 @@ pub use self::{
 /// A client's request, as the proxy described it.
 #[derive(Debug)]
 pub struct Attributes<'a> {
-    /// The client's method, as it was sent.
+    /// The client's method, as sent.
     pub method: &'a str,
-    /// The client's host, lower-case, without port and trailing dot; empty if none was sent.
+    /// The client's host, lower-case, without port and trailing dot; empty if there is none.
     pub host: Cow<'a, str>,
-    /// The path in its one [normal form](normal_path), without query.
+    /// The path in [normal form](normal_path), without query.
     pub path: Cow<'a, str>,
-    /// The query as it was sent, without `?` and fragment; empty if there is none.
+    /// The query as sent, without `?` and fragment; empty if there is none.
     pub query: Cow<'a, str>,
-    /// The client's address; `None` if the proxy told none that can be read.
+    /// The client's address; `None` if the proxy sent none that can be parsed.
     pub client_ip: Option<IpAddr>,
     /// The headers that the proxy forwarded.
     pub headers: &'a HeaderMap,
 }
 
 impl<'a> Attributes<'a> {
-    /// A request from its parts as a client sends them: `target` is path and query.
+    /// Builds a request from its parts as a client sends them; `target` is path and query.
     pub fn new(
         method: &'a str,
         host: &'a str,
@@ -54,15 +54,17 @@ impl<'a> Attributes<'a> {
         }
     }
 
-    /// The value of a query parameter, decoded: what `%XX` stands for, and a space for `+` (the form encoding of the WHATWG URL
-    /// Standard, §5.1). Names are compared decoded too. Of a parameter that comes several times, the first counts; one
-    /// without `=` has an empty value.
+    /// The value of a query parameter, decoded: `%XX` is a byte, `+` a space (the form encoding of
+    /// the WHATWG URL Standard, §5.1).
+    ///
+    /// Names are compared after decoding. If a parameter occurs several times, the first one
+    /// counts. A parameter without `=` has an empty value.
     pub fn query_value(&self, name: &str) -> Option<Cow<'_, [u8]>> {
         query::value_of(&self.query, name)
     }
 }
 
-/// Headers whose values are secrets by their nature.
+/// Headers whose values are always secret.
 const SECRET_HEADERS: [HeaderName; 4] = [
     http::header::AUTHORIZATION,
     http::header::PROXY_AUTHORIZATION,
@@ -70,7 +72,7 @@ const SECRET_HEADERS: [HeaderName; 4] = [
     http::header::SET_COOKIE,
 ];
 
-/// Whether a header's value may only be shown as a hash, whatever the rule says.
+/// Whether a header's value may only appear as a hash, whatever the rule says.
 pub fn is_secret(name: &HeaderName) -> bool {
     SECRET_HEADERS.contains(name)
 }

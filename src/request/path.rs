@@ -1,18 +1,21 @@
-//! The path of a request in its one normal form.
+//! The normal form of a request's path.
 
 use std::borrow::Cow;
 
 use super::percent::{PercentBytes, canonical_encoding, is_plain};
 
-/// The path of a request target in the one form that rules are matched against, so that two targets that a server takes
-/// for the same also meet the same limits (RFC 3986 §6.2.2):
+/// The path of a request target in normal form, which rules are matched against.
 ///
-/// * what follows `?` or `#` is cut, and so are scheme and authority of an absolute target;
-/// * percent-encoding is undone for every byte that can stand in a path as it is, and upper-case for all others; raw
-///   bytes that cannot stand in a path are encoded. `%2F` stays: a slash that was encoded separates nothing;
-/// * `.` and `..` segments are resolved, empty segments (`//`) and a trailing slash are dropped.
+/// Two targets that a server treats alike must meet the same limits (RFC 3986 §6.2.2):
 ///
-/// The result begins with `/`. It borrows when there is nothing to do, which is nearly always.
+/// * everything from `?` or `#` on is cut, and so are the scheme and authority of an absolute
+///   target;
+/// * percent-encoding is undone for every byte that may occur in a path as it is, and written in
+///   upper case for all others; raw bytes that may not occur in a path are encoded. `%2F` stays: an
+///   encoded slash separates nothing;
+/// * `.` and `..` segments are resolved; empty segments (`//`) and a trailing slash are dropped.
+///
+/// The result begins with `/`. It is borrowed when nothing changes, which is nearly always.
 pub fn normal_path(target: &str) -> Cow<'_, str> {
     let path = path_of(target);
     if is_normal(path) {
@@ -22,7 +25,7 @@ pub fn normal_path(target: &str) -> Cow<'_, str> {
     }
 }
 
-/// Cuts query, fragment, and the scheme and authority of an absolute target.
+/// Cuts the query, the fragment, and the scheme and authority of an absolute target.
 fn path_of(target: &str) -> &str {
     let end = target.find(['?', '#']).unwrap_or(target.len());
     let path = &target[..end];
@@ -67,7 +70,7 @@ fn normalise(path: &str) -> String {
     out
 }
 
-/// The bytes of a path segment in normal form, decoded.
+/// The decoded bytes of a path segment in normal form.
 pub fn decoded_segment(segment: &str) -> Cow<'_, [u8]> {
     if segment.contains('%') {
         Cow::Owned(PercentBytes(segment.as_bytes()).collect())
@@ -76,7 +79,7 @@ pub fn decoded_segment(segment: &str) -> Cow<'_, [u8]> {
     }
 }
 
-/// A part of a path pattern in the encoding of a path's normal form.
+/// A part of a path pattern, encoded as in a path's normal form.
 pub(crate) fn normal_part(part: &str) -> String {
     canonical_encoding(part.as_bytes())
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-/// Printable ASCII that stands in a path for itself.
+/// Whether a byte is printable ASCII that may occur in a path unencoded.
 pub(super) const fn is_plain(byte: u8) -> bool {
     byte.is_ascii_graphic()
         && !matches!(
@@ -11,7 +11,7 @@ pub(super) const fn is_plain(byte: u8) -> bool {
         )
 }
 
-/// Every byte either for itself or as upper-case `%XX`, never one that could be the other.
+/// Writes every byte either as itself or as upper-case `%XX`, so that each has one spelling.
 pub(super) fn canonical_encoding(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     let mut rest = bytes;
@@ -41,7 +41,7 @@ fn hex(digit: u8) -> Option<u8> {
         .and_then(|value| u8::try_from(value).ok())
 }
 
-/// Undoes percent-encoding; a `%` that encodes nothing stands for itself.
+/// Decodes percent-encoding. A `%` that encodes nothing is itself.
 pub(super) struct PercentBytes<'a>(pub(super) &'a [u8]);
 
 impl Iterator for PercentBytes<'_> {

@@ -10,14 +10,14 @@ pub fn query_of(target: &str) -> &str {
     target[..end].split_once('?').map_or("", |(_, query)| query)
 }
 
-/// The value of the first parameter called `name`, decoded; names are compared decoded too.
+/// The decoded value of the first parameter called `name`. Names are compared after decoding.
 pub(super) fn value_of<'a>(query: &'a str, name: &str) -> Option<Cow<'a, [u8]>> {
     query_pairs(query)
         .find(|(raw, _)| FormBytes(raw.as_bytes()).eq(name.bytes()))
         .map(|(_, value)| decoded_form(value))
 }
 
-/// The parameters of a query, names and values as they were sent.
+/// The parameters of a query, names and values as sent.
 fn query_pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
     query
         .split('&')
@@ -25,7 +25,7 @@ fn query_pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
         .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }
 
-/// The bytes of a name or value in a query, decoded.
+/// The decoded bytes of a name or value in a query.
 fn decoded_form(text: &str) -> Cow<'_, [u8]> {
     if text.contains(['%', '+']) {
         Cow::Owned(FormBytes(text.as_bytes()).collect())
@@ -34,7 +34,7 @@ fn decoded_form(text: &str) -> Cow<'_, [u8]> {
     }
 }
 
-/// As [`PercentBytes`], and `+` is a space.
+/// Like [`PercentBytes`], with `+` as a space.
 struct FormBytes<'a>(&'a [u8]);
 
 impl Iterator for FormBytes<'_> {

@@ -1,4 +1,5 @@
-//! What a denied caller gets: status, headers and body, with what is known of the denial filled in.
+//! The response for a denied request: status, headers and body, with the facts of the denial filled
+//! in.
 
 use std::fmt;
 
@@ -8,16 +9,18 @@ use serde_json::Value;
 
 use crate::problem::Problem;
 
-/// What a denied caller gets instead of the usual answer; what is `None` or empty stays usual.
+/// The response for a denied request; what is `None` or empty stays as usual.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Answer {
-    /// The status, 400–499 or a redirection. Exactly 200 admits, and proxies take 5xx for a failure of ours.
+    /// The status, 400–499 or a redirection. Exactly 200 admits, and proxies take 5xx for a failure
+    /// of ours.
     pub status: Option<u16>,
-    /// Headers that are added, or put in place of usual ones.
+    /// Headers that are added to the usual ones, or replace them.
     pub headers: Vec<(HeaderName, Template)>,
     /// The body.
     pub body: Option<Body>,
-    /// Up to so many microseconds are added to `Retry-After`, so that the callers of a burst do not all come back at once.
+    /// The most microseconds added to `Retry-After` at random, so that the clients of a burst do
+    /// not all come back at once.
     pub retry_after_jitter_us: u64,
 }
 
@@ -28,26 +31,26 @@ pub enum Body {
     Text(Template),
     /// `application/json`.
     Json(Json),
-    /// `application/problem+json` (RFC 9457): these members in place of the usual ones, or after them.
+    /// `application/problem+json` (RFC 9457): these members replace the usual ones, or follow them.
     Problem(Vec<(String, Json)>),
 }
 
-/// What is known of a denial.
+/// The facts of a denial.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
     /// The rule that denied.
     pub rule: &'a str,
-    /// The limit that was reached, as in `RateLimit`; empty if it was none.
+    /// The limit that was reached, as in `RateLimit`; empty if none was.
     pub limit: &'a str,
-    /// That limit as the rule file says it; empty if it was none.
+    /// That limit as the rule file says it; empty if none was.
     pub rate: &'a str,
-    /// Seconds; 0 if waiting does not help.
+    /// Seconds until a retry may succeed; 0 if waiting does not help.
     pub retry_after: u64,
-    /// The answer's status.
+    /// The status of the response.
     pub status: u16,
 }
 
-/// A text with places to fill in.
+/// A text with placeholders.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template(Vec<Piece>);
 
@@ -75,7 +78,7 @@ impl Fact {
         ("status", Self::Status),
     ];
 
-    /// What can be written with braces, for messages.
+    /// What may be written in braces, for messages.
     const PLACES: &'static str =
         "{rule}, {limit}, {rate}, {retry_after} or {status}; a brace itself is {{ or }}";
 
@@ -99,7 +102,7 @@ impl Fact {
 }
 
 impl Template {
-    /// Reads `{name}` as a place to fill in, `{{` and `}}` as braces.
+    /// Parses `{name}` as a placeholder, `{{` and `}}` as braces.
     pub fn parse(text: &str) -> Result<Self, Problem> {
         let mut pieces = Vec::new();
         let mut plain = String::new();
@@ -138,7 +141,7 @@ impl Template {
         Filled(self, facts).to_string()
     }
 
-    /// Whether it is nothing but one number.
+    /// The number, if the text is nothing but one number.
     fn number(&self, facts: &Facts<'_>) -> Option<u64> {
         match self.0[..] {
             [Piece::Fact(Fact::RetryAfter)] => Some(facts.retry_after),
@@ -167,10 +170,11 @@ impl fmt::Display for Filled<'_> {
     }
 }
 
-/// JSON whose texts are templates. A text that is nothing but `{retry_after}` or `{status}` becomes a number.
+/// JSON whose texts are templates. A text that is nothing but `{retry_after}` or `{status}` becomes
+/// a number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Json {
-    /// As it is.
+    /// A value without placeholders.
     Plain(Value),
     /// A text.
     Text(Template),
@@ -181,7 +185,7 @@ pub enum Json {
 }
 
 impl Json {
-    /// This, with `facts` filled in, to be serialised.
+    /// This JSON with `facts` filled in, to be serialised.
     pub fn filled<'a>(&'a self, facts: &'a Facts<'a>) -> impl Serialize + 'a {
         FilledJson(self, facts)
     }

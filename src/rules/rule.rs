@@ -1,4 +1,4 @@
-//! What a rule is, once compiled.
+//! A compiled rule and everything in it.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -14,16 +14,16 @@ use crate::{
 pub struct Rule {
     /// Its name: in keys, headers, logs and metrics.
     pub name: Arc<str>,
-    /// Which requests it is about.
+    /// Which requests it applies to.
     pub matcher: Matcher,
     /// What happens to them.
     pub action: Action,
-    /// What those get whom it denies.
+    /// The response sent when this rule denies.
     pub answer: Arc<Answer>,
 }
 
 impl Rule {
-    /// What it counts, if it counts.
+    /// What it counts, if it counts anything.
     pub fn limit_action(&self) -> Option<&LimitAction> {
         match &self.action {
             Action::Limit(action) => Some(action),
@@ -31,7 +31,8 @@ impl Rule {
         }
     }
 
-    /// The names of all that may deny: its limits, those of its tiers and overrides, and its ban.
+    /// The names of everything that may deny: its limits, those of its tiers and overrides, and its
+    /// ban.
     pub fn limit_names(&self) -> impl Iterator<Item = &Arc<str>> {
         let action = self.limit_action();
         let limits = action
@@ -48,36 +49,37 @@ impl Rule {
 /// What a rule does with a request that matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Lets it pass; no later rule is asked.
+    /// Admits it; no later rule is asked.
     Allow,
-    /// Turns it away; no later rule is asked and nothing is charged. In shadow mode it only says so.
+    /// Denies it without charging anything; no later rule is asked. In shadow mode it only reports
+    /// that.
     Deny(Mode),
     /// Counts it.
     Limit(Box<LimitAction>),
 }
 
-/// The limits of a rule and what they count.
+/// What a rule counts, and the limits on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LimitAction {
     /// Whose requests share a counter.
     pub descriptor: Descriptor,
     /// What a request costs.
     pub cost: Cost,
-    /// What holds for callers of whom nothing else is said.
+    /// Limits for clients without a tier or override.
     pub plan: Plan,
-    /// What holds for callers of one kind; the first that fits.
+    /// Limits for kinds of clients. The first tier that matches applies.
     pub tiers: Vec<Tier>,
-    /// What holds for one caller, by the descriptor as it stands in keys. Comes before tiers.
+    /// Limits for single clients, by the descriptor as it appears in keys. They come before tiers.
     pub overrides: HashMap<Box<str>, Plan>,
-    /// Who is denied for longer, because limits denied them too often.
+    /// The ban on clients that these limits deny too often.
     pub ban: Option<NamedBan>,
-    /// Whether a denial is only counted and logged.
+    /// Whether denials are enforced, or only counted and logged.
     pub mode: Mode,
     /// What happens while the store does not answer.
     pub on_store_error: OnStoreError,
 }
 
-/// Where a caller's limits come from.
+/// Where a client's limits come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PlanSource<'a> {
     /// The rule's own.
@@ -89,7 +91,7 @@ pub enum PlanSource<'a> {
 }
 
 impl LimitAction {
-    /// What holds for a caller. `descriptor` is as keys have it.
+    /// The limits of a client. `descriptor` is as it appears in keys.
     pub fn plan_for(&self, descriptor: &str, request: &Attributes<'_>) -> (&Plan, PlanSource<'_>) {
         if let Some(plan) = self.overrides.get(descriptor) {
             return (plan, PlanSource::Override);
@@ -104,7 +106,7 @@ impl LimitAction {
         }
     }
 
-    /// All of its plans.
+    /// All of its plans: its own, and those of tiers and overrides.
     pub fn plans(&self) -> impl Iterator<Item = &Plan> {
         std::iter::once(&self.plan)
             .chain(self.tiers.iter().map(|tier| &tier.plan))
@@ -112,7 +114,7 @@ impl LimitAction {
     }
 }
 
-/// What a caller may have.
+/// The limits of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Plan {
     /// All of these limits apply.
@@ -124,7 +126,7 @@ pub enum Plan {
 }
 
 impl Plan {
-    /// Its limits, if it has some.
+    /// Its limits; empty if nothing is counted or admitted.
     pub fn limits(&self) -> &[NamedLimit] {
         match self {
             Self::Limits(limits) => limits,
@@ -133,35 +135,35 @@ impl Plan {
     }
 }
 
-/// What holds for callers of one kind.
+/// Limits for one kind of client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tier {
-    /// Its name, `tier1` and so on if it was given none.
+    /// Its name; `tier1` and so on if the rule file gives none.
     pub name: Arc<str>,
-    /// Who.
+    /// Which clients are in it.
     pub when: Matcher,
-    /// What.
+    /// Their limits.
     pub plan: Plan,
 }
 
-/// What a request costs.
+/// The cost of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cost {
-    /// Always as much, at least 1.
+    /// A fixed cost, at least 1.
     Fixed(u64),
-    /// As much as a header says.
+    /// The cost that a header says.
     Header {
-        /// Which one; its first line.
+        /// The header; its first line counts.
         name: http::HeaderName,
-        /// Without the header, or when it is no whole number above 0.
+        /// The cost without the header, or if it is not a whole number above 0.
         default: u64,
-        /// No more than this, whatever the header says.
+        /// The most that a request can cost, whatever the header says.
         max: u64,
     },
 }
 
 impl Cost {
-    /// What `request` costs, at least 1.
+    /// The cost of `request`, at least 1.
     pub fn of(&self, request: &Attributes<'_>) -> u64 {
         match self {
             Self::Fixed(cost) => *cost,
@@ -194,25 +196,25 @@ fn cost_in(value: &[u8], default: u64, max: u64) -> u64 {
     if cost == 0 { default } else { cost.min(max) }
 }
 
-/// A limit with everything about it that can be written ahead of time.
+/// A limit with everything about it that can be prepared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedLimit {
     /// The arithmetic.
     pub limit: Limit,
-    /// What its windows begin with, if not with the first request.
+    /// The calendar that its windows follow; `None` if they begin with the first request.
     pub calendar: Option<Calendar>,
-    /// `data`, or `search/1s` when the rule has several limits: the policy's name in answers and logs.
+    /// Its name in responses and logs: `data`, or `search/1s` if the rule has several limits.
     pub name: Arc<str>,
-    /// `"data";q=5;w=60`: this limit's member of `RateLimit-Policy`.
+    /// Its member of `RateLimit-Policy`: `"data";q=5;w=60`.
     pub policy: Arc<str>,
-    /// `:sliding_window:60s`: the end of its keys.
+    /// The end of its keys: `:sliding_window:60s`.
     pub key_suffix: Arc<str>,
-    /// `5/m`, as the rule file says it.
+    /// The limit as the rule file says it: `5/m`.
     pub text: Arc<str>,
 }
 
 impl NamedLimit {
-    /// The limit as it stands at `now_us`: its window, if a calendar says so.
+    /// The limit at `now_us`, with the windows around it if it follows the calendar.
     pub fn at(&self, now_us: u64) -> Limit {
         match &self.calendar {
             None => self.limit,
@@ -221,16 +223,16 @@ impl NamedLimit {
     }
 }
 
-/// A ban with everything about it that can be written ahead of time.
+/// A ban with everything about it that can be prepared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedBan {
     /// The arithmetic.
     pub ban: Ban,
-    /// `login/ban`: what it is called in answers, logs and metrics.
+    /// Its name in responses, logs and metrics: `login/ban`.
     pub name: Arc<str>,
-    /// `"login/ban";q=5;w=600`: its member of `RateLimit-Policy`. The quota is one of denials.
+    /// Its member of `RateLimit-Policy`: `"login/ban";q=5;w=600`. The quota is one of denials.
     pub policy: Arc<str>,
-    /// `5 denials within 10m`.
+    /// The ban in words: `5 denials within 10m`.
     pub text: Arc<str>,
 }
 

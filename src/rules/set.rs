@@ -16,14 +16,14 @@ use crate::{
 pub struct RuleSet {
     /// The rules, in the order of the file.
     pub rules: Vec<Rule>,
-    /// How a client's address is found and keyed.
+    /// How a client's address is found and written into keys.
     pub client_ip: ClientIpPolicy,
-    /// How secrets are hashed.
+    /// The key under which secrets are hashed.
     pub hash_key: HashKey,
     index: Index,
 }
 
-/// The index follows from the rules.
+/// The index follows from the rules, and is not compared.
 impl PartialEq for RuleSet {
     fn eq(&self, other: &Self) -> bool {
         self.rules == other.rules
@@ -45,7 +45,8 @@ impl RuleSet {
         }
     }
 
-    /// The rules that match, in the order of the file, with their number and the parameters of the path.
+    /// The rules that match, in the order of the file, each with its number and the parameters of
+    /// the path.
     pub fn matching<'a>(
         &'a self,
         request: &'a Attributes<'_>,
@@ -58,7 +59,7 @@ impl RuleSet {
         })
     }
 
-    /// How values become parts of keys.
+    /// What values need to become parts of keys.
     pub fn key_context(&self) -> key::Context<'_> {
         key::Context {
             client_ip: &self.client_ip,
@@ -66,7 +67,7 @@ impl RuleSet {
         }
     }
 
-    /// Whether a key of some rule has a part of which only a hash may be seen.
+    /// Whether some rule has a secret in its key.
     pub fn has_secrets(&self) -> bool {
         let actions = self.rules.iter().filter_map(Rule::limit_action);
         actions
@@ -74,7 +75,7 @@ impl RuleSet {
             .any(key::Part::is_secret)
     }
 
-    /// Whether some rule has this in its key and marks it as secret.
+    /// Whether some rule has this value in its key and marks it secret.
     pub fn marks_secret(&self, named: Named<'_>) -> bool {
         let actions = self.rules.iter().filter_map(Rule::limit_action);
         let mut parts = actions.flat_map(|action| &action.descriptor.parts);

@@ -27,7 +27,7 @@ pub fn span_us(text: &str) -> Result<u64, Problem> {
     loop {
         let (digits, after) = rest.split_at(rest.find(|c| !is_digit(c)).unwrap_or(rest.len()));
         let digits = digits.replace('_', "");
-        // One that stands alone may lack its number; of several, each begins with it.
+        // A unit alone may lack its number; of several, each has one.
         let (count, unit, next) = if digits.is_empty() {
             (1, rest, "")
         } else {
@@ -63,7 +63,7 @@ pub fn span_us(text: &str) -> Result<u64, Problem> {
     }
 }
 
-/// How long a unit of time is, in microseconds.
+/// The length of a unit of time, in microseconds.
 fn unit_us(unit: &str) -> Result<u64, Problem> {
     let name = unit.to_ascii_lowercase();
     let known = UNITS
@@ -90,7 +90,8 @@ fn unit_us(unit: &str) -> Result<u64, Problem> {
     ))
 }
 
-/// A window as keys and policy names show it: in whole seconds where possible (`60s`), else in milliseconds (`100ms`).
+/// A window as it appears in keys and policy names: in whole seconds if possible (`60s`), else in
+/// milliseconds (`100ms`).
 pub fn window_label(window_us: u64) -> String {
     if window_us.is_multiple_of(1_000_000) {
         format!("{}s", window_us / 1_000_000)
@@ -99,10 +100,11 @@ pub fn window_label(window_us: u64) -> String {
     }
 }
 
-/// A length of time as [`span_us`] reads it: `10m`, `1h 30m`, `60d`. Less than a millisecond is left out.
+/// A length of time that [`span_us`] can read: `10m`, `1h 30m`, `60d`. Less than a millisecond is
+/// left out.
 pub fn span_text(us: u64) -> String {
     let (mut parts, mut rest) = (Vec::new(), us);
-    // Days are the longest: people say 14 days, and 60.
+    // Days are the longest unit: `14d` is more usual than `2w`.
     for (names, length) in UNITS.iter().rev().skip(1) {
         let count = rest / length;
         rest %= length;

@@ -13,6 +13,7 @@ use tollgate::{
 const DOCUMENTS: &[&str] = &[
     "README.md",
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
     "docs/architecture.md",
     "docs/benchmarks.md",
     "docs/explain.md",
@@ -205,4 +206,126 @@ fn metrics_in_the_documents_exist() {
         }
     }
     assert!(count > 5);
+}
+
+/// Every source file has a line in the map of the house, and no line is about a file that is gone.
+#[test]
+fn the_architecture_lists_every_source_file() {
+    fn collect(dir: &Path, out: &mut BTreeSet<String>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                collect(&path, out);
+                continue;
+            }
+            let name = path.strip_prefix("src").unwrap().display().to_string();
+            let is_source = name.ends_with(".rs") || name.ends_with(".lua");
+            if is_source && !name.ends_with("tests.rs") {
+                out.insert(name);
+            }
+        }
+    }
+    let mut files = BTreeSet::new();
+    collect(Path::new("src"), &mut files);
+    let text = read("docs/architecture.md");
+    let (_, map) = text.split_once("\n## Every file\n").unwrap();
+    let (map, _) = map.split_once("\n## ").unwrap();
+    let rows = map.lines().filter_map(|line| line.strip_prefix("| `"));
+    let listed: BTreeSet<String> = rows
+        .flat_map(|row| {
+            let cell = row.split(" |").next().unwrap();
+            cell.split(", ").map(|name| name.replace('`', ""))
+        })
+        .collect();
+    assert_eq!(files, listed);
+}
+
+/// Files that documents and comments name are there.
+#[test]
+fn files_that_are_named_exist() {
+    let named = regex::Regex::new(r"(?:src|tests|docs|config|scripts)/[\w/.-]*\w\.\w+").unwrap();
+    let mut texts: Vec<String> = DOCUMENTS.iter().map(|path| (*path).to_owned()).collect();
+    let mut folders = vec!["src".into(), "tests".into(), "benches".into()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir::<std::path::PathBuf>(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                texts.push(path.display().to_string());
+            }
+        }
+    }
+    let mut count = 0;
+    for text in texts {
+        for found in named.find_iter(&read(&text)) {
+            let path = found.as_str();
+            let is_made_up = ["config/rules.yaml", "NAME"]
+                .iter()
+                .any(|part| path.contains(part));
+            assert!(
+                is_made_up || Path::new(path).exists(),
+                "{text} names {path}"
+            );
+            count += 1;
+        }
+    }
+    assert!(count > 50, "only {count}");
+}
+
+/// Prose fits a terminal of 100 columns; tables and code may not be wrapped.
+#[test]
+fn documents_are_wrapped() {
+    for document in DOCUMENTS {
+        let text = read(document);
+        let mut in_code = false;
+        for (number, line) in text.lines().enumerate() {
+            if line.starts_with("```") {
+                in_code = !in_code;
+            }
+            let is_free = in_code || line.starts_with('|') || line.contains("](http");
+            let length = line.chars().count();
+            assert!(
+                is_free || length <= 100,
+                "{document}:{}: {length} columns",
+                number + 1
+            );
+        }
+    }
+}
+
+/// Comments fit 100 columns too.
+#[test]
+fn comments_are_wrapped() {
+    let mut folders = vec![
+        std::path::PathBuf::from("src"),
+        "tests".into(),
+        "benches".into(),
+    ];
+    let mut count = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            if path.extension().is_none_or(|ending| ending != "rs") {
+                continue;
+            }
+            for (number, line) in read(&path.display().to_string()).lines().enumerate() {
+                let is_comment = line.trim_start().starts_with("//");
+                let is_table = line.trim_start().starts_with("//! |");
+                let length = line.chars().count();
+                assert!(
+                    !is_comment || is_table || length <= 100 || line.contains("://"),
+                    "{}:{}: {length} columns",
+                    path.display(),
+                    number + 1
+                );
+                count += usize::from(is_comment);
+            }
+        }
+    }
+    assert!(count > 1_000, "only {count}");
 }

@@ -11,12 +11,12 @@ use super::ids::RuleIds;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Blocks {
     rules: HashMap<IpNet, RuleIds, RandomState>,
-    /// The lengths that there are, of IPv4 and IPv6.
+    /// The prefix lengths in use, for IPv4 and IPv6.
     lengths: (Vec<u8>, Vec<u8>),
 }
 
 impl Blocks {
-    /// Where the rules of a block stand.
+    /// The list of rules for a block.
     pub(super) fn place(&mut self, block: IpNet) -> &mut RuleIds {
         let lengths = match block {
             IpNet::V4(_) => &mut self.lengths.0,
@@ -28,7 +28,7 @@ impl Blocks {
         self.rules.entry(block).or_default()
     }
 
-    /// Adds the rules of all blocks that an address is in.
+    /// Adds the rules of all blocks that contain an address.
     pub(super) fn collect(&self, ip: IpAddr, found: &mut RuleIds) {
         let lengths = match ip {
             IpAddr::V4(_) => &self.lengths.0,

@@ -1,17 +1,19 @@
 //! Which rules to try for a request, without trying them all.
 //!
-//! Every rule stands in one place of the index, under its most selective condition: the one that it shares with the fewest other
-//! rules. A request looks in each of the few places that it could be found in, and what it finds is a superset of the rules
-//! that match: their conditions are then tried in full. So a thousand rules cost little more than the ones that are near.
+//! Every rule is filed under one key of the index, its most selective condition: the one that it
+//! shares with the fewest other rules. A request looks under each of the few keys that it has, and
+//! finds a superset of the rules that match; their conditions are then tried in full. So a thousand
+//! rules cost little more than the ones that are near.
 //!
-//! * Paths: a tree of segments. A segment that is no literal, and all that follows `**`, is left to the conditions.
-//! * Hosts: exact names, and names below which all are meant.
+//! * Paths: a tree of segments. Segments that are not literals, and all that follows `**`, are left
+//!   to the conditions.
+//! * Hosts: exact names, and names with all names below them.
 //! * Headers and query parameters: exact values.
 //! * Addresses: CIDR blocks, by their length.
-//! * Regular expressions of paths: under the segments that they begin with, if these are plain to see; else all in an
-//!   automaton, which reads the path once and says which of them describe it.
+//! * Regular expressions of paths: under the segments that they begin with, if these are obvious;
+//!   else all in one automaton, which reads the path once and says which of them match.
 //!
-//! Rules with none of these are tried always.
+//! Rules with none of these are always tried.
 
 mod blocks;
 mod ids;
@@ -35,11 +37,11 @@ use super::{
 };
 use crate::request::Attributes;
 
-/// A rule is not put into more places than this for one of its conditions.
+/// The most keys that a rule is filed under for one of its conditions.
 const MAX_KEYS: usize = 1_000;
-/// Shorter blocks of addresses, of IPv4 and IPv6, say next to nothing.
+/// The shortest prefixes that are selective, for IPv4 and IPv6.
 const SHORTEST_BLOCKS: (u8, u8) = (8, 16);
-/// The automaton of all regular expressions takes about as long as it takes to try so many of them.
+/// The automaton of all regular expressions costs about as much as trying this many of them.
 const CROWD_OF_PATTERNS: usize = 8;
 
 /// Finds the rules that may match a request.
@@ -52,12 +54,12 @@ pub(super) struct Index {
     query: Vec<(String, Map<[u8], RuleIds>)>,
     networks: Blocks,
     patterns: PatternSet,
-    /// The rule of each of the patterns.
+    /// The rule of each pattern in the automaton.
     of_patterns: RuleIds,
     always: RuleIds,
 }
 
-/// A place of the index.
+/// A key of the index.
 #[derive(Debug, Clone, Copy)]
 enum IndexKey<'a> {
     Path(&'a PathPattern),
@@ -91,7 +93,8 @@ impl Index {
         let mut patterns = Vec::new();
         for (number, rule) in rules.iter().enumerate() {
             let number = u32::try_from(number).unwrap_or(u32::MAX);
-            // A rule with several paths stands at each of them; the most crowded one tells how selective that is.
+            // A rule with several paths is filed under each of them; the most crowded one says how
+            // selective that is.
             let choices = choices(&rule.matcher.when).into_iter();
             let best = choices.min_by_key(|keys| keys.iter().map(crowded).max().unwrap_or(0));
             for key in best.iter().flatten() {
@@ -110,7 +113,7 @@ impl Index {
         index
     }
 
-    /// Puts a rule at one of its keys; if that is the automaton, among its patterns.
+    /// Files a rule under one of its keys; if that is the automaton, among its patterns.
     fn put<'a>(&mut self, key: IndexKey<'a>, number: u32, patterns: &mut Vec<(&'a Pattern, u32)>) {
         let rules = match key {
             IndexKey::Path(pattern) => self.paths.place(pattern),
@@ -188,14 +191,14 @@ fn values_of<'a, N: for<'n> From<&'n K> + PartialEq<K>, K: ?Sized>(
     &mut names[at].1
 }
 
-/// The conditions by which a rule could be found, each as all of its places.
+/// The conditions that a rule could be filed under, each with all of its keys.
 fn choices<'a>(when: &'a Conditions) -> Vec<Vec<IndexKey<'a>>> {
     let mut out = Vec::new();
     let is_regex = |pattern: &PathPattern| matches!(pattern, PathPattern::Regex { .. });
     // Regular expressions by their beginning, or as a whole.
     let key = |pattern: &'a PathPattern, is_whole| match pattern {
         PathPattern::Template(template) => {
-            // `/**` and `/{x}/**` say next to nothing.
+            // `/**` and `/{x}/**` select next to nothing.
             let mut front = template.front().iter();
             let says = !template.is_open() || !front.all(|s| matches!(s, Segment::Any(_)));
             says.then_some(IndexKey::Path(pattern))
@@ -241,7 +244,7 @@ fn choices<'a>(when: &'a Conditions) -> Vec<Vec<IndexKey<'a>>> {
 }
 
 impl IndexKey<'_> {
-    /// What rules share that stand here.
+    /// The name of the key, which rules under the same key share.
     fn bucket(&self) -> String {
         match self {
             Self::Path(PathPattern::Template(template)) => {
@@ -274,7 +277,7 @@ mod tests {
     use super::{Index, SetLimits};
     use crate::{request::Attributes, rulefile};
 
-    /// What does not fit into the automata is tried always.
+    /// A pattern that does not fit into the automata is always tried.
     #[test]
     fn no_rule_is_lost_when_there_are_too_many_patterns() {
         use std::fmt::Write as _;

@@ -3,11 +3,11 @@
 use super::ids::{Map, RuleIds};
 use crate::rules::matcher::{PathPattern, Segment};
 
-/// A place in the tree of paths: what may follow, and which rules end here or have anything below.
+/// A node of the path tree: the nodes that may follow, and the rules that end here or below.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Node {
     literals: Map<str, Node>,
-    /// After any segment.
+    /// The node after any segment.
     any: Option<Box<Node>>,
     /// Rules whose path ends here.
     ends: RuleIds,
@@ -16,7 +16,7 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// Where the rules of a pattern stand.
+    /// The list of rules for a pattern.
     pub(super) fn place(&mut self, pattern: &PathPattern) -> &mut RuleIds {
         let mut node = self;
         let template = match pattern {
@@ -59,12 +59,13 @@ impl Node {
     }
 }
 
-/// The whole segments that every path begins with which a regular expression describes; none if that is not plain to see.
+/// The whole segments that every path begins with that a regular expression matches; none if that
+/// is not obvious.
 pub(super) fn regex_front(regex: &str) -> Vec<&str> {
     let end = regex
         .find(|c: char| "\\.+*?()|[]{}^$#".contains(c) || c.is_whitespace())
         .unwrap_or(regex.len());
-    // What follows may say that the last character need not be there, or another alternative altogether.
+    // What follows may make the last character optional, or offer another alternative altogether.
     let literal = &regex[..end];
     let literal = match literal.char_indices().next_back() {
         Some((last, _)) if regex[end..].starts_with(['?', '*', '+', '{']) => &literal[..last],

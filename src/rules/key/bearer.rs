@@ -1,7 +1,8 @@
-//! A claim of the bearer token: whose requests share a counter, as the client says itself.
+//! Claims of the bearer token, which the client asserts itself.
 //!
-//! The token's signature is **not verified**: tollgate has no keys, and a gateway that has them should check it before it asks us.
-//! Without such a check a client can take any name, and so another's quota or a fresh one. What cannot be read is missing.
+//! The token's signature is **not verified**: tollgate has no keys. A gateway that has them should
+//! verify it before it asks. Otherwise a client can take any name, and so another client's quota or
+//! a fresh one. A token that cannot be read counts as missing.
 
 use base64::{
     Engine as _,
@@ -11,10 +12,11 @@ use base64::{
 use http::{HeaderMap, header::AUTHORIZATION};
 use serde_json::Value;
 
-/// Longer tokens are not read. Proxies take heads of 8 to 60 kB; real tokens have one or two.
+/// The longest token that is read. Proxies take heads of 8 to 60 kB; real tokens have one or two.
 const MAX_TOKEN: usize = 16 * 1024;
 
-/// RFC 7515 has no padding; what came with some is read too, and so is what has stray bits in its last digit.
+/// RFC 7515 has no padding. Padded tokens are read too, and so are those with stray bits in the
+/// last digit.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
     GeneralPurposeConfig::new()
@@ -22,9 +24,10 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// The claim that `path` leads to in the payload of the JWT (RFC 7519) that the request bears (RFC 6750 §2.1), as text: a
-/// string as it is, a number or truth value as JSON writes it. `None` without such a token or claim, or when the claim is a
-/// list, an object or null.
+/// A claim in the payload of the request's JWT (RFC 7519, RFC 6750 §2.1), as text.
+///
+/// `path` leads to the claim. A string is returned as it is, a number or boolean as JSON writes it.
+/// `None` without such a token or claim, or if the claim is a list, an object or null.
 pub fn claim(headers: &HeaderMap, path: &[String]) -> Option<String> {
     let header = headers.get(AUTHORIZATION)?.as_bytes();
     let (scheme, token) = header.split_at_checked(b"bearer ".len())?;
@@ -32,7 +35,8 @@ pub fn claim(headers: &HeaderMap, path: &[String]) -> Option<String> {
         return None;
     }
     let mut segments = token.trim_ascii().split(|&byte| byte == b'.');
-    // Header, payload, signature. Five segments are an encrypted token (RFC 7516), of which nothing can be read.
+    // Header, payload, signature. Five segments are an encrypted token (RFC 7516), which cannot be
+    // read.
     let (_, payload) = (segments.next()?, segments.next()?);
     if segments.next().is_none() || segments.next().is_some() {
         return None;

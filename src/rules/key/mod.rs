@@ -19,7 +19,7 @@ use crate::{
 
 pub use self::bearer::claim;
 
-/// What identifies a caller to a rule. No parts: one counter for everybody.
+/// The parts that identify a client to a rule. Without parts, all clients share one counter.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Descriptor {
     /// The parts, in the order of the rule file.
@@ -41,33 +41,33 @@ pub enum Part {
     Path {
         /// Its name, for the key.
         name: String,
-        /// Its place among the parameters; the same in every path of the rule.
+        /// Its position among the parameters; the same in every path of the rule.
         place: usize,
     },
     /// The first line of a request header.
     Header {
-        /// Which one.
+        /// The header.
         name: HeaderName,
-        /// Whether only a hash of the value may be seen.
+        /// Whether the value may only appear as a hash.
         secret: bool,
     },
-    /// The first cookie of a name (RFC 6265 §4.2). Cookies are secrets by their nature.
+    /// The first cookie of a name (RFC 6265 §4.2). Cookies are always secret.
     Cookie {
-        /// Which one. Case matters.
+        /// The cookie; case matters.
         name: String,
     },
     /// The first query parameter of a name, decoded.
     Query {
-        /// Which one. Case matters.
+        /// The parameter; case matters.
         name: String,
-        /// Whether only a hash of the value may be seen.
+        /// Whether the value may only appear as a hash.
         secret: bool,
     },
     /// A claim of the bearer token, *not verified*. See [`claim`].
     Jwt {
-        /// The claim, and the members within it if there are more than one.
+        /// The claim, followed by the members within it.
         path: Vec<String>,
-        /// Whether only a hash of the value may be seen.
+        /// Whether the value may only appear as a hash.
         secret: bool,
     },
 }
@@ -85,7 +85,7 @@ words! {
 }
 
 impl Part {
-    /// Appends `=` and the value as keys show it; `false` if the request has none.
+    /// Appends `=` and the value as it appears in keys; `false` if the request has none.
     fn push(
         &self,
         out: &mut String,
@@ -107,8 +107,8 @@ impl Part {
         true
     }
 
-    /// Appends `=` and a value that the rule file gives as a request would have it. A secret may also be given as its hash, as
-    /// keys show it.
+    /// Appends `=` and a value from the rule file, written as a request would have it. A secret may
+    /// also be written as its hash.
     pub fn push_given(
         &self,
         out: &mut String,
@@ -136,7 +136,7 @@ impl Part {
         Ok(())
     }
 
-    /// Whether only a hash of the value may be seen.
+    /// Whether the value may only appear as a hash.
     pub fn is_secret(&self) -> bool {
         match self {
             Self::Header { secret, .. } | Self::Query { secret, .. } | Self::Jwt { secret, .. } => {
@@ -163,7 +163,7 @@ impl Part {
         Some(Value::Bytes(bytes))
     }
 
-    /// The part's name, as keys show it.
+    /// Appends the part's name as it appears in keys.
     pub fn push_name(&self, out: &mut String) {
         let (source, name) = match self {
             Self::ClientIp => ("client_ip", ""),
@@ -193,16 +193,16 @@ enum Value<'a> {
     Bytes(Cow<'a, [u8]>),
 }
 
-/// What turns a value into a part of a key.
+/// What a value needs to become a part of a key.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
-    /// How an address becomes a key.
+    /// How addresses are written.
     pub client_ip: &'a ClientIpPolicy,
-    /// How a secret does.
+    /// The key under which secrets are hashed.
     pub hash_key: &'a HashKey,
 }
 
-/// The value of the first cookie of that name. Browsers send one `Cookie` line, HTTP/2 may cut it into several.
+/// The value of the first cookie of a name. Browsers send one `Cookie` line; HTTP/2 may split it.
 fn cookie<'a>(request: &Attributes<'a>, name: &str) -> Option<&'a [u8]> {
     let lines = request.headers.get_all(COOKIE).iter();
     lines
@@ -216,7 +216,7 @@ fn cookie<'a>(request: &Attributes<'a>, name: &str) -> Option<&'a [u8]> {
 }
 
 impl Descriptor {
-    /// The names of the parts, as keys show them.
+    /// The names of the parts as they appear in keys.
     pub fn names(&self) -> Vec<String> {
         let name = |part: &Part| {
             let mut out = String::new();
@@ -226,7 +226,8 @@ impl Descriptor {
         self.parts.iter().map(name).collect()
     }
 
-    /// Appends `part=value,part=value` for a request; says whether a value was missing (its part then stands alone).
+    /// Appends `part=value,part=value` for a request. Returns whether a value is missing; its part
+    /// then has no `=`.
     pub fn push(
         &self,
         out: &mut String,

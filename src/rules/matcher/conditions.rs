@@ -15,11 +15,11 @@ use crate::request::Attributes;
 pub struct Matcher {
     /// What must hold.
     pub when: Conditions,
-    /// Blocks none of which may hold as a whole.
+    /// Blocks of conditions; none of them may hold as a whole.
     pub not: Vec<Conditions>,
 }
 
-/// Conditions that hold together; an empty list is no condition.
+/// Conditions that hold together. An empty list is no condition.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Conditions {
     /// One of these paths.
@@ -30,9 +30,11 @@ pub struct Conditions {
     pub hosts: Vec<HostPattern>,
     /// The client's address is in one of these networks.
     pub client_ip: Option<Networks>,
-    /// All of these headers are as they must be; of a header that comes several times, the first line counts.
+    /// Conditions on headers, all of which must hold. If a header occurs several times, the first
+    /// line counts.
     pub headers: Vec<HeaderTest>,
-    /// All of these query parameters are as they must be; of a parameter that comes several times, the first counts.
+    /// Conditions on query parameters, all of which must hold. If a parameter occurs several times,
+    /// the first counts.
     pub query: Vec<QueryTest>,
 }
 
@@ -42,7 +44,8 @@ impl Matcher {
         self.check(request).ok()
     }
 
-    /// The parameters of the path if the request matches, else the first condition that does not hold.
+    /// The parameters of the path if the request matches, else the first condition that does not
+    /// hold.
     pub fn check<'a>(&'a self, request: &'a Attributes<'_>) -> Result<Params<'a>, Mismatch<'a>> {
         let params = self.when.check(request)?;
         for (index, block) in self.not.iter().enumerate() {
@@ -103,7 +106,8 @@ impl Conditions {
         Ok(params)
     }
 
-    /// `GET` includes `HEAD`: servers answer it with the same work, and a limit on `GET` that `HEAD` evades is none.
+    /// `GET` includes `HEAD`: servers do the same work for it, and a limit on `GET` that `HEAD`
+    /// evades is none.
     fn matches_method(&self, method: &str) -> bool {
         self.methods.is_empty()
             || self

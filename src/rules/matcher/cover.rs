@@ -1,4 +1,4 @@
-//! What can be shown about matchers without a request: that one matches all that another does, or nothing at all.
+//! What can be shown about matchers without a request: that one covers another, or matches nothing.
 
 use super::{
     conditions::{Conditions, Matcher},
@@ -8,9 +8,10 @@ use super::{
 };
 
 impl Matcher {
-    /// Whether everything that `other` matches is matched by this one too; `true` only if that can be shown.
+    /// Whether this matcher matches everything that `other` matches; `true` only if that can be
+    /// shown.
     pub fn covers(&self, other: &Self) -> bool {
-        // What this one excludes must be excluded by the other too.
+        // What this one excludes, the other must exclude too.
         self.when.covers(&other.when)
             && self
                 .not
@@ -44,7 +45,8 @@ impl Matcher {
 }
 
 impl Conditions {
-    /// Whether everything that `other` matches is matched by these too; `true` only if that can be shown.
+    /// Whether these conditions hold for everything for which `other` holds; `true` only if that
+    /// can be shown.
     pub fn covers(&self, other: &Self) -> bool {
         fn all<T>(ours: &[T], theirs: &[T], covers: impl Fn(&T, &T) -> bool) -> bool {
             ours.is_empty()
@@ -77,7 +79,7 @@ impl Conditions {
             })
     }
 
-    /// Whether they ask for nothing.
+    /// Whether there are no conditions.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }

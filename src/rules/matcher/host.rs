@@ -1,4 +1,4 @@
-//! Hosts that a rule is about.
+//! Conditions on the host.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ pub struct HostPattern {
 }
 
 impl HostPattern {
-    /// Compiles a pattern. The error says what cannot be, and what to write instead.
+    /// Compiles a pattern. The error says what is wrong, and what to write instead.
     pub fn parse(text: &str) -> Result<Self, Problem> {
         let (name, below) = match text.strip_prefix("*.") {
             Some(rest) => (rest, true),
@@ -55,7 +55,7 @@ impl HostPattern {
         })
     }
 
-    /// Whether a host, in normal form, is meant.
+    /// Whether a host, in normal form, matches.
     pub fn matches(&self, host: &str) -> bool {
         if self.below {
             host.strip_suffix(self.name.as_str())
@@ -65,12 +65,12 @@ impl HostPattern {
         }
     }
 
-    /// The name, and whether all names below it are meant instead of itself.
+    /// The name, and whether the names below it are meant instead of itself.
     pub(in crate::rules) fn parts(&self) -> (&str, bool) {
         (&self.name, self.below)
     }
 
-    /// Whether everything that `other` matches is matched by this one too.
+    /// Whether this pattern matches everything that `other` matches.
     pub fn covers(&self, other: &Self) -> bool {
         match (self.below, other.below) {
             (false, true) => false,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// `a, b or c`; of a long list only the first ones.
+/// Writes `a, b or c`; of a long list only the first items.
 pub(super) fn list<T: fmt::Display>(
     f: &mut fmt::Formatter<'_>,
     items: &[T],

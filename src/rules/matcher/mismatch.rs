@@ -13,8 +13,10 @@ use super::{
 };
 use crate::request::{Attributes, is_secret};
 
-/// The first condition that does not hold. Borrows all of it; written out, it is half a sentence like
-/// `the path is /data, not /v1/**`. Values of headers that are secrets by their nature are not shown.
+/// The first condition that does not hold, with the request.
+///
+/// It borrows both, and is written out only on demand, as half a sentence: `the path is /data, not
+/// /v1/**`. Values of secret headers are not shown.
 #[derive(Debug, Clone, Copy)]
 pub struct Mismatch<'a> {
     failed: Failed<'a>,
@@ -33,12 +35,12 @@ pub(super) enum Failed<'a> {
     Not { index: usize, of: usize },
 }
 
-/// A value that a condition is about.
+/// A value that a condition applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Named<'a> {
-    /// Of a header.
+    /// A header.
     Header(&'a HeaderName),
-    /// Of a query parameter.
+    /// A query parameter.
     Query(&'a str),
 }
 
@@ -48,7 +50,7 @@ struct InWords<'a> {
     may_show: &'a dyn Fn(Named<'_>) -> bool,
 }
 
-/// How many alternatives are named.
+/// How many alternatives are listed.
 const NAMED: usize = 5;
 
 impl<'a> Mismatch<'a> {
@@ -56,8 +58,8 @@ impl<'a> Mismatch<'a> {
         Self { failed, request }
     }
 
-    /// As its `Display`; of headers and query parameters of which `may_show` says no, neither the value nor what it should be is
-    /// shown.
+    /// Like its `Display`, but hides what `may_show` rejects: neither the value of that header or
+    /// query parameter nor what it should be is shown.
     pub fn in_words(&self, may_show: &dyn Fn(Named<'_>) -> bool) -> String {
         let mismatch = self;
         InWords { mismatch, may_show }.to_string()
@@ -116,7 +118,7 @@ impl fmt::Display for InWords<'_> {
     }
 }
 
-/// `value` comes with whether it is a secret.
+/// `value` comes with whether it is hidden.
 fn value_mismatch(
     f: &mut fmt::Formatter<'_>,
     what: &str,
@@ -135,10 +137,10 @@ fn value_mismatch(
     }
 }
 
-/// The longest value that is shown whole, in bytes.
+/// The longest value shown whole, in bytes.
 const MAX_SHOWN: usize = 64;
 
-/// A value in quotes, as ASCII, and not all of a long one.
+/// A value in quotes, as ASCII, shortened if it is long.
 struct Shown<'a>(&'a [u8]);
 
 impl fmt::Display for Shown<'_> {

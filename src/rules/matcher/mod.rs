@@ -1,7 +1,7 @@
-//! Which requests a rule is about. Everything is in normal form before it is compared.
+//! Which requests a rule applies to. Everything is in normal form before it is compared.
 //!
-//! One walk over the conditions ([`Matcher::check`]) answers both questions, whether a request matches and why it does not:
-//! a [`Mismatch`] only borrows, and costs nothing until it is written out.
+//! One walk over the conditions ([`Matcher::check`]) answers both whether a request matches and why
+//! it does not: a [`Mismatch`] only borrows, and costs nothing until it is written out.
 
 mod conditions;
 mod cover;

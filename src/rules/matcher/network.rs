@@ -1,4 +1,4 @@
-//! Sets of addresses.
+//! Conditions on the client's address: sets of address blocks.
 
 use std::{fmt, net::IpAddr};
 
@@ -6,7 +6,8 @@ use ipnet::IpNet;
 
 use super::list::list;
 
-/// CIDR blocks as sorted ranges that do not touch, found by binary search: ten thousand blocks cost hardly more than one.
+/// CIDR blocks as sorted, disjoint ranges, found by binary search: ten thousand blocks cost hardly
+/// more than one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Networks {
     v4: Ranges,
@@ -17,7 +18,7 @@ pub struct Networks {
 /// First and last addresses, as numbers.
 type Ranges = Vec<(u128, u128)>;
 
-/// How many blocks are named in messages.
+/// How many blocks messages list.
 const NAMED: usize = 3;
 
 impl FromIterator<IpNet> for Networks {
@@ -41,18 +42,19 @@ impl FromIterator<IpNet> for Networks {
 }
 
 impl Networks {
-    /// Whether an address is in one of the blocks. IPv4 addresses in IPv6 clothes must have been unmapped.
+    /// Whether an address is in one of the blocks. IPv4-mapped IPv6 addresses must have been
+    /// unmapped.
     pub fn contains(&self, ip: IpAddr) -> bool {
         let ranges = if ip.is_ipv4() { &self.v4 } else { &self.v6 };
         range_with(ranges, number(ip)).is_some()
     }
 
-    /// The blocks as they were written.
+    /// The blocks as written.
     pub fn blocks(&self) -> &[IpNet] {
         &self.blocks
     }
 
-    /// Whether every address of `other` is in this one too.
+    /// Whether every address of `other` is in this set.
     pub fn covers(&self, other: &Self) -> bool {
         let within = |ours: &Ranges, theirs: &Ranges| {
             theirs.iter().all(|(first, last)| {
@@ -88,7 +90,7 @@ fn merged(mut ranges: Ranges) -> Ranges {
     out
 }
 
-/// `::ffff:10.0.0.0/104` is `10.0.0.0/8`: that is how addresses of clients are read.
+/// Turns `::ffff:10.0.0.0/104` into `10.0.0.0/8`, as clients' addresses are read.
 fn unmapped(block: IpNet) -> IpNet {
     if let IpNet::V6(v6) = block
         && let Some(v4) = v6.network().to_ipv4_mapped()

@@ -1,16 +1,16 @@
-//! The values of the parameters in a path.
+//! The values of path parameters.
 
-/// What stood where a path has parameters, in the order of the pattern.
+/// The values of a path's parameters, in the order of the pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Params<'a> {
     values: [Option<&'a str>; MAX_PARAMS],
 }
 
-/// The most parameters of one path.
+/// The most parameters in one path.
 pub const MAX_PARAMS: usize = 8;
 
 impl<'a> Params<'a> {
-    /// What stood in place of the `index`th parameter, in the normal form of a path.
+    /// The value of the `index`th parameter, as in the normal form of the path.
     pub fn get(&self, index: usize) -> Option<&'a str> {
         self.values.get(index).copied().flatten()
     }

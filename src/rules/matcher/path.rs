@@ -1,4 +1,4 @@
-//! Paths that a rule is about: templates of segments, and regular expressions.
+//! Conditions on the path: templates of segments, and regular expressions.
 
 use std::fmt;
 
@@ -10,27 +10,30 @@ use super::{
 
 use crate::problem::Problem;
 
-/// A path: `/data`, `/users/{id}`, `/files/*/raw`, `/img/*.png`, `/static/**`, `/a/**/z`, or a regular expression.
+/// A path: `/data`, `/users/{id}`, `/files/*/raw`, `/img/*.png`, `/static/**`, `/a/**/z`, or a
+/// regular expression.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PathPattern {
     /// Segments.
     Template(Template),
-    /// A pattern of the whole path, with the names of its parameters and the groups that they are.
+    /// A regular expression of the whole path.
     Regex {
         /// The pattern.
         pattern: Pattern,
-        /// Names and indices of its named groups, in order.
+        /// The names and indices of its named groups, in order.
         params: Vec<(String, usize)>,
     },
 }
 
 impl PathPattern {
-    /// Compiles a template of at most 1,000 bytes. The error says what cannot be, and what to write instead (`hint: …`).
+    /// Compiles a template of at most 1,000 bytes. The error says what is wrong, and what to write
+    /// instead.
     pub fn parse(text: &str) -> Result<Self, Problem> {
         Template::parse(text).map(Self::Template)
     }
 
-    /// Compiles a regular expression of the whole path; its named groups are parameters. Errors as for [`Pattern::parse`].
+    /// Compiles a regular expression of the whole path; its named groups are parameters. Errors as
+    /// for [`Pattern::parse`].
     pub fn regex(text: &str) -> Result<Self, Problem> {
         let pattern = Pattern::parse(text)?;
         let params: Vec<(String, usize)> = pattern
@@ -72,7 +75,7 @@ impl PathPattern {
         segments.chain(groups)
     }
 
-    /// The parameters if `path`, in normal form, matches.
+    /// The parameters, if `path`, in normal form, matches.
     pub fn matches<'a>(&self, path: &'a str) -> Option<Params<'a>> {
         match self {
             Self::Template(template) => template.matches(path),
@@ -83,7 +86,8 @@ impl PathPattern {
                 let groups = pattern.regex().captures(path.as_bytes())?;
                 let mut found = Params::default();
                 for (place, (_, group)) in params.iter().enumerate() {
-                    // A path in normal form is ASCII; in another, a group could end within a character.
+                    // A path in normal form is ASCII; in any other, a group could end within a
+                    // character.
                     let value = groups.get(*group).and_then(|found| path.get(found.range()));
                     found.set(place, value);
                 }
@@ -92,7 +96,8 @@ impl PathPattern {
         }
     }
 
-    /// Whether everything that `other` matches is matched by this one too; `true` only if that can be shown.
+    /// Whether this pattern matches everything that `other` matches; `true` only if that can be
+    /// shown.
     pub fn covers(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Template(ours), Self::Template(theirs)) => ours.covers(theirs),

@@ -1,4 +1,5 @@
-//! Regular expressions: bounded, and always about the whole value.
+//! Regular expressions, alone and many at once: bounded, and always matched against the whole
+//! value.
 
 use std::fmt;
 
@@ -10,18 +11,19 @@ use crate::problem::Problem;
 const MAX_PATTERN: usize = 1_000;
 /// The most memory of one compiled pattern, in bytes.
 const MAX_COMPILED: usize = 256 * 1024;
-/// The most memory that one search of a pattern keeps for its states, in bytes.
+/// The most memory that one search of a pattern uses for its states, in bytes.
 const MAX_STATES: usize = 1024 * 1024;
 
-/// How many patterns share automata, and how much memory these take.
+/// How many patterns share an automaton, and how much memory automata take.
 #[derive(Debug, Clone, Copy)]
 pub struct SetLimits {
-    /// Of one automaton, in bytes.
+    /// The largest automaton, in bytes.
     ///
-    /// The library does not determinise an automaton whose fewest states would not fit into the memory for states, and then takes
-    /// hundreds of times as long. With no more for the one than for the other that has not been seen.
+    /// The library does not determinise an automaton whose fewest states would not fit into its
+    /// memory for states, and is then hundreds of times slower. With the same bound for both, that
+    /// has not been seen.
     pub compiled: usize,
-    /// How many automata there are at most.
+    /// The most automata.
     pub automata: usize,
 }
 
@@ -34,10 +36,12 @@ impl Default for SetLimits {
     }
 }
 
-/// The most memory that each thread keeps for the states of one automaton of many patterns, in bytes.
+/// The most memory that each thread uses for the states of one automaton of many patterns, in
+/// bytes.
 const MAX_STATES_OF_SET: usize = 4 * 1024 * 1024;
 
-/// A regular expression that describes whole values. It is about bytes: `.` is any byte, `\w` and `\d` are ASCII.
+/// A regular expression that matches whole values. It works on bytes: `.` is any byte, `\w` and
+/// `\d` are ASCII.
 #[derive(Debug, Clone)]
 pub struct Pattern {
     text: String,
@@ -53,7 +57,8 @@ impl PartialEq for Pattern {
 impl Eq for Pattern {}
 
 impl Pattern {
-    /// Compiles a pattern of at most 1,000 bytes. The error says what is wrong with it, and what to write instead (`hint: …`).
+    /// Compiles a pattern of at most 1,000 bytes. The error says what is wrong, and what to write
+    /// instead.
     pub fn parse(text: &str) -> Result<Self, Problem> {
         if text.is_empty() {
             return Err(Problem::new(
@@ -70,7 +75,7 @@ impl Pattern {
                 "write a list of shorter ones, or several rules",
             ));
         }
-        // First by itself: `a)|(b` would be a pattern with something around it.
+        // By itself first: `a)|(b` would only become a pattern with something around it.
         build(text).map_err(|error| explain(&error))?;
         let regex = build(&anchored(text)).map_err(|error| match error {
             regex::Error::Syntax(_) => Problem::new(
@@ -85,12 +90,12 @@ impl Pattern {
         })
     }
 
-    /// Whether the whole value is as the pattern says.
+    /// Whether the whole value matches.
     pub fn matches(&self, value: &[u8]) -> bool {
         self.regex.is_match(value)
     }
 
-    /// The pattern as it was written.
+    /// The pattern as written.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -106,16 +111,16 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// Patterns in one automaton, or in a few. Each reads a value once, however many patterns it has.
+/// Patterns in one automaton or a few. Each reads a value once, however many patterns it has.
 #[derive(Debug, Clone, Default)]
 pub struct PatternSet {
-    /// Each with the number of patterns before its own.
+    /// Each automaton with the number of patterns before its own.
     automata: Vec<(usize, RegexSet)>,
     len: usize,
 }
 
 impl PatternSet {
-    /// Compiles them together, as many of them as fit, from the first on.
+    /// Compiles as many of the patterns as fit, from the first on.
     pub fn new(patterns: &[&Pattern], limits: SetLimits) -> Self {
         let texts: Vec<String> = patterns
             .iter()
@@ -126,7 +131,7 @@ impl PatternSet {
         set
     }
 
-    /// Adds these, in halves if they are too big together; `false` if not all of them.
+    /// Adds patterns, in halves if they are too big together; `false` if not all were added.
     fn add(&mut self, texts: &[String], limits: SetLimits) -> bool {
         if texts.is_empty() {
             return true;
@@ -154,7 +159,7 @@ impl PatternSet {
         }
     }
 
-    /// How many patterns it has: so many of the first that it was given.
+    /// How many of the given patterns it has, counted from the first.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -164,7 +169,7 @@ impl PatternSet {
         self.len == 0
     }
 
-    /// Which of them describe a value, by their places in the order in which they were given.
+    /// The patterns that match a value, by their positions in the order given.
     pub fn matching(&self, value: &[u8]) -> impl Iterator<Item = usize> {
         self.automata.iter().flat_map(move |(before, automaton)| {
             let found = automaton.matches(value).into_iter();
@@ -173,7 +178,7 @@ impl PatternSet {
     }
 }
 
-/// A pattern about the whole value.
+/// A pattern that must match the whole value.
 pub(in crate::rules) fn anchored(text: &str) -> String {
     format!("^(?:{text})$")
 }
@@ -187,7 +192,7 @@ fn build(text: &str) -> Result<Regex, regex::Error> {
         .build()
 }
 
-/// The library's message in one line.
+/// The library's message as a problem.
 fn explain(error: &regex::Error) -> Problem {
     match error {
         regex::Error::CompiledTooBig(_) => Problem::new(

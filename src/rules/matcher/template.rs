@@ -1,4 +1,4 @@
-//! Paths by their segments.
+//! Path templates: `/users/{id}`, `/static/**`.
 
 use std::{borrow::Cow, fmt};
 
@@ -11,7 +11,7 @@ use crate::{
 /// The longest template, in bytes.
 const MAX_TEMPLATE: usize = 1_000;
 
-/// A path by its segments.
+/// A path template, by segments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
     text: String,
@@ -28,7 +28,7 @@ pub enum Segment {
     Literal(String),
     /// Any segment: `{name}`, or `*` without name.
     Any(Option<String>),
-    /// Any segment that begins and ends so: `*.png`.
+    /// Any segment with this beginning and end: `*.png`.
     Glob(String, String),
 }
 
@@ -253,7 +253,7 @@ impl Template {
         self.front.iter().chain(self.back.iter().flatten())
     }
 
-    /// The one path that it is, if it is only one.
+    /// The one path that it matches, if it is only one.
     pub(super) fn literal(&self) -> Option<String> {
         if self.back.is_some() {
             return None;
@@ -339,7 +339,7 @@ impl Template {
     }
 }
 
-/// As it was written.
+/// The template as written.
 impl fmt::Display for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)

@@ -1,4 +1,4 @@
-//! What the value of a header or a query parameter must be.
+//! Conditions on the value of a header or a query parameter.
 
 use http::HeaderName;
 
@@ -7,31 +7,32 @@ use super::pattern::Pattern;
 /// A condition on a request header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeaderTest {
-    /// Which one.
+    /// The header.
     pub name: HeaderName,
-    /// What its value must be.
+    /// The condition on its value.
     pub test: ValueTest,
 }
 
 /// A condition on a query parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueryTest {
-    /// Which one, decoded.
+    /// The parameter's decoded name.
     pub name: String,
-    /// What its decoded value must be.
+    /// The condition on its decoded value.
     pub test: ValueTest,
 }
 
-/// A condition on a value; all that it says must hold. One that says nothing asks only that there is a value.
+/// A condition on a value; all of its parts must hold. Without parts it only asks that there is a
+/// value.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ValueTest {
-    /// There must be none; then it says nothing else.
+    /// There must be no value; then there are no other parts.
     pub absent: bool,
-    /// One of these; none is no condition.
+    /// One of these values; empty is no condition.
     pub exact: Exact,
-    /// Begins with one of these; empty is no condition.
+    /// One of these beginnings; empty is no condition.
     pub prefix: Vec<String>,
-    /// As this pattern says.
+    /// A pattern of the whole value.
     pub regex: Option<Pattern>,
 }
 
@@ -64,7 +65,7 @@ impl Exact {
 }
 
 impl ValueTest {
-    /// Whether a value, or that there is none, is what it must be.
+    /// Whether a value, or its absence, satisfies the condition.
     pub fn holds(&self, value: Option<&[u8]>) -> bool {
         match value {
             None => self.absent,
@@ -84,12 +85,13 @@ impl ValueTest {
         }
     }
 
-    /// Whether only that there is a value matters.
+    /// Whether it only asks that there is a value.
     pub fn is_presence(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether every value that `other` lets through is let through by this one too; `true` only if that can be shown.
+    /// Whether this condition holds for every value for which `other` holds; `true` only if that
+    /// can be shown.
     pub fn covers(&self, other: &Self) -> bool {
         if self.absent || other.absent {
             return self.absent && other.absent;
@@ -115,7 +117,8 @@ impl ValueTest {
                 .is_none_or(|pattern| other.regex.as_ref() == Some(pattern))
     }
 
-    /// Whether it can be shown that no value is let through: its parts contradict each other.
+    /// Whether it can be shown that no value satisfies the condition, because its parts contradict
+    /// each other.
     pub fn is_impossible(&self) -> bool {
         !self.exact.0.is_empty()
             && !self
