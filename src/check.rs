@@ -1,4 +1,4 @@
-//! The check port: one proxy request in, one answer out.
+//! The check port: a proxy's check in, a response out.
 
 use std::sync::Arc;
 
@@ -23,12 +23,12 @@ pub struct CheckPort {
     metrics: Arc<Metrics>,
     checks: [(Endpoint, Counter); Endpoint::ALL.len()],
     options: AnswerOptions,
-    /// Problems that have been logged: each is logged once, and counted always.
+    /// Faults of the proxy's configuration. Each is logged once and counted always.
     logged: FirstTime<Problem>,
 }
 
 impl CheckPort {
-    /// A port for `engine`'s decisions.
+    /// Creates a port for the decisions of `engine`.
     pub fn new(engine: Arc<Engine>, metrics: Arc<Metrics>, options: AnswerOptions) -> Self {
         let checks = Endpoint::ALL.map(|endpoint| (endpoint, metrics.checks(endpoint)));
         Self {

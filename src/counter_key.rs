@@ -9,12 +9,13 @@
 //! part       = name [ "=" value ]              ; without value: the request has none
 //! ```
 //!
-//! * The braces are a hash tag: Redis Cluster keeps all limits of one rule for one client in one slot.
-//! * Keys are injective. Rule names and part names hold none of `, = { }`, and values are encoded so
-//!   that they hold none either (`:` separates nothing inside the braces after the first). A hash
-//!   begins with `#`, which no encoded value holds. A property test checks it.
-//! * Algorithm and window are in the key because values differ in form: changing either begins a new
-//!   counter instead of misreading an old one. Changing the amount does not.
+//! * The braces are a hash tag: Redis Cluster keeps all limits of one rule for one client in one
+//!   slot.
+//! * Keys are injective. Rule names and part names hold none of `, = { }`, and values are encoded
+//!   so that they hold none either (`:` separates nothing inside the braces after the first). A
+//!   hash begins with `#`, which no encoded value holds. A property test checks it.
+//! * Algorithm and window are in the key because values differ in form: changing either begins a
+//!   new counter instead of misreading an old one. Changing the amount does not.
 //! * The names and values of a descriptor's parts are written by [`rules::key`](crate::rules::key);
 //!   everything around them is written here and nowhere else.
 
@@ -26,7 +27,8 @@ pub const PREFIX: &str = "tollgate:";
 pub const BAN_SUFFIX: &str = ":ban";
 /// How the key of a shadow rule's ban ends: enforcing the rule later bans nobody retroactively.
 pub const SHADOW_BAN_SUFFIX: &str = ":shadow_ban";
-/// What an overflow key has in place of a descriptor. It follows the braces, so no descriptor has it.
+/// What an overflow key has in place of a descriptor. It follows the braces, so no descriptor has
+/// it.
 const OVERFLOW: &str = ":overflow";
 
 /// `tollgate:{rule:descriptor}`: what all keys of one rule for one client begin with.

@@ -8,9 +8,9 @@
 //! ```
 //!
 //! The way of one check: [`server`] reads it from a connection, [`check`] has [`contract`] read the
-//! client's request out of it, [`engine`] walks the [`rules`] and has the [`store`] charge what they
-//! [`limit`], and [`contract`] turns the decision into a response. [`rulefile`] makes rules of a file,
-//! [`watch`] notices that it changed, and [`app`] puts everything together.
+//! client's request out of it, [`engine`] walks the [`rules`] and has the [`store`] charge what
+//! they [`limit`], and [`contract`] turns the decision into a response. [`rulefile`] makes rules of
+//! a file, [`watch`] notices that it changed, and [`app`] puts everything together.
 //!
 //! docs/architecture.md has a line for every file. Imports point down, and no two files import each
 //! other; `tests/` holds both.

@@ -36,7 +36,8 @@ impl Throttle {
         }
     }
 
-    /// Whether to let an event through at `now`; if so, how many were suppressed since the last one.
+    /// Whether to let an event through at `now`; if so, how many were suppressed since the last
+    /// one.
     pub fn permit(&mut self, now: Instant) -> Option<u64> {
         let is_early = |last| now.saturating_duration_since(last) < self.interval;
         if self.last.is_some_and(is_early) {

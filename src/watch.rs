@@ -1,8 +1,9 @@
-//! Notices that the rule file has changed, however it was changed, and hands its new content on.
+//! Notices that the rule file has changed, and hands on its new content.
 //!
-//! Directories are watched, not the file: an editor replaces the file, a deployment renames another over it, and Kubernetes
-//! swaps a symlink (`..data`) two steps away from it. Any event there means no more than "look again", and what is looked at
-//! is the content: equal bytes are not a change. A slow poll stands behind the events, for file systems that send none.
+//! Directories are watched, not the file: an editor replaces the file, a deployment renames another
+//! over it, and Kubernetes swaps a symlink (`..data`) two steps away from it. An event means no
+//! more than "look again", and only the content counts: equal bytes are not a change. A slow poll
+//! backs up the events, for file systems that send none.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -18,19 +19,21 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
 
-/// Longest file read. A rule file has kilobytes; the cap is for `/dev/zero` and its like.
+/// The longest file read. A rule file has kilobytes; the cap is for `/dev/zero` and its like.
 const MAX_FILE: u64 = 16 * 1024 * 1024;
 
-/// How [`watch`] watches.
+/// Options of [`watch`].
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How long it must have been quiet before the file is read: a save is several events, and half a file is not wanted.
+    /// How long it must be quiet before the file is read: a save is several events, and half a file
+    /// is not wanted.
     pub debounce: Duration,
     /// How often the file is read without an event.
     pub poll: Duration,
-    /// The content that is in force already, so that it is not applied again; `None` applies what the file holds at first.
+    /// The content that is in force already, so that it is not applied again; `None` applies what
+    /// the file holds at first.
     pub loaded: Option<Vec<u8>>,
-    /// Notified to have the file applied even if it has not changed. See [`force_on_sighup`].
+    /// Notified to apply the file even if it has not changed. See [`force_on_sighup`].
     pub force: Arc<Notify>,
 }
 
@@ -45,7 +48,7 @@ impl Default for Options {
     }
 }
 
-/// Makes SIGHUP notify `force`, from now to the end of the runtime. Without it SIGHUP ends the process.
+/// Makes SIGHUP notify `force`, until the runtime ends. Without it SIGHUP ends the process.
 pub fn force_on_sighup(force: Arc<Notify>) -> io::Result<()> {
     let mut hangups = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
@@ -57,19 +60,19 @@ pub fn force_on_sighup(force: Arc<Notify>) -> io::Result<()> {
     Ok(())
 }
 
-/// A file that belongs to the rule file, as it was when it was read.
+/// A file that belongs to the rule file, as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Other {
     /// Its path, relative to the rule file's directory.
     pub path: PathBuf,
-    /// What it held; `None` if it could not be read.
+    /// Its content; `None` if it could not be read.
     pub content: Option<Vec<u8>>,
 }
 
 /// Calls `apply` with each new content of `path`, until `shutdown` completes.
 ///
-/// `apply` answers with the other files that belong to this one, and is called again when one of them
-/// changes, appears or goes. If it answers `None`, the files of the last answer still count.
+/// `apply` answers with the other files that belong to this one, and is called again when one of
+/// them changes, appears or goes. If it answers `None`, the files of the last answer still count.
 ///
 /// A file that is missing or unreadable changes nothing: that is logged once, and the file applied
 /// when it is back and different. The same content is not applied twice in a row, refused or not,
@@ -122,8 +125,8 @@ async fn watch_forever(
     }
 }
 
-/// Runs `work` on the threads for blocking calls, and hands `value` back; `None` when the runtime is
-/// shutting down.
+/// Runs `work` on the threads for blocking calls, and hands `value` back; `None` when the runtime
+/// is shutting down.
 ///
 /// A network file system may hang, and a check must not wait for it.
 async fn blocking<T: Send + 'static, R: Send + 'static>(
@@ -178,8 +181,8 @@ impl Seen {
         };
         let is_empty = content.rules.is_empty();
         let was_empty = std::mem::replace(&mut self.empty, is_empty);
-        // A save in place begins by emptying the file. If it is still empty at the next look, that
-        // is meant.
+        // A save in place begins by emptying the file. An empty file counts only at the second
+        // look.
         if is_empty && !was_empty && !forced {
             return None;
         }
@@ -202,8 +205,8 @@ impl Seen {
     }
 }
 
-/// Waits for an event, then until there has been none for `quiet`, but no longer than ten times that: a directory in which
-/// something else is written all the time must not hold a change up for ever.
+/// Waits for an event, then until there has been none for `quiet`, but at most ten times that:
+/// constant writes to something else in the directory must not hold up a change.
 async fn settled(events: &Notify, quiet: Duration) {
     events.notified().await;
     let latest = Instant::now() + quiet * 10;
@@ -216,33 +219,34 @@ async fn settled(events: &Notify, quiet: Duration) {
     }
 }
 
-/// What the files hold.
+/// The content of the files.
 #[derive(PartialEq, Eq)]
 struct Content {
     rules: Vec<u8>,
-    /// Of the files that belong to the rule file; `None` for one that cannot be read.
+    /// The content of the files that belong to the rule file; `None` for one that cannot be read.
     others: Vec<Option<Vec<u8>>>,
 }
 
-/// The file and the directories watched for its sake.
+/// The rule file, the files that belong to it, and the directories watched for them.
 struct Files {
     path: PathBuf,
     /// The files that belong to it, relative to its directory.
     others: Vec<PathBuf>,
     events: Arc<Notify>,
-    /// Directories to watch, as they were when `watcher` was made.
+    /// The directories to watch, as they were when `watcher` was made.
     watched: Directories,
-    /// Set when something happened to one of them, and not just in it.
+    /// Set when a directory itself has changed, not only something in it.
     stale: Arc<AtomicBool>,
-    /// `None` if the system gives us no watcher; polling goes on.
+    /// `None` if the system offers no watcher; polling goes on.
     watcher: Option<RecommendedWatcher>,
 }
 
-/// Directories by device and inode: one that was removed and made again has its old name and needs a new watch.
+/// Directories by device and inode. A directory that was removed and made again has its old name
+/// but needs a new watch.
 type Directories = BTreeMap<PathBuf, (u64, u64)>;
 
 impl Files {
-    /// How often the watches are looked at again because the directories changed in that very moment.
+    /// How many times the watches are set up again because directories changed meanwhile.
     const ATTEMPTS: usize = 5;
 
     fn new(path: PathBuf, events: Arc<Notify>) -> Self {
@@ -256,8 +260,8 @@ impl Files {
         }
     }
 
-    /// Watches these files from now on. Looks at them at once: they may have changed since they were
-    /// read.
+    /// Watches these files from now on, and looks at them at once: they may have changed since they
+    /// were read.
     fn watch_also(&mut self, others: Vec<PathBuf>) {
         if self.others != others {
             self.others = others;
@@ -265,7 +269,8 @@ impl Files {
         }
     }
 
-    /// Sees to the watches, then reads the files: in this order, so that a change after the reading is an event.
+    /// Sets up the watches, then reads the files. In this order, a change after reading is an
+    /// event.
     fn look(&mut self) -> io::Result<Content> {
         let others: Vec<PathBuf> = self
             .others
@@ -286,15 +291,16 @@ impl Files {
         })
     }
 
-    /// Watches these directories and no others, with a new watcher. The one there was knows directories by name, and what it has
-    /// still to tell about the removal of an old one would take the watch off the new one (inodes are used again, too).
+    /// Watches these directories and no others, with a new watcher. The old watcher knows
+    /// directories by name, and a late event about a removed directory would take away the watch on
+    /// its successor (inodes are reused, too).
     fn watch(&mut self, wanted: Directories) {
         let (events, stale) = (self.events.clone(), self.stale.clone());
         let dirs: Vec<_> = wanted.keys().cloned().collect();
         self.watched = wanted;
         let on_event = move |event: notify::Result<notify::Event>| {
             match event {
-                // Reading is an event too: to react to it would be to react to ourselves.
+                // Reading is an event too. Reacting to it would never end.
                 Ok(event) if is_reading(event.kind) => return,
                 Ok(event) => {
                     if event.paths.iter().any(|path| dirs.contains(path)) {
@@ -323,8 +329,8 @@ fn is_reading(kind: EventKind) -> bool {
     matches!(kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write))
 }
 
-/// The directories whose events concern `path`: the one it is in and the one its target is in, or the nearest above them that
-/// exists, where the missing ones will appear.
+/// The directories whose events concern `path`: its own and that of its target, or the nearest
+/// existing directory above them, where the missing ones will appear.
 fn directories(path: &Path) -> Directories {
     let named = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let target = std::fs::canonicalize(path).unwrap_or_else(|_| named.clone());
@@ -339,7 +345,7 @@ fn directories(path: &Path) -> Directories {
         .collect()
 }
 
-/// Where a file stands that the file at `path` names: in its directory, if it has no absolute path.
+/// The path of a file that the file at `path` names: relative to its directory unless absolute.
 pub fn beside(path: &Path, other: &Path) -> PathBuf {
     path.parent().unwrap_or(Path::new("")).join(other)
 }
@@ -356,7 +362,7 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     read_any(path)
 }
 
-/// As [`read`], pipes included.
+/// As [`read`], but also reads pipes.
 pub fn read_any(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path)?;

@@ -15,25 +15,25 @@ use crate::{
 pub struct Settings {
     /// The rule file.
     pub rules: PathBuf,
-    /// The key of the hash of secrets.
+    /// The key under which secrets are hashed.
     pub hash_key: HashKey,
-    /// The check port.
+    /// The address of the check port.
     pub listen: ListenAddr,
-    /// The admin port.
+    /// The address of the admin port.
     pub admin: ListenAddr,
     /// Where counters are kept.
     pub store: StoreSettings,
-    /// The most time that a check waits for the store.
+    /// The longest that a check waits for the store.
     pub deadline: Duration,
     /// How many replicas share the store.
     pub replicas: u64,
     /// The most counters in memory.
     pub max_keys: usize,
-    /// Of the check port.
+    /// Limits of the check port.
     pub server: server::Options,
-    /// What is logged of decisions.
+    /// Options of the decision log.
     pub log: engine::LogOptions,
-    /// What answers carry.
+    /// What responses carry beyond the standard.
     pub answers: AnswerOptions,
 }
 

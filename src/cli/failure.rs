@@ -10,7 +10,7 @@ pub enum Failure {
     /// Something failed at run time.
     #[error("{0:#}")]
     Runtime(#[from] anyhow::Error),
-    /// The rule file is not valid; the text says all of why.
+    /// The rule file is not valid; the text has all diagnostics.
     #[error("{0}")]
     Rules(String),
     /// The rule file is not valid, and the JSON that was printed says why.

@@ -1,4 +1,5 @@
-//! `tollgate healthcheck`: asks a running tollgate whether it is ready, for container images that have no curl.
+//! `tollgate healthcheck`: asks a running tollgate whether it is ready, for container images
+//! without curl.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -11,10 +12,10 @@ use hyper_util::rt::TokioIo;
 
 use crate::server::{ListenAddr, Stream};
 
-/// How long the whole question may take.
+/// How long the whole exchange may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Longest answer read: it is a line of JSON.
+/// The longest answer read: it is a line of JSON.
 const MAX_ANSWER: usize = 64 * 1024;
 
 /// Options of `tollgate healthcheck`.
@@ -30,13 +31,13 @@ pub struct HealthcheckArgs {
     pub admin: ListenAddr,
 }
 
-/// Why the answer is no.
+/// Why a tollgate is not healthy.
 #[derive(Debug, thiserror::Error)]
 pub enum Unhealthy {
-    /// It answered, and is not ready.
+    /// It answered that it is not ready.
     #[error("{addr} is not ready ({status}): {body}")]
     NotReady {
-        /// Whom we asked.
+        /// The address asked.
         addr: ListenAddr,
         /// The status of the answer.
         status: http::StatusCode,
@@ -48,7 +49,7 @@ pub enum Unhealthy {
         "cannot connect to {addr}: {source}; is tollgate running, and is this its --admin address?"
     )]
     Connect {
-        /// Whom we asked.
+        /// The address asked.
         addr: ListenAddr,
         /// What the kernel said.
         source: std::io::Error,
@@ -56,20 +57,20 @@ pub enum Unhealthy {
     /// Something answered that is not a tollgate.
     #[error("{addr} did not answer in HTTP: {source}")]
     Http {
-        /// Whom we asked.
+        /// The address asked.
         addr: ListenAddr,
-        /// What was wrong with it.
+        /// What is wrong with the answer.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// No answer in time.
     #[error("{addr} did not answer within {TIMEOUT:?}")]
     Timeout {
-        /// Whom we asked.
+        /// The address asked.
         addr: ListenAddr,
     },
 }
 
-/// Asks `/readyz`; the answer is its body.
+/// Asks `/readyz`, and returns its body.
 pub async fn run(args: &HealthcheckArgs) -> Result<String, Unhealthy> {
     let addr = reachable(&args.admin);
     match tokio::time::timeout(TIMEOUT, ask(&addr)).await {
@@ -78,7 +79,7 @@ pub async fn run(args: &HealthcheckArgs) -> Result<String, Unhealthy> {
     }
 }
 
-/// Where to reach what listens on `addr`: "all interfaces" is not an address to connect to.
+/// The address to connect to for what listens on `addr`: "all interfaces" cannot be connected to.
 fn reachable(addr: &ListenAddr) -> ListenAddr {
     let mut addr = addr.clone();
     if let ListenAddr::Tcp(socket) = &mut addr
@@ -116,7 +117,7 @@ async fn ask(addr: &ListenAddr) -> Result<String, Unhealthy> {
         let body = Limited::new(body, MAX_ANSWER).collect().await?.to_bytes();
         Ok::<_, Box<dyn std::error::Error + Send + Sync>>((head.status, body))
     };
-    // The connection has to be driven while we wait; its end is not of interest.
+    // The connection has to be driven meanwhile; its end does not matter.
     let (answer, _) = tokio::join!(exchange, conn);
     let (status, body) = answer.map_err(http)?;
     let body = String::from_utf8_lossy(&body).trim().to_owned();

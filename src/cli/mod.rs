@@ -1,4 +1,4 @@
-//! The command line: what can be said, and which exit code says what.
+//! The command line: subcommands and exit codes.
 //!
 //! | code | meaning                                         |
 //! |------|-------------------------------------------------|
@@ -36,8 +36,9 @@ use crate::{app, rulefile};
 
 /// A rate limiter that is itself an external-authorization service.
 ///
-/// Envoy (ext_authz), nginx (auth_request) and other forward-auth proxies ask it about each request; it matches the
-/// rule file, charges counters in Redis, and answers 200 or 429. Without a subcommand it serves.
+/// Envoy (ext_authz), nginx (auth_request) and other forward-auth proxies ask it about each
+/// request; it matches the rule file, charges counters in Redis, and answers 200 or 429. Without a
+/// subcommand it serves.
 #[derive(Debug, Parser)]
 #[command(
     name = "tollgate",
@@ -59,13 +60,13 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     /// Check a rule file and print everything that is wrong with it
     Validate(validate::ValidateArgs),
-    /// Say what would be decided about a request, and why; charges nothing
+    /// Explain what would be decided about a request, and why; charges nothing
     Explain(Box<explain::ExplainArgs>),
     /// Print the JSON Schema of rule files, for editors
     Schema,
     /// Run a small demo application to put behind a proxy
     Upstream(upstream::UpstreamArgs),
-    /// Ask a running tollgate whether it is ready; for container health checks
+    /// Ask a running tollgate whether it is ready, for container health checks
     Healthcheck(healthcheck::HealthcheckArgs),
 }
 
@@ -74,9 +75,9 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // --help and --version are errors to clap, and not to us.
+            // clap reports --help and --version as errors.
             let code = if error.use_stderr() { 64 } else { 0 };
-            // Where nobody reads, nothing can be said.
+            // There is nowhere else to report to.
             let _ = error.print();
             return ExitCode::from(code);
         }

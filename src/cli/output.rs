@@ -15,7 +15,7 @@ pub(super) enum Format {
     Json,
 }
 
-/// Prints what was asked for. A reader that has seen enough of it, like `head`, is no failure.
+/// Prints to standard output. A reader that stops early, like `head`, is not a failure.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {

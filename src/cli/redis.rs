@@ -1,4 +1,4 @@
-//! The options that say how to reach Redis, shared by `serve` and `explain`.
+//! The options that say how to reach Redis, for `serve` and `explain`.
 
 #![expect(
     clippy::doc_markdown,
@@ -11,18 +11,19 @@ use clap::Args;
 
 use crate::{hash::HashKey, store::redis::Options};
 
-/// An answer later than this is no answer: the connection counts as broken. Never below this many deadlines, so that a
-/// Redis that is only slow is not reconnected again and again.
+/// How long a reply is awaited before the connection counts as broken, and the fewest deadlines
+/// that it lasts: a Redis that is only slow is not reconnected again and again.
 pub(super) const ANSWER_TIMEOUT: (Duration, u32) = (Duration::from_millis(250), 4);
 
-/// Which Redis, and how secrets stand in it.
+/// Which Redis, and how secrets appear in it.
 #[derive(Debug, Args)]
 pub(super) struct RedisArgs {
     /// Redis: redis://[user[:password]@]host[:port][/db], or unix:///path
     #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true)]
     redis_url: Option<String>,
 
-    /// The key of the hash under which secrets stand in Redis and logs; the same for all that share a Redis
+    /// The key under which secrets are hashed in Redis and logs; the same for all that share a
+    /// Redis
     #[arg(
         long,
         env = "TOLLGATE_HASH_KEY",
@@ -33,7 +34,7 @@ pub(super) struct RedisArgs {
 }
 
 impl RedisArgs {
-    /// How to reach it, if it was said which.
+    /// How to reach Redis; `None` if no URL is given.
     pub(super) fn options(&self) -> Option<Options> {
         let url = self.redis_url.as_deref().filter(|url| !url.is_empty())?;
         Some(Options {

@@ -1,4 +1,4 @@
-//! What a command runs in: the log, and the async runtime.
+//! Logging and the async runtime of a command.
 
 use std::{io::IsTerminal as _, time::Duration};
 
@@ -9,11 +9,12 @@ use tracing_subscriber::EnvFilter;
 use super::failure::Failure;
 use crate::problem::Problem;
 
-/// Lines that wait to be written. When whoever reads them hangs and these are full, further ones are dropped: checks do not wait
-/// for a log.
+/// The most log lines that wait to be written. If their reader hangs, further lines are dropped:
+/// checks do not wait for a log.
 const WAITING_LINES: usize = 8_192;
 
-/// Begins to log to stderr. What is logged until the guard is dropped gets written, if somebody reads it.
+/// Begins to log to stderr. Lines that are logged before the guard is dropped are written, if they
+/// are read.
 pub(super) fn start_logging(level: &str, format: LogFormat) -> Result<WorkerGuard, Failure> {
     let filter = EnvFilter::try_new(level).map_err(|error| {
         Failure::Usage(Problem::new(
@@ -45,7 +46,7 @@ pub(super) enum LogFormat {
     Json,
 }
 
-/// How long the end of the process waits for calls that block.
+/// How long the process waits at its end for blocking calls.
 const PATIENCE_AT_END: Duration = Duration::from_secs(1);
 
 pub(super) fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {

@@ -60,19 +60,19 @@ pub struct ServeArgs {
     #[arg(long, env = "TOLLGATE_REDIS_LANES", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     redis_lanes: u16,
 
-    /// The longest that a check waits for Redis; a proxy's own shorter time-out counts too
+    /// The longest that a check waits for Redis; less if the proxy waits less
     #[arg(long, env = "TOLLGATE_DEADLINE", value_name = "TIME", default_value = "50ms", value_parser = duration)]
     deadline: Duration,
 
-    /// How many tollgates share the Redis: the divisor of a limit with on_store_error: local
+    /// How many tollgates share the Redis; divides limits with on_store_error: local
     #[arg(long, env = "TOLLGATE_REPLICAS", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     replicas: u64,
 
-    /// The most counters kept in memory (about 250 bytes each); further callers share one per rule
+    /// The most counters kept in memory (about 250 bytes each); further clients share one per rule
     #[arg(long, env = "TOLLGATE_MAX_KEYS", value_name = "N", default_value_t = 250_000, value_parser = clap::value_parser!(u64).range(1..))]
     max_keys: u64,
 
-    /// The most connections from proxies; further ones are closed at once
+    /// The most connections from proxies; more are closed at once
     #[arg(long, env = "TOLLGATE_MAX_CONNECTIONS", value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: u32,
 
@@ -84,7 +84,7 @@ pub struct ServeArgs {
     #[arg(long, env = "TOLLGATE_IDLE_TIMEOUT", value_name = "TIME", default_value = "75m", value_parser = duration)]
     idle_timeout: Duration,
 
-    /// How long a shutdown waits for checks that are under way
+    /// How long a shutdown waits for checks under way
     #[arg(long, env = "TOLLGATE_DRAIN_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = duration)]
     drain_timeout: Duration,
 
@@ -96,7 +96,7 @@ pub struct ServeArgs {
     #[arg(long, env = "TOLLGATE_LOG_DECISIONS", value_name = "WHICH", value_enum, default_value_t = LogDecisions::Denied)]
     log_decisions: LogDecisions,
 
-    /// The most decisions logged a second; the next line says how many were left out
+    /// The most decisions logged per second; the next line says how many were left out
     #[arg(long, env = "TOLLGATE_LOG_DECISIONS_RATE", value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     log_decisions_rate: u32,
 
@@ -123,7 +123,7 @@ enum StoreKind {
 enum LogDecisions {
     /// None
     None,
-    /// Denials, and what rules in shadow mode would have denied
+    /// Denials, including those of rules in shadow mode
     Denied,
     /// All
     All,

@@ -1,5 +1,6 @@
-//! `tollgate upstream`: a small server to protect, for demos and tests. Its answers depend on the request alone, so that they
-//! can be compared.
+//! `tollgate upstream`: a small server to protect, for demos and tests.
+//!
+//! Its responses depend on the request alone, so that they can be compared.
 
 use std::sync::Arc;
 
@@ -32,7 +33,7 @@ pub async fn run(
     Ok(serve(listener, shutdown).await)
 }
 
-/// Serves the demo upstream on a listener that is bound already.
+/// Serves the demo upstream on a bound listener.
 pub async fn serve(listener: Listener, shutdown: impl Future<Output = ()>) -> DrainReport {
     if let Ok(addr) = listener.local_addr() {
         tracing::info!(%addr, "demo upstream is listening");
@@ -48,7 +49,8 @@ pub async fn serve(listener: Listener, shutdown: impl Future<Output = ()>) -> Dr
     .await
 }
 
-/// Answers one request: `/status/{code}` with that status, `/readyz` with `ok`, anything else with an echo of what was asked.
+/// Answers one request: `/status/{code}` with that status, `/readyz` with `ok`, anything else with
+/// an echo of the request.
 pub fn respond<B>(request: &Request<B>) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     if path == "/readyz" {
@@ -61,7 +63,7 @@ pub fn respond<B>(request: &Request<B>) -> Response<Full<Bytes>> {
     }
     let status = match path.strip_prefix("/status/") {
         None => StatusCode::OK,
-        // 1xx are not final answers, and a client would wait for the one that follows.
+        // 1xx are not final responses: a client would wait for the next one.
         Some(code) => match code.parse() {
             Ok(code @ 200..=999) => StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_REQUEST),
             _ => StatusCode::BAD_REQUEST,

@@ -1,9 +1,10 @@
-//! A decision as it leaves: status, headers, body.
+//! Turns a decision into the response that a proxy understands.
 //!
-//! * `RateLimit` and `RateLimit-Policy`: draft-ietf-httpapi-ratelimit-headers-11, as RFC 9651 lists with one member for each
-//!   limit. `t` is the time until more is left; of a denial it equals `Retry-After`.
-//! * The body of a denial is `application/problem+json` (RFC 9457) with the draft's `quota-exceeded` type; of a ban, with its
-//!   `abnormal-usage-detected`.
+//! * `RateLimit` and `RateLimit-Policy`: draft-ietf-httpapi-ratelimit-headers-11, as RFC 9651 lists
+//!   with one member per limit. `t` is the time until more is left; in a denial it equals
+//!   `Retry-After`.
+//! * The body of a denial is `application/problem+json` (RFC 9457) with the draft's
+//!   `quota-exceeded` type; for a ban, its `abnormal-usage-detected`.
 //! * Exactly 200 admits: Envoy takes 204 for a denial.
 
 use std::fmt::Write as _;
@@ -35,10 +36,11 @@ const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#qu
 const ABNORMAL_USAGE: &str =
     "https://iana.org/assignments/http-problem-types#abnormal-usage-detected";
 
-/// What answers carry beyond the standard.
+/// What responses carry beyond the standard.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AnswerOptions {
-    /// Also send `X-RateLimit-Limit`, `-Remaining` and `-Reset` (seconds), which older clients know.
+    /// Also send `X-RateLimit-Limit`, `-Remaining` and `-Reset` (seconds), which older clients
+    /// know.
     pub legacy_headers: bool,
 }
 
@@ -58,7 +60,8 @@ struct Problem<'a> {
     retry_after: Option<u64>,
 }
 
-/// The answer to a check. A HEAD check gets its headers only; hyper leaves the body out and keeps its length.
+/// The response to a check. A HEAD check gets only the headers; hyper leaves the body out and keeps
+/// its length.
 pub fn answer(
     decision: &Decision,
     endpoint: Endpoint,
@@ -71,7 +74,7 @@ pub fn answer(
                 .answer
                 .as_ref()
                 .map_or(0, |answer| jitter::up_to(answer.retry_after_jitter_us));
-            // A caller that comes back too early is only denied again: round up, and never say 0.
+            // A client that comes back too early is only denied again: round up, and never say 0.
             let retry_after = seconds(retry_after_us + jitter).max(1);
             denied(decision, endpoint, Some(retry_after))
         }
@@ -93,7 +96,7 @@ pub fn answer(
     response
 }
 
-/// Adds the headers that say which rule decided and where its limits stand.
+/// Adds the headers that say which rule decided and what is left of its limits.
 fn describe(headers: &mut HeaderMap, decision: &Decision, options: AnswerOptions) {
     if let Some(rule) = &decision.rule {
         insert(headers, X_TOLLGATE_RULE, rule.to_string());
@@ -121,7 +124,8 @@ fn describe(headers: &mut HeaderMap, decision: &Decision, options: AnswerOptions
     }
 }
 
-/// "Cannot decide", because the proxy's configuration is at fault: never a 4xx, which would reach clients as a denial.
+/// The response to a check that cannot be understood: never a 4xx, which would reach clients as a
+/// denial.
 pub fn fault_answer(fault: &Fault) -> Response<Full<Bytes>> {
     problem(
         StatusCode::SERVICE_UNAVAILABLE,
@@ -137,7 +141,8 @@ pub fn fault_answer(fault: &Fault) -> Response<Full<Bytes>> {
     )
 }
 
-/// A denial: as the rule's answer says, and where it says nothing, as usual. `retry_after` in seconds, if waiting helps.
+/// The response for a denied request, as the rule's answer or else as usual. `retry_after` is in
+/// seconds, if waiting helps.
 fn denied(
     decision: &Decision,
     endpoint: Endpoint,
@@ -152,7 +157,7 @@ fn denied(
         Endpoint::Check | Endpoint::Envoy => custom
             .and_then(|answer| StatusCode::from_u16(answer.status?).ok())
             .unwrap_or(usual),
-        // nginx's auth_request passes on 401 and 403 only; anything else of ours would become its 500.
+        // nginx's auth_request passes on 401 and 403 only; anything else would become its 500.
         Endpoint::AuthRequest => StatusCode::FORBIDDEN,
     };
     let reached = decision.quotas.first();
@@ -299,7 +304,7 @@ fn legacy(headers: &mut HeaderMap, quota: &Quota) {
     }
 }
 
-/// Names of rules are checked when they are loaded, so the value is always one that a header can have.
+/// Rule names are checked when they are loaded, so the value is always valid in a header.
 fn insert(headers: &mut HeaderMap, name: HeaderName, value: String) {
     if let Ok(value) = HeaderValue::try_from(value) {
         headers.insert(name, value);

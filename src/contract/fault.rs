@@ -9,7 +9,7 @@ use crate::{metrics::ContractFault, problem::Problem};
 /// A check that tollgate cannot understand because the proxy is not configured as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// None of the endpoints.
+    /// The path is not an endpoint.
     UnknownPath,
     /// A header that the proxy has to set is missing.
     MissingHeader(HeaderName),
@@ -20,7 +20,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// What is wrong, and which setting to mend.
+    /// What is wrong, and which setting to change.
     pub fn problem(&self) -> Problem {
         match self {
             Self::UnknownPath => Problem::new(

@@ -1,18 +1,21 @@
-//! The external-authorization contracts: from a proxy's check to [`Attributes`](crate::request::Attributes), and from a
-//! [`Decision`](crate::engine::Decision) to an answer.
+//! The external-authorization contracts: from a proxy's check to
+//! [`Attributes`](crate::request::Attributes), and from a [`Decision`](crate::engine::Decision) to
+//! a response.
 //!
-//! What the proxies send and accept was recorded from real ones; docs/proxies.md has the configurations.
+//! What the proxies send and accept was recorded from real ones; docs/proxies.md has their
+//! configurations.
 //!
-//! | path                        | who                                  | the request is read from                                  |
-//! |-----------------------------|--------------------------------------|-----------------------------------------------------------|
-//! | `/v1/check`                 | Envoy ≥ 1.38, nginx, Caddy, HAProxy  | `X-Forwarded-Method`, `-Uri`, `-Host` (else `Host`)        |
-//! | `/v1/envoy` + original path | any Envoy (`path_prefix: /v1/envoy`) | the request line and `Host`                               |
-//! | `/v1/auth-request`          | nginx that knows only 401 and 403    | as `/v1/check`; denies with 403                           |
+//! | path                        | asked by                            | the request is read from      |
+//! |-----------------------------|-------------------------------------|-------------------------------|
+//! | `/v1/check`                 | Envoy ≥ 1.38, nginx, Caddy, HAProxy | `X-Forwarded-Method`, `-Uri`, |
+//! |                             |                                     | `-Host` (else `Host`)         |
+//! | `/v1/envoy` + original path | any Envoy (`path_prefix`)           | the request line and `Host`   |
+//! | `/v1/auth-request`          | nginx that knows only 401 and 403   | as `/v1/check`; denies by 403 |
 //!
-//! The client must not be able to choose what is read. So nothing is ever read from the query of a fixed path; a header that
-//! a proxy sets must be there, and only once (twice means that the client's own was let through, and nobody can tell which is
-//! which); and whatever is not one of these paths is a fault of the configuration, answered with 503: a 404 would
-//! reach clients as a denial.
+//! The client must not be able to choose what is read. So nothing is read from the query of a fixed
+//! path. A header that a proxy sets must be there, and only once: twice means that the client's own
+//! was passed on, and they cannot be told apart. Any other path is a fault of the configuration,
+//! answered with 503: a 404 would reach clients as a denial.
 
 mod answer;
 mod fault;

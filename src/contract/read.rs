@@ -1,4 +1,4 @@
-//! A check as it arrives.
+//! Reads a check: which contract it speaks, and the client's request in it.
 
 use std::{borrow::Cow, fmt::Write as _, net::IpAddr, time::Duration};
 
@@ -47,11 +47,11 @@ pub fn read<'a>(parts: &'a Parts, policy: &ClientIpPolicy) -> Result<Check<'a>, 
     })
 }
 
-/// What the client's request line and `Host` said, as the contract has it.
+/// The client's request line and host, from where the contract has them.
 struct RequestLine<'a> {
     method: &'a str,
     host: Cow<'a, str>,
-    /// Not yet in normal form, and perhaps with the query.
+    /// Not yet in normal form, and possibly with the query.
     path: Cow<'a, str>,
     query: Cow<'a, str>,
 }
@@ -95,7 +95,7 @@ fn forwarded_line(parts: &Parts) -> Result<RequestLine<'_>, Fault> {
     })
 }
 
-/// The client's address, from what the proxy says about hops.
+/// The client's address, from the hops that the proxy reports.
 fn client_ip(headers: &HeaderMap, policy: &ClientIpPolicy) -> Result<Option<IpAddr>, Fault> {
     let real_ip = match once(headers, &X_REAL_IP)? {
         Some(value) => Some(text(value, &X_REAL_IP)?),
@@ -112,7 +112,8 @@ fn client_ip(headers: &HeaderMap, policy: &ClientIpPolicy) -> Result<Option<IpAd
     Ok(policy.client_ip(real_ip, &forwarded_for))
 }
 
-/// The host that the check itself was sent to: `:authority` over HTTP/2, `Host` over HTTP/1; empty if there is none.
+/// The host that the check was sent to: `:authority` over HTTP/2, `Host` over HTTP/1; empty if
+/// there is none.
 fn authority(parts: &Parts) -> Result<Cow<'_, str>, Fault> {
     if let Some(authority) = parts.uri.authority() {
         return Ok(Cow::Borrowed(authority.as_str()));
@@ -120,7 +121,7 @@ fn authority(parts: &Parts) -> Result<Cow<'_, str>, Fault> {
     Ok(once(&parts.headers, &HOST)?.map_or(Cow::Borrowed(""), any_text))
 }
 
-/// The value of a header that a check cannot do without.
+/// The value of a header that a check must have.
 fn needed<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<&'a HeaderValue, Fault> {
     match once(headers, name)? {
         Some(value) if !value.is_empty() => Ok(value),
@@ -128,7 +129,7 @@ fn needed<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<&'a HeaderVal
     }
 }
 
-/// The value of a header that must not come twice.
+/// The value of a header that must not occur twice.
 fn once<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a HeaderValue>, Fault> {
     let mut values = headers.get_all(name).iter();
     let value = values.next();
@@ -138,13 +139,15 @@ fn once<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a Head
     Ok(value)
 }
 
-/// What the proxy itself wrote; if that is not text, it is at fault.
+/// The text of a header that the proxy itself wrote. Anything but text is the proxy's fault.
 fn text<'a>(value: &'a HeaderValue, name: &HeaderName) -> Result<&'a str, Fault> {
     std::str::from_utf8(value.as_bytes()).map_err(|_| Fault::UnreadableHeader(name.clone()))
 }
 
-/// What the client wrote and the proxy passed on. nginx passes raw bytes on, and if they made this a fault, a proxy that fails
-/// open would let the request through: what is not text is percent-encoded, as in a path's normal form.
+/// The text of a header that the proxy copied from the client.
+///
+/// nginx passes raw bytes on. If they were a fault, a proxy that fails open would let the request
+/// through; so bytes that are not text are percent-encoded, as in a path's normal form.
 fn any_text(value: &HeaderValue) -> Cow<'_, str> {
     let bytes = value.as_bytes();
     if let Ok(text) = std::str::from_utf8(bytes) {

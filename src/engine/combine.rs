@@ -1,4 +1,4 @@
-//! From what each limit said to one decision; counted, and logged.
+//! Combines the answers of all limits into one decision, counts it and logs it.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::{
     store::ChargeResult,
 };
 
-/// What an admission and a denial are called in metrics.
+/// The labels of an admission and a denial in metrics.
 #[derive(Clone, Copy)]
 pub(super) struct OutcomeLabels {
     allowed: DecisionLabel,
@@ -35,7 +35,7 @@ impl OutcomeLabels {
     };
 }
 
-/// One decision on its way.
+/// A decision being made.
 pub(super) struct Deciding<'a> {
     pub(super) live: &'a Live,
     pub(super) log: &'a DecisionLog,
@@ -43,7 +43,7 @@ pub(super) struct Deciding<'a> {
     pub(super) walk: Walk<'a>,
 }
 
-/// What denies: a limit, or a ban.
+/// What denies: a limit or a ban.
 #[derive(Clone, Copy)]
 enum DeniedBy<'a> {
     Limit(&'a NamedLimit),
@@ -59,7 +59,7 @@ impl<'a> DeniedBy<'a> {
     }
 }
 
-/// What denies a request, and for how long.
+/// A denial: the rule and limit that deny, and for how long.
 pub(super) struct Denial<'m, 'a> {
     matched: &'m MatchedRule<'a>,
     charges: &'m Charges<'a>,
@@ -68,8 +68,8 @@ pub(super) struct Denial<'m, 'a> {
 }
 
 impl<'m, 'a> Denial<'m, 'a> {
-    /// What denies of what a rule counts, if anything does: the ban, or the limit that denies longest, the first of several that
-    /// deny equally long. Who is banned waits until all of them have room.
+    /// The denial by one rule, if it denies: its ban, else the limit with the longest wait (the
+    /// first of several). A banned client waits until all limits have room.
     fn of(
         matched: &'m MatchedRule<'a>,
         charges: &'m Charges<'a>,
@@ -124,7 +124,7 @@ impl<'m, 'a> Denial<'m, 'a> {
     }
 }
 
-/// The decision that follows from what a store says about all that rules count, and what denies. Counts nothing.
+/// The decision that follows from the store's answers, and the denial behind it. Counts nothing.
 pub(super) fn conclude<'m, 'a>(
     walk: &'m Walk<'a>,
     result: &ChargeResult,
@@ -163,7 +163,7 @@ impl Charges<'_> {
     /// Whether the ban began with this request.
     fn ban_begins(&self, outcomes: &[Outcome]) -> bool {
         let of_ban = outcomes[self.in_batch.clone()].last();
-        // A ban that begins says so, see `limit::ban::Step`.
+        // `limit::ban::Step` says how a ban marks its beginning.
         self.ban.is_some() && of_ban.is_some_and(|ban| !ban.allowed && ban.remaining == 1)
     }
 }
@@ -204,12 +204,12 @@ impl Deciding<'_> {
         );
     }
 
-    /// Counts and reports what the store said about all that was charged.
+    /// Combines the store's answers to the whole batch.
     pub(super) fn combine(&self, result: &ChargeResult, labels: OutcomeLabels) -> Decision {
         self.combine_of(&self.walk, result, labels)
     }
 
-    /// As [`combine`](Self::combine), of some of the rules.
+    /// Like [`combine`](Self::combine), for some of the rules.
     pub(super) fn combine_of(
         &self,
         walk: &Walk<'_>,
@@ -258,7 +258,7 @@ impl Deciding<'_> {
         );
     }
 
-    /// Logs an admission, if that is wanted.
+    /// Logs an admission, if admissions are logged.
     pub(super) fn log_admission(&self, decision: &Decision) {
         if !self.log.wants_all() {
             return;

@@ -1,4 +1,4 @@
-//! What a decision says, before it is put into any proxy's words.
+//! A decision, before any contract puts it into a response.
 
 use std::sync::Arc;
 
@@ -7,49 +7,49 @@ use crate::{
     rules::{NamedBan, NamedLimit, Rule, answer::Answer},
 };
 
-/// What to tell the proxy.
+/// A decision about a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
-    /// The answer.
+    /// Whether the request is admitted, and why not.
     pub verdict: Verdict,
-    /// The rule that decided. Of an admitted request: the `allow` rule that ended the walk, else the rule with the limit that
-    /// is nearest to being reached.
+    /// The rule that decided. For an admitted request: the `allow` rule that ended the walk, else
+    /// the rule whose limit is nearest to being reached.
     pub rule: Option<Arc<str>>,
-    /// The limits to report. Of a denied request, only the one that denied, which may be a ban.
+    /// The limits to report. For a denied request, only the one that denied, which may be a ban.
     pub quotas: Vec<Quota>,
-    /// What the rule that denied says of the answer.
+    /// The response that the denying rule asks for.
     pub answer: Option<Arc<Answer>>,
 }
 
-/// The answer.
+/// Whether a request is admitted, and why not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Let it pass.
+    /// Admitted.
     Allowed,
-    /// Over a limit.
+    /// Denied by a limit.
     Limited {
-        /// Microseconds until the same request fits, when nobody else comes; 0 if not known.
+        /// Microseconds until the same request fits, when no other comes; 0 if not known.
         retry_after_us: u64,
     },
-    /// Denied too often.
+    /// Denied by a ban.
     Banned {
         /// Microseconds until the ban ends.
         retry_after_us: u64,
     },
-    /// Turned away by a rule; waiting does not help.
+    /// Denied by a rule; waiting does not help.
     Forbidden,
-    /// Not known: the store is away, and a rule leaves the decision to the proxy.
+    /// Not decided: the store is away, and a rule leaves it to the proxy.
     Unavailable,
 }
 
-/// One limit as an answer reports it.
+/// A limit as a response reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quota {
-    /// `data` or `search/1s`; of a ban, `data/ban`.
+    /// Its name: `data` or `search/1s`; of a ban, `data/ban`.
     pub name: Arc<str>,
-    /// `"data";q=5;w=60`.
+    /// Its member of `RateLimit-Policy`: `"data";q=5;w=60`.
     pub policy: Arc<str>,
-    /// `5/m`, as the rule file says it; of a ban, `5 denials within 10m`.
+    /// The limit as the rule file says it: `5/m`; of a ban, `5 denials within 10m`.
     pub text: Arc<str>,
     /// Requests per window; of a ban, denials.
     pub amount: u64,

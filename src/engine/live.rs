@@ -14,7 +14,7 @@ use crate::{
 pub struct Live {
     /// The rules.
     pub set: RuleSet,
-    /// Counts loads of good rule files, from 1.
+    /// The number of good rule files loaded so far.
     pub generation: u64,
     pub(super) metrics: Vec<RuleMetrics>,
     /// Denials by the name of the limit.

@@ -1,31 +1,31 @@
-//! The decision log: who was denied by what, one structured line each, and never more lines than one can read.
+//! The decision log: one structured line for a decision, and never more lines than can be read.
 //!
-//! Lines have the target `tollgate::decision`. Callers stand in them as they do in keys, so secrets are hashed; paths are
-//! without their query.
+//! Lines have the target `tollgate::decision`. Clients appear as they do in keys, so secrets are
+//! hashed; paths have no query.
 
 use tokio::time::Instant;
 use tracing::info;
 
 use crate::{metrics::DecisionLabel, request::Attributes, throttle::RateCap};
 
-/// What is logged of decisions.
+/// Options of the decision log.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Which decisions.
+    /// Which decisions are logged.
     pub which: Which,
-    /// The most lines a second; the others are counted, and the next line says how many they were.
+    /// The most lines per second. The rest is counted, and the next line reports the count.
     pub per_second: u32,
 }
 
 /// Which decisions are logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Which {
-    /// None.
+    /// No decisions.
     None,
-    /// Denials, and what rules in shadow mode would have denied.
+    /// Denials, including those of shadow rules.
     #[default]
     Denied,
-    /// All.
+    /// All decisions.
     All,
 }
 
@@ -45,7 +45,7 @@ pub(super) struct DecisionLog {
     cap: RateCap,
 }
 
-/// What is to be said of a decision.
+/// What a line says of a decision.
 #[derive(Clone, Copy)]
 pub(super) struct Entry<'a> {
     pub(super) outcome: DecisionLabel,
@@ -53,16 +53,16 @@ pub(super) struct Entry<'a> {
     pub(super) rule: Option<&'a str>,
     /// The limit that denied.
     pub(super) limit: Option<&'a str>,
-    /// Why, if it was no limit.
+    /// Why, if it was not a limit.
     pub(super) reason: Option<&'a str>,
-    /// The caller as keys show it.
+    /// The client as it appears in keys.
     pub(super) key: Option<&'a str>,
-    /// Microseconds.
+    /// In microseconds.
     pub(super) retry_after_us: Option<u64>,
 }
 
 impl<'a> Entry<'a> {
-    /// What a rule decided, and nothing more about it.
+    /// An entry with the outcome and the rule, and nothing else.
     pub(super) fn of(outcome: DecisionLabel, rule: Option<&'a str>) -> Self {
         Self {
             outcome,
@@ -75,7 +75,7 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// The longest path, host or method that is logged whole, in characters: a client chooses them.
+/// The longest path, host or method logged whole, in characters: clients choose them.
 const MAX_LOGGED: usize = 256;
 
 fn begun(text: &str) -> &str {

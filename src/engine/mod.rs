@@ -1,4 +1,4 @@
-//! One decision: match the request, charge the store, combine the answers.
+//! One decision: walk the rules, charge the store, combine the answers.
 
 mod combine;
 mod decision;
@@ -45,14 +45,14 @@ pub struct Engine {
     options: Options,
 }
 
-/// What the engine was started with.
+/// Options of the engine.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// The most time that a check may wait for the store.
+    /// The longest that a check waits for the store.
     pub deadline: Duration,
     /// How many replicas share the store: the divisor of `on_store_error: local`.
     pub replicas: u64,
-    /// What is logged of decisions.
+    /// Options of the decision log.
     pub log: LogOptions,
 }
 
@@ -67,7 +67,8 @@ impl Default for Options {
 }
 
 impl Engine {
-    /// An engine with a first rule set. `fallback` serves the rules with `on_store_error: local`.
+    /// Creates an engine with a first rule set. `fallback` serves rules with `on_store_error:
+    /// local`.
     pub fn new(
         set: RuleSet,
         store: Guarded,
@@ -96,7 +97,8 @@ impl Engine {
         self.store.name()
     }
 
-    /// Puts another rule set in force. Checks under way finish with the one they began with. Returns its generation.
+    /// Puts another rule set in force and returns its generation. Checks under way finish with the
+    /// one they began with.
     pub fn replace(&self, set: RuleSet) -> u64 {
         let generation = self.live.load().generation + 1;
         let live = Live::new(set, generation, &self.metrics);
@@ -126,7 +128,7 @@ impl Engine {
         } else {
             let deadline = Instant::now() + budget(self.options.deadline, proxy_waits);
             let mut answer = self.store.charge(&deciding.walk.batch, deadline).await;
-            // The store has learnt what time it is: its windows are known now.
+            // The store has learnt what time it is, so its windows are known now.
             if answer == Err(StoreError::Clock) {
                 deciding.walk = self.walk(live, request);
                 answer = self.store.charge(&deciding.walk.batch, deadline).await;

@@ -1,7 +1,7 @@
-//! Why a request is decided as it is: each rule with what became of it, each limit with where it stands.
+//! Explains a decision: the result of each rule, and the state of each limit.
 //!
-//! It takes the walk that a decision takes, reads what is stored, and comes to the conclusion that a decision would come to. It charges
-//! nothing, counts nothing and logs nothing.
+//! It takes the walk of a decision, reads what is stored, and draws the same conclusion. It
+//! charges, counts and logs nothing.
 
 use serde::Serialize;
 
@@ -27,45 +27,45 @@ pub struct Explanation {
     /// What would be decided now.
     #[serde(skip)]
     pub decision: Decision,
-    /// Every rule of the file, in its order.
+    /// Every rule of the file, in order.
     pub rules: Vec<Explained>,
 }
 
-/// What becomes of a request by one rule.
+/// The result of one rule for a request.
 #[derive(Debug, Clone, Serialize)]
 pub struct Explained {
     /// The rule.
     pub rule: String,
     /// `limit`, `allow` or `deny`.
     pub action: &'static str,
-    /// Whether the rule denies.
+    /// Whether the rule enforces its denials.
     pub mode: Mode,
-    /// What became of the request.
+    /// Its result.
     #[serde(flatten)]
     pub result: RuleResult,
 }
 
-/// What becomes of a request by one rule.
+/// The result of one rule for a request.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "result", rename_all = "snake_case")]
 pub enum RuleResult {
-    /// A rule above ended the walk.
+    /// Not reached: a rule above ended the walk.
     NotReached {
         /// That rule.
         ended_by: String,
     },
     /// Its conditions do not hold.
     NoMatch {
-        /// The first that does not, in words.
+        /// The first one that does not hold, in words.
         reason: String,
     },
-    /// Lets it pass, and ends the walk.
+    /// Admits the request, and ends the walk.
     Allows,
-    /// Turns it away without charges anything.
+    /// Denies the request without counting.
     Denies {
         /// `action: deny`, `on_missing: deny` or `limit: 0`.
         reason: &'static str,
-        /// Whom, as keys show it.
+        /// The client, as it appears in keys.
         #[serde(skip_serializing_if = "Option::is_none")]
         key: Option<String>,
         /// Where that is said: the rule, a tier or an override.
@@ -74,12 +74,12 @@ pub enum RuleResult {
     },
     /// Does not apply, because the request lacks a part of the key.
     Skips {
-        /// The key, with that part alone.
+        /// The key, with the missing part alone.
         key: String,
     },
     /// Counts nothing for this client.
     Unlimited {
-        /// Whom, as keys show it.
+        /// The client, as it appears in keys.
         key: String,
         /// Where that is said: the rule, a tier or an override.
         source: String,
@@ -91,48 +91,50 @@ pub enum RuleResult {
 /// What a rule counts for a request.
 #[derive(Debug, Clone, Serialize)]
 pub struct LimitStatuses {
-    /// The caller, as keys show it.
+    /// The client, as it appears in keys.
     pub key: String,
-    /// Where the limits are from: the rule, a tier or an override.
+    /// Where the limits come from: the rule, a tier or an override.
     pub source: String,
     /// What the request costs.
     pub cost: u64,
-    /// The limits, and where they stand.
+    /// The limits and their state.
     pub limits: Vec<LimitStatus>,
-    /// The ban, and where it stands.
+    /// The ban and its state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ban: Option<LimitStatus>,
 }
 
-/// Where a limit or a ban stands for a caller.
+/// The state of a limit or ban for a client.
 #[derive(Debug, Clone, Serialize)]
 pub struct LimitStatus {
-    /// `search/1s`, or `login/ban`: the name in answers, logs and metrics.
+    /// Its name in responses, logs and metrics: `search/1s`, `login/ban`.
     pub name: String,
-    /// `20/s burst 40`, as the rule file says it; of a ban, `5 denials within 10m`.
+    /// The limit as the rule file says it: `20/s burst 40`; of a ban, `5 denials within 10m`.
     pub rate: String,
-    /// How it counts, or `ban`.
+    /// The algorithm, or `ban`.
     pub algorithm: &'static str,
     /// The key in the store.
     pub stored_as: String,
-    /// What is stored there; `None` if nothing is.
+    /// The stored text; `None` if there is none.
     pub stored: Option<String>,
     /// Whether the request fits.
     pub fits: bool,
-    /// How much is left now; of a ban, how many denials until it begins, 0 if it is in force.
+    /// What is left now; of a ban, the denials before it begins, 0 if it is in force.
     pub left: u64,
-    /// How much would be left after this request, which takes nothing if it is denied; of a ban, whose denials count, 0 if it
-    /// would begin.
+    /// What would be left after this request, which takes nothing if it is denied; of a ban, which
+    /// counts denials, 0 if it would begin.
     pub left_after: u64,
-    /// If it does not fit: microseconds until it would, when nobody else comes.
+    /// If it does not fit: microseconds until it would, when no other request comes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wait_us: Option<u64>,
 }
 
 impl Engine {
-    /// Explains what would be decided about a request, by the rules in force and what is stored now. Who asks need not know the rule
-    /// file: values that conditions ask for are not told. If the store cannot be read, the explanation is as if nobody
-    /// had come yet, and the error says why.
+    /// Explains what would be decided about a request, with the rules in force and what is stored
+    /// now.
+    ///
+    /// The values that conditions ask for are hidden, because the reader may not know the rule
+    /// file. If the store cannot be read, counters count as unused, and the error says why.
     pub async fn explain(
         &self,
         live: &Live,
@@ -148,16 +150,17 @@ impl Engine {
     }
 }
 
-/// What is to be explained.
+/// What to explain.
 #[derive(Debug, Clone, Copy)]
 pub struct ExplainRequest<'a> {
     /// The rules.
     pub set: &'a RuleSet,
     /// The request.
     pub request: &'a Attributes<'a>,
-    /// The store's time as far as it is known, in microseconds since the epoch.
+    /// The store's time as well as it is known, in microseconds since the Unix epoch.
     pub now_us: u64,
-    /// Whether to tell the values of headers and query parameters that conditions ask for: the rule file may hold secrets there.
+    /// Whether to show the values of headers and query parameters that conditions ask for. The rule
+    /// file may hold secrets there.
     pub shows_values: bool,
 }
 
@@ -182,7 +185,7 @@ pub async fn explain(
     let mut walk = walk_at(now_us);
     let mut error = None;
     let reading = match counters.read(&walk.batch).await {
-        // Its clock is another than was thought.
+        // The store's clock is not what was assumed.
         Ok(reading) if !reading.is_covered_by(&walk.batch) => {
             walk = walk_at(reading.now_us);
             counters.read(&walk.batch).await
@@ -237,7 +240,7 @@ fn result_of(
                 reason: mismatch
                     .in_words(&|named| query.shows_values && !query.set.marks_secret(named)),
             },
-            // The index leaves no rule out that matches; if it did, this would say so.
+            // The index leaves out no rule that matches. If it did, this would say so.
             (_, Ok(_)) => RuleResult::NoMatch {
                 reason: "the index of the rules does not find it, which is a bug".to_owned(),
             },
@@ -294,7 +297,7 @@ fn counts(batch: &Batch, charges: &Charges<'_>, stored: &Stored<'_>) -> LimitSta
     let limits = charges.limits.iter().enumerate().map(|(offset, limit)| {
         let algorithm = limit.limit.algorithm().as_str();
         let mut status = status(offset, &limit.name, limit.text.to_string(), algorithm);
-        // What remains is what remains after the charge.
+        // The outcome has what remains after the charge.
         if status.fits {
             status.left += charges.cost;
             if !is_charged {
@@ -307,7 +310,7 @@ fn counts(batch: &Batch, charges: &Charges<'_>, stored: &Stored<'_>) -> LimitSta
     let ban = charges.ban.map(|ban| {
         let rate = format!("{}, for {}", ban.text, span_text(ban.ban.for_us()));
         let mut status = status(limits.len(), &ban.name, rate, "ban");
-        // What remains is what remains after this denial; of a ban that it begins, the outcome says 1.
+        // The outcome has what remains after this denial; for a ban that begins, it says 1.
         if !status.fits {
             status.left_after = 0;
         } else if limits.iter().any(|limit| !limit.fits) {

@@ -1,6 +1,6 @@
-//! The walk over the rules: which apply to a request, what each would have it charged, and where the walk ends.
+//! The walk over the rules: which of them apply to a request, what they charge, and where it ends.
 //!
-//! It counts nothing and tells nobody: an explanation takes the same walk as a decision.
+//! It counts and logs nothing: an explanation takes the same walk as a decision.
 
 use std::{ops::Range, sync::Arc};
 
@@ -15,30 +15,30 @@ use crate::{
     store::{Batch, ENFORCED},
 };
 
-/// What the walk found.
+/// The result of the walk.
 #[derive(Default)]
 pub(super) struct Walk<'a> {
     /// The rules that match, from the top to the one that ended the walk.
     pub(super) rules: Vec<MatchedRule<'a>>,
-    /// What is to be charged for all of them.
+    /// The charges of all of them.
     pub(super) batch: Batch,
 }
 
 /// A rule that matches.
 #[derive(Clone)]
 pub(super) struct MatchedRule<'a> {
-    /// Its place in the file.
+    /// Its position in the file.
     pub(super) index: usize,
     pub(super) rule: &'a Rule,
     pub(super) effect: Effect<'a>,
 }
 
-/// What a rule that matches does.
+/// The effect of a rule that matches.
 #[derive(Clone)]
 pub(super) enum Effect<'a> {
-    /// Lets the request pass, and ends the walk.
+    /// Admits the request, and ends the walk.
     Allows,
-    /// Turns it away, and ends the walk; in shadow mode it does neither.
+    /// Denies the request, and ends the walk; in shadow mode it does neither.
     Denies { mode: Mode, why: DenyReason<'a> },
     /// Does not apply, because the request lacks a part of its key.
     Skips { subject: Subject },
@@ -51,14 +51,14 @@ pub(super) enum Effect<'a> {
     Counts(Charges<'a>),
 }
 
-/// Why a request is denied that nothing counts.
+/// Why a request is denied without counting.
 #[derive(Clone)]
 pub(super) enum DenyReason<'a> {
-    /// The rule denies all that it matches.
+    /// The rule denies everything that it matches.
     Action,
     /// The request lacks a part of the rule's key.
     MissingKey { subject: Subject },
-    /// The caller may have nothing.
+    /// The client's limit is 0.
     Nothing {
         subject: Subject,
         source: PlanSource<'a>,
@@ -83,7 +83,7 @@ pub(super) struct Charges<'a> {
 pub(super) struct WalkContext<'a> {
     pub(super) set: &'a RuleSet,
     pub(super) request: &'a Attributes<'a>,
-    /// The store's time as well as it is known, in microseconds since the epoch.
+    /// The store's time as well as it is known, in microseconds since the Unix epoch.
     pub(super) now_us: u64,
 }
 
@@ -127,7 +127,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// A decision, with the rule that let the request pass if one did.
+    /// The decision, with the rule that admitted the request by ending the walk, if one did.
     pub(super) fn ended(&self, mut decision: Decision) -> Decision {
         if decision.verdict == Verdict::Allowed
             && let Some(end) = self.end()
@@ -194,7 +194,7 @@ impl<'a> Walk<'a> {
     ) -> Charges<'a> {
         let (group, ban_suffix) = match action.mode {
             Mode::Enforce => (ENFORCED, BAN_SUFFIX),
-            // Any number of its own will do; rule 0 may be a shadow rule too.
+            // Any number of its own will do. Rule 0 may be a shadow rule too, hence the 1.
             Mode::Shadow => (
                 u32::try_from(index).unwrap_or(u32::MAX - 1) + 1,
                 SHADOW_BAN_SUFFIX,
@@ -228,7 +228,7 @@ impl<'a> Walk<'a> {
 }
 
 impl DenyReason<'_> {
-    /// As the rule file says it.
+    /// The reason in the words of the rule file.
     pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::Action => "action: deny",
@@ -237,7 +237,7 @@ impl DenyReason<'_> {
         }
     }
 
-    /// Whom it denies, if that matters.
+    /// The client that is denied, if the reason depends on it.
     pub(super) fn subject(&self) -> Option<&Subject> {
         match self {
             Self::Action => None,

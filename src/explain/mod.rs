@@ -1,6 +1,6 @@
-//! `explain`: a request in, and out of it what would be decided and why, for people and for programs.
+//! `explain`: what would be decided about a request and why, for people and for programs.
 //!
-//! The command line and the admin port ask with a [`Query`] and answer with a [`ExplainReport`].
+//! The command line and the admin port take a [`Query`] and return an [`ExplainReport`].
 
 mod query;
 mod text;
@@ -16,15 +16,15 @@ use crate::{
     request::Attributes,
 };
 
-/// Where the counters of an explanation are from.
+/// Where the counters of an explanation come from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Counters {
     /// The store of this name: `redis` or `memory`.
     Read(&'static str),
-    /// None were read: as if nobody had come yet.
+    /// None were read; all limits are taken as unused.
     NotRead,
-    /// They could not be read: as if nobody had come yet.
+    /// They could not be read; all limits are taken as unused.
     Failed(String),
 }
 
@@ -71,7 +71,7 @@ impl Shown {
 }
 
 impl ExplainReport {
-    /// What `explanation` says about `request`.
+    /// Builds the report of `explanation` about `request`.
     pub fn new(
         request: &Attributes<'_>,
         explanation: Explanation,
@@ -95,7 +95,7 @@ impl ExplainReport {
 
     /// As indented JSON.
     pub fn to_json(&self) -> String {
-        // Plain data with text keys: serialising it cannot fail.
+        // This is plain data with text keys, so serialising it cannot fail.
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 }

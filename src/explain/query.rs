@@ -14,28 +14,28 @@ use crate::{
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Query {
-    /// The client's method.
+    /// The method of the request.
     #[serde(default = "get")]
     pub method: String,
     /// Path and query, or a whole URL.
     #[serde(rename = "path", alias = "uri")]
     pub target: String,
-    /// The client's host; by default that of the URL, or of a `Host` header.
+    /// The host of the request; by default that of the URL or of a `Host` header.
     pub host: Option<String>,
-    /// The client's address.
+    /// The address of the client.
     pub ip: Option<String>,
-    /// The client's headers, as the proxy would forward them.
+    /// The headers, as the proxy would forward them.
     #[serde(default)]
     pub headers: BTreeMap<String, Lines>,
 }
 
-/// The line of a header, or its lines.
+/// The value of a header, or its values.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
 pub enum Lines {
-    /// One.
+    /// One value.
     One(String),
-    /// As many as there are, in their order.
+    /// Several values, in order.
     Many(Vec<String>),
 }
 
@@ -106,7 +106,7 @@ impl fmt::Display for InvalidQuery {
 
 impl std::error::Error for InvalidQuery {}
 
-/// A question that can be asked.
+/// A query that was checked and can be explained.
 #[derive(Debug, Clone)]
 pub struct ValidQuery {
     method: String,
@@ -117,7 +117,7 @@ pub struct ValidQuery {
 }
 
 impl Query {
-    /// Checks the question.
+    /// Checks a query.
     pub fn checked(self) -> Result<ValidQuery, InvalidQuery> {
         if Method::from_bytes(self.method.as_bytes()).is_err() {
             return Err(InvalidQuery::Method(self.method));
@@ -126,7 +126,7 @@ impl Query {
             Some((scheme, rest)) if !scheme.contains(['/', '?', '#']) => {
                 let at = rest.find(['/', '?', '#']).unwrap_or(rest.len());
                 let authority = &rest[..at];
-                // User and password are not the host.
+                // User and password are not part of the host.
                 let host = authority
                     .rsplit_once('@')
                     .map_or(authority, |(_, host)| host);
@@ -156,7 +156,7 @@ impl Query {
         if host.chars().any(|c| c.is_control() || c.is_whitespace()) {
             return Err(InvalidQuery::Host(host.to_owned()));
         }
-        // Read as that of a check is.
+        // Read in the same way as the host of a check.
         let ip = match &self.ip {
             None => None,
             Some(text) => Some(parse_ip(text).ok_or_else(|| InvalidQuery::Ip(text.clone()))?),
@@ -180,7 +180,7 @@ pub fn parse_header(line: &str) -> Result<(String, String), InvalidQuery> {
 }
 
 impl ValidQuery {
-    /// The request as a proxy would have described it.
+    /// The request as a proxy would describe it.
     pub fn attributes(&self) -> Attributes<'_> {
         let Self {
             method,

@@ -1,4 +1,4 @@
-//! An explanation for people.
+//! An explanation as text.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use crate::{
     rules::{Mode, span::span_text},
 };
 
-/// For people: a paragraph for each rule, then the verdict.
+/// A paragraph for each rule, then the decision.
 impl fmt::Display for ExplainReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Shown {
@@ -94,7 +94,7 @@ fn rule_text(f: &mut fmt::Formatter<'_>, rule: &Explained, width: usize) -> fmt:
 
 fn counts_text(f: &mut fmt::Formatter<'_>, counts: &LimitStatuses, width: usize) -> fmt::Result {
     detail(f, width, "key", &counts.key)?;
-    // A part without a value stands alone.
+    // A part without a value has no `=`.
     if !counts.key.is_empty() && counts.key.split(',').any(|part| !part.contains('=')) {
         detail(
             f,
@@ -158,7 +158,7 @@ fn stored_text(f: &mut fmt::Formatter<'_>, standing: &LimitStatus, width: usize)
     detail(f, width, "", &format!("{stored_as} = {stored}"))
 }
 
-/// A line under a rule; none if there is nothing to say.
+/// A line under a rule; none if the text is empty.
 fn detail(f: &mut fmt::Formatter<'_>, width: usize, what: &str, text: &str) -> fmt::Result {
     if text.is_empty() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! What is wrong with a rule file: where, why, and what to do about it.
+//! Diagnostics of a rule file: where, what is wrong, and what to do.
 
 use std::fmt;
 
@@ -6,65 +6,65 @@ use serde::Serialize;
 
 use crate::problem::Problem;
 
-/// How bad it is.
+/// How serious a diagnostic is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The file cannot be used.
     Error,
-    /// The file can be used, and probably does not do what was meant.
+    /// The file can be used, but probably does not do what was intended.
     Warning,
 }
 
-/// One thing that is wrong.
+/// One error or warning.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Diagnostic {
-    /// How bad it is.
+    /// How serious it is.
     pub severity: Severity,
-    /// The file, as it was named.
+    /// The file name as the caller passed it.
     pub file: String,
-    /// Line, counted from 1; 0 if the place is not known.
+    /// Line, counted from 1; 0 for the whole file.
     pub line: usize,
     /// Column in characters, counted from 1.
     pub column: usize,
     /// How many characters the caret underlines, at least 1.
     pub width: usize,
-    /// The field, as `rules[2].match.path`; empty for the whole file.
+    /// The field, like `rules[2].match.path`; empty for the whole file.
     pub field: String,
     /// What is wrong.
     pub message: String,
     /// What to do.
     pub hint: Option<String>,
-    /// The offending line; of a very long one, the part around the place.
+    /// The offending line; of a very long one, the part around the position.
     pub source: String,
-    /// Where the place is in `source`: its column, unless the line is a very long one.
+    /// The column of the position in `source`: `column`, unless the line is very long.
     pub source_column: usize,
 }
 
-/// A place in a line.
+/// A position in a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Location<'a> {
     /// The line, counted from 1.
     pub(super) line: usize,
     /// The column in characters, counted from 1.
     pub(super) column: usize,
-    /// How many characters are meant, at least 1.
+    /// How many characters are marked, at least 1.
     pub(super) width: usize,
     /// The line's text.
     pub(super) source: &'a str,
 }
 
-/// Everything that is wrong with a rule file and those that belong to it, in the order of their lines.
+/// All errors and warnings of a rule file and the files that it names, in the order of their lines.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
 pub struct Diagnostics {
-    /// The file, as it was named.
+    /// The file name as the caller passed it.
     pub file: String,
     /// Errors and warnings.
     pub list: Vec<Diagnostic>,
 }
 
 impl Diagnostics {
-    /// That of a file that cannot even be read.
+    /// The diagnostics of a file that cannot be read at all.
     pub fn unreadable(file: &str, reason: &str, hint: &'static str) -> Self {
         let problem = Problem::new(format!("the file cannot be read: {reason}"), hint);
         let location = Location::WHOLE_FILE;
@@ -80,14 +80,14 @@ impl Diagnostics {
         self.of(Severity::Error).next().is_some()
     }
 
-    /// What is as bad as that.
+    /// The diagnostics with this severity.
     pub fn of(&self, severity: Severity) -> impl Iterator<Item = &Diagnostic> {
         self.list
             .iter()
             .filter(move |diagnostic| diagnostic.severity == severity)
     }
 
-    /// The first error diagnostic on one line, for logs and `/readyz`, with the number of further ones.
+    /// The first error on one line, for logs and `/readyz`, with the number of further ones.
     pub fn summary(&self) -> String {
         let more = match self.of(Severity::Error).count() {
             0 | 1 => String::new(),
@@ -101,7 +101,7 @@ impl Diagnostics {
 }
 
 impl Location<'_> {
-    /// None: it is the whole file that is meant.
+    /// No position: the problem concerns the whole file.
     pub(super) const WHOLE_FILE: Self = Self {
         line: 0,
         column: 0,
@@ -110,15 +110,15 @@ impl Location<'_> {
     };
 }
 
-/// The longest line that is shown whole, in characters.
+/// The longest line shown whole, in characters.
 const MAX_SHOWN: usize = 200;
-/// How much of a longer one is shown in front of the place.
+/// How much of a longer line is shown before the position.
 const SHOWN_BEFORE: usize = 60;
-/// The longest message and name of a field, which repeat what stands in the file.
+/// The longest message and field name; they repeat text from the file.
 const MAX_TEXT: usize = 600;
 
 impl Diagnostic {
-    /// Of a file whose lines and values may be of any length.
+    /// Creates a diagnostic of a file whose lines and values may have any length.
     pub(super) fn new(
         file: &str,
         place: Location<'_>,
@@ -161,7 +161,7 @@ impl Diagnostic {
     }
 }
 
-/// The part of a line that is shown, and where in it the column is.
+/// The part of a line around a column, and the column within that part.
 fn excerpt(line: &str, column: usize) -> (String, usize) {
     let length = line.chars().count();
     let column = column.clamp(1, length + 1);
@@ -179,7 +179,8 @@ fn excerpt(line: &str, column: usize) -> (String, usize) {
     (shown, column - start + usize::from(start > 0))
 }
 
-/// A text that stays on its line and on the screen, whatever the keys and values hold that it repeats.
+/// Escapes and shortens a text that may repeat anything from the file, so that it stays on one
+/// line.
 fn one_line(text: &str) -> String {
     let escaped = |out: &mut String, c: char| {
         if c.is_control() {
@@ -216,7 +217,7 @@ impl fmt::Display for Where<'_> {
     }
 }
 
-/// As compilers print it:
+/// Prints diagnostics as compilers do:
 ///
 /// ```text
 /// config/rules.yaml:12:12: rules[1].limit: "fortnight" is not a unit of time
@@ -261,7 +262,8 @@ pub fn counted(number: usize, what: &str) -> String {
 mod tests {
     use super::*;
 
-    /// What is shown of the middle, the beginning and the end of a very long line, with the caret under the same character.
+    /// Shows the middle, the beginning and the end of a very long line, with the caret under the
+    /// same character.
     #[test]
     fn of_a_long_line_the_part_around_the_place_is_shown() {
         let line = (0..1_000).fold(String::new(), |line, n| format!("{line}[{n:03}]"));

@@ -11,10 +11,10 @@ use super::{
 };
 use crate::problem::Problem;
 
-/// The most problems that are reported of one file.
+/// The most problems reported of one file.
 ///
-/// Each costs another read of the text to find its position, and aliases can repeat a mistake tens of
-/// thousands of times in a file of a few kilobytes.
+/// Each costs another read of the text to find its position, and aliases can repeat a mistake tens
+/// of thousands of times in a file of a few kilobytes.
 const MAX_REPORTED: usize = 100;
 
 /// A file with its problems.
@@ -29,7 +29,7 @@ pub(super) struct Document<'a> {
     included: RefCell<Included>,
 }
 
-/// What is wrong in the files that a file names.
+/// Problems in the files that a file names.
 #[derive(Default)]
 struct Included {
     diagnostics: Vec<Diagnostic>,
@@ -122,7 +122,7 @@ impl<'a> Document<'a> {
     }
 }
 
-/// The text of a file, in which problems are located.
+/// The text of a file, for finding positions.
 struct Text<'a> {
     name: &'a str,
     text: &'a str,
@@ -144,8 +144,8 @@ impl Text<'_> {
 
     /// Line and column of the problem's field, and whether they are those of its name.
     ///
-    /// A node that came in through a merge key has no position of its own: the nearest node above it
-    /// that has one stands in.
+    /// A node from a merge key has no position of its own: that of the nearest node above it is
+    /// used.
     fn position(&self, found: &FieldProblem) -> (usize, usize, bool) {
         let mut segments = found.path.segments();
         let mut at_name = found.at_name;

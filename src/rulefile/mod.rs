@@ -1,7 +1,7 @@
 //! Rule files: from text to a [`RuleSet`], or to everything that is wrong with the text.
 //!
-//! [`load`] is the whole way. It goes down these steps, each of which reports problems and goes on, so
-//! that one run shows all of them:
+//! [`load`] is the whole way. It goes down these steps, each of which reports problems and goes on,
+//! so that one run shows all of them:
 //!
 //! ```text
 //! text ─yaml─▶ tree ─decode─▶ model ─compile─▶ RuleSet ─lint─▶ warnings

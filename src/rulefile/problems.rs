@@ -1,12 +1,13 @@
-//! Everything found wrong with one file so far: the one place where decoding, compiling and linting
-//! report to, and where they look up what has been reported already.
+//! Everything found wrong with one file so far.
+//!
+//! Decoding, compiling and linting report here, and look here for what has been reported already.
 
 use std::{borrow::Cow, cell::RefCell};
 
 use super::{diagnostic::Severity, yaml::FieldPath};
 use crate::problem::Problem;
 
-/// Something wrong with a field, before its position in the text is known.
+/// A problem of a field, before its position in the text is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FieldProblem {
     pub(super) severity: Severity,
@@ -23,7 +24,7 @@ pub(super) struct FieldProblem {
 pub(super) struct Problems(RefCell<Vec<FieldProblem>>);
 
 impl Problems {
-    /// Reports what makes the file unusable.
+    /// Reports an error: the file cannot be used.
     pub(super) fn error(
         &self,
         path: &FieldPath,
@@ -43,7 +44,7 @@ impl Problems {
         self.push(Severity::Error, path, true, Problem::new(message, hint));
     }
 
-    /// Reports what can be used but is probably a mistake.
+    /// Reports a warning: the file can be used, but this is probably a mistake.
     pub(super) fn warning(
         &self,
         path: &FieldPath,
@@ -53,7 +54,7 @@ impl Problems {
         self.push(Severity::Warning, path, false, Problem::new(message, hint));
     }
 
-    /// Reports a field whose name is not known, with the known name that was probably meant.
+    /// Reports an unknown field, with the known one that was probably meant.
     pub(super) fn unknown_field(
         &self,
         path: &FieldPath,

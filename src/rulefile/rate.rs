@@ -6,23 +6,23 @@ use crate::{
     rules::span::span_us,
 };
 
-/// So many per so long.
+/// A number of requests per window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Rate {
     /// Requests per window; 0 admits nothing.
     pub(super) amount: u64,
     /// The window.
     pub(super) window: Window,
-    /// The capacity of a token bucket, where one was written.
+    /// The capacity of a token bucket, if one was written.
     pub(super) burst: Option<u64>,
 }
 
-/// How long a rate's window is.
+/// The window of a rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Window {
-    /// So many microseconds.
+    /// A fixed length, in microseconds.
     Micros(u64),
-    /// A month, which only a calendar can tell.
+    /// A month, whose length only a calendar knows.
     Month,
 }
 
@@ -108,7 +108,7 @@ fn amount(text: &str, what: &str, least: u64) -> Result<u64, Problem> {
     }
 }
 
-/// `amount`, if a limit or burst may have it.
+/// Checks that a limit or burst may have this amount.
 pub(super) fn check_amount(amount: u64, what: &str) -> Result<u64, Problem> {
     match amount {
         0 => Err(Problem::new(

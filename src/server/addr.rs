@@ -22,12 +22,12 @@ pub enum ParseListenAddrError {
         "`{0}` has no port, write an address such as 127.0.0.1:8081, 0.0.0.0:8081 or unix:/path"
     )]
     NoPort(String),
-    /// A host name. Not looked up: the answer could be another machine's address, or several.
+    /// A host name. It is not looked up: the result could be another machine's address, or several.
     #[error(
         "`{0}` is not an IP address, write one such as 127.0.0.1:8081, or 0.0.0.0:8081 for all interfaces"
     )]
     NotAnIp(String),
-    /// The port is no number from 0 to 65535.
+    /// The port is not a number from 0 to 65535.
     #[error("`{0}` is not a port, it must be a number from 0 to 65535")]
     BadPort(String),
 }
@@ -52,7 +52,8 @@ impl FromStr for ListenAddr {
             .parse()
             .map_err(|_| ParseListenAddrError::BadPort(port.to_owned()))?;
         if host == "localhost" {
-            // The proxies' examples all say 127.0.0.1, so that is what this name stands for, whatever /etc/hosts says first.
+            // The proxies' examples all say 127.0.0.1, so the name means that, whatever /etc/hosts
+            // says first.
             return Ok(Self::Tcp(SocketAddr::from(([127, 0, 0, 1], port))));
         }
         Err(ParseListenAddrError::NotAnIp(text.to_owned()))
@@ -71,13 +72,13 @@ impl fmt::Display for ListenAddr {
 /// Why an address cannot be listened on, with what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Somebody listens there already.
+    /// Another process listens there.
     #[error("cannot listen on {addr}: the address is in use, is another tollgate running? choose another with --{flag}", flag = flags(.addr))]
     InUse {
         /// The address asked for.
         addr: ListenAddr,
     },
-    /// The file in the socket's place is something else, which must not be deleted.
+    /// The socket's path is taken by another kind of file, which must not be deleted.
     #[error(
         "cannot listen on {addr}: the file exists and is not a socket, remove it or choose another path"
     )]
@@ -85,7 +86,7 @@ pub enum BindError {
         /// The address asked for.
         addr: ListenAddr,
     },
-    /// The address is not this machine's.
+    /// The machine does not have this address.
     #[error(
         "cannot listen on {addr}: this machine has no such address, use 0.0.0.0 for all interfaces"
     )]
@@ -93,13 +94,13 @@ pub enum BindError {
         /// The address asked for.
         addr: ListenAddr,
     },
-    /// Not allowed: a port below 1024, or a directory we may not write to.
+    /// Not allowed: a port below 1024, or a directory that we may not write to.
     #[error("cannot listen on {addr}: permission denied, {hint}", hint = permission_hint(.addr))]
     Denied {
         /// The address asked for.
         addr: ListenAddr,
     },
-    /// Anything else the kernel said.
+    /// Any other error of the kernel.
     #[error("cannot listen on {addr}: {source}")]
     Other {
         /// The address asked for.
@@ -111,7 +112,7 @@ pub enum BindError {
 
 fn flags(addr: &ListenAddr) -> &'static str {
     match addr {
-        // Both the check port and the admin port can be the one that is taken, and only the caller knows which it was.
+        // Either the check port or the admin port can be taken, and only the caller knows which.
         ListenAddr::Tcp(_) => "listen or --admin",
         ListenAddr::Unix(_) => "listen",
     }

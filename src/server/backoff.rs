@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-/// Pauses between failed accepts: out of file descriptors, the next accept fails at once, and without a pause the loop would
-/// burn a core until a connection ends.
+/// Pauses between failed accepts, which double.
+///
+/// Out of file descriptors, the next accept fails at once; without a pause the loop would burn a
+/// core until a connection ends.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     last: Duration,
@@ -13,13 +15,13 @@ impl Backoff {
     const FIRST: Duration = Duration::from_millis(5);
     const LONGEST: Duration = Duration::from_secs(1);
 
-    /// How long to pause now: twice as long as before.
+    /// The next pause: twice as long as the last one.
     pub(super) fn next(&mut self) -> Duration {
         self.last = (self.last * 2).clamp(Self::FIRST, Self::LONGEST);
         self.last
     }
 
-    /// An accept succeeded.
+    /// Notes that an accept succeeded.
     pub(super) fn reset(&mut self) {
         self.last = Duration::ZERO;
     }

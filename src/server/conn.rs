@@ -19,17 +19,18 @@ use super::options::{ConnEvents, Options};
 use super::stream::Stream;
 use super::timed_io::{Limits, Phase, Progress, TimedIo};
 
-/// Longest request head: Envoy takes 60 kB of headers by default, and we see targets of 50 kB through it.
+/// The longest request head: Envoy takes 60 kB of headers by default, and targets of 50 kB get
+/// through it.
 const MAX_HEAD: usize = 64 * 1024;
 
-/// Requests in flight on one HTTP/2 connection. Envoy opens one connection per worker and by default allows itself 1024
-/// requests to a cluster.
+/// Requests in flight on one HTTP/2 connection. Envoy opens one connection per worker and by
+/// default allows itself 1024 requests to a cluster.
 const MAX_STREAMS: u32 = 1024;
 
-/// How often an HTTP/2 peer that is silent is asked whether it is still there.
+/// How often a silent HTTP/2 peer is pinged.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long it has to answer that.
+/// How long it has to answer the ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) type Builder = auto::Builder<TokioExecutor>;
@@ -37,7 +38,7 @@ pub(super) type Builder = auto::Builder<TokioExecutor>;
 /// Whether the server is draining; shared by all its connections.
 #[derive(Debug)]
 pub(super) struct Drain {
-    /// Read for each answer, so not the channel, whose lock every connection would share.
+    /// Read for each response, so not the channel, whose lock all connections would share.
     announced: AtomicBool,
     begun: watch::Sender<bool>,
 }
@@ -50,7 +51,7 @@ impl Drain {
         }
     }
 
-    /// From now on HTTP/1 answers say `Connection: close`.
+    /// From now on HTTP/1 responses say `Connection: close`.
     pub(super) fn announce(&self) {
         self.announced.store(true, Ordering::Release);
     }
@@ -65,7 +66,7 @@ impl Drain {
     }
 
     async fn wait(&self) {
-        // An error says that the sender is gone, but it lives in self.
+        // An error would mean that the sender is gone, but it lives in self.
         let _ = self.begun.subscribe().wait_for(|begun| *begun).await;
     }
 }
@@ -77,7 +78,8 @@ pub(super) fn builder() -> Builder {
         .http1()
         // TimedIo does it; see there.
         .header_read_timeout(None)
-        // A proxy that closes while its check is under way has lost interest in the answer: the handler is cancelled.
+        // A proxy that closes while its check is under way no longer wants the response: the
+        // handler is cancelled.
         .half_close(false)
         .max_buf_size(MAX_HEAD);
     builder
@@ -122,7 +124,8 @@ pub(super) async fn run<H, F>(
         if http1 {
             shared.progress.head_complete();
         }
-        // On the check port the body, if one was announced, is never read; hyper drops what has come of it.
+        // On the check port the body, if one was announced, is never read; hyper drops what has
+        // arrived of it.
         answer(handler(request), http1, shared)
     });
 
@@ -137,19 +140,20 @@ pub(super) async fn run<H, F>(
         None => retire(conn, &progress, options.drain_linger).await,
     };
     if let Err(error) = result {
-        // Proxies close connections in all sorts of ways, and none is of interest until somebody looks for it.
+        // Proxies close connections in all sorts of ways, which matters only to someone who is
+        // debugging.
         tracing::debug!(%error, "connection ended early");
     }
 }
 
-/// What a connection's requests share.
+/// What the requests of a connection share.
 struct Shared {
     progress: Arc<Progress>,
     drain: Arc<Drain>,
     events: Arc<dyn ConnEvents>,
 }
 
-/// Waits for the handler's answer, and adds what the connection has to say.
+/// Waits for the handler's response, and adds what concerns the connection.
 async fn answer(
     handling: impl Future<Output = Response<Full<Bytes>>>,
     http1: bool,
@@ -170,9 +174,9 @@ async fn answer(
 
 /// Brings a connection to its end without losing a request.
 ///
-/// HTTP/2 says by itself up to which request it answers. An idle HTTP/1 connection that is closed takes down with it a request
-/// that the client has just written, so it is left open until none has come for a while. A busy one closes after its answer,
-/// which said so.
+/// HTTP/2 announces up to which request it answers. Closing an idle HTTP/1 connection loses a
+/// request that the client has just written, so it stays open until none has come for a while. A
+/// busy one closes after its response, which said so.
 async fn retire<C: Retire>(
     mut conn: Pin<&mut C>,
     progress: &Progress,
@@ -184,7 +188,7 @@ async fn retire<C: Retire>(
             break;
         }
         tokio::select! {
-            // The connection first: it must have read all there is before it can be said to be idle.
+            // The connection first: it must have read everything before it can be called idle.
             biased;
             result = conn.as_mut() => return result,
             () = tokio::time::sleep(linger) => {}
@@ -199,9 +203,10 @@ async fn retire<C: Retire>(
     conn.await
 }
 
-/// hyper-util's connection, whose full type cannot be written down: it contains the service's closure.
+/// hyper-util's connection. Its full type cannot be written down, because it contains the service's
+/// closure.
 trait Retire: Future {
-    /// No further requests.
+    /// Accepts no further requests.
     fn close(self: Pin<&mut Self>);
 }
 
@@ -225,7 +230,8 @@ impl Drop for EndWatch {
     }
 }
 
-/// Tells of a panic in a handler. On HTTP/1 the panic then ends the connection's task, on HTTP/2 the stream's.
+/// Reports a panic in a handler. On HTTP/1 the panic then ends the connection's task, on HTTP/2 the
+/// stream's.
 struct PanicWatch<'a>(&'a Shared);
 
 impl Drop for PanicWatch<'_> {

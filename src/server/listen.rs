@@ -10,9 +10,11 @@ use super::{
     unix::{self, SocketFile},
 };
 
-/// Connections the kernel may hold for us until they are accepted (the kernel caps it at `net.core.somaxconn`).
+/// Connections the kernel may hold for us until they are accepted (the kernel caps it at
+/// `net.core.somaxconn`).
 ///
-/// A proxy opens one HTTP/1 connection per concurrent check, so after a restart thousands can come in the same millisecond.
+/// A proxy opens one HTTP/1 connection per concurrent check, so after a restart thousands can come
+/// in the same millisecond.
 const BACKLOG: u32 = 4096;
 
 /// A bound, listening socket.
@@ -22,12 +24,14 @@ pub struct Listener(Inner);
 #[derive(Debug)]
 enum Inner {
     Tcp(TcpListener),
-    // The file goes before the listener (fields drop in order): nobody can then connect to a socket that is about to close.
+    // The file goes before the listener (fields drop in order), so that no client can connect to a
+    // socket that is about to close.
     Unix(SocketFile, UnixListener),
 }
 
 impl Listener {
-    /// Binds and listens. The socket file of a tollgate that died is replaced; one that still answers is left alone.
+    /// Binds and listens. The socket file of a tollgate that died is replaced; one that still
+    /// answers is left alone.
     pub async fn bind(addr: &ListenAddr) -> Result<Self, BindError> {
         match addr {
             ListenAddr::Tcp(socket_addr) => bind_tcp(*socket_addr)
@@ -50,7 +54,8 @@ impl Listener {
         }
     }
 
-    /// Waits for the next connection. Cancel safe: a connection is never lost by dropping the future.
+    /// Waits for the next connection. Cancel safe: a connection is never lost by dropping the
+    /// future.
     pub async fn accept(&self) -> io::Result<Stream> {
         match &self.0 {
             Inner::Tcp(listener) => listener.accept().await.map(|(tcp, _)| Stream::from(tcp)),
@@ -58,14 +63,15 @@ impl Listener {
         }
     }
 
-    /// Stops listening, and returns the connections that the kernel had completed on our behalf and nobody had accepted.
+    /// Stops listening, and returns the connections that the kernel had completed on our behalf and
+    /// nobody had accepted.
     ///
-    /// A client whose `connect` succeeded cannot know that it was still in the backlog: closing the listener would reset it,
-    /// with the request that it has already written.
+    /// A client whose `connect` succeeded cannot know that it was still in the backlog: closing the
+    /// listener would reset it, with the request that it has already written.
     pub fn close(self) -> Vec<Stream> {
         match self.0 {
-            // Accepting is done on the std listener: tokio's answers from cached readiness, and can say "would block" while
-            // the kernel has connections.
+            // Accepting is done on the std listener: tokio's answers from cached readiness, and can
+            // say "would block" while the kernel has connections.
             Inner::Tcp(listener) => match listener.into_std() {
                 Ok(listener) => take_all(|| {
                     let (tcp, _) = listener.accept()?;
@@ -95,13 +101,14 @@ fn take_all(mut accept: impl FnMut() -> io::Result<Stream>) -> Vec<Stream> {
         match accept() {
             Ok(stream) => streams.push(stream),
             Err(error) if is_connection_error(&error) => {}
-            // Would block: all taken. Out of file descriptors: no more can be had.
+            // Would block: all are taken. Out of file descriptors: no more can be had.
             Err(_) => return streams,
         }
     }
 }
 
-/// Whether an accept error is about the one connection (gone before it was accepted), not about the listener.
+/// Whether an accept error concerns the one connection (gone before it was accepted), not the
+/// listener.
 pub(super) fn is_connection_error(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -117,7 +124,7 @@ fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // A restart must not wait for the last one's connections in TIME_WAIT.
+    // A restart must not wait for the last process' connections in TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;
     socket.listen(BACKLOG)
@@ -145,7 +152,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_of_another_machine_is_refused_clearly() {
-        // TEST-NET-1 is nobody's.
+        // TEST-NET-1 belongs to no machine.
         let error = Listener::bind(&addr("192.0.2.199:0")).await.unwrap_err();
         assert!(error.to_string().contains("no such address"), "{error}");
     }

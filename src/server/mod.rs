@@ -1,8 +1,11 @@
-//! The HTTP server under both ports: it accepts, limits, times out and drains connections, and knows nothing of rules.
+//! The HTTP server under both ports: accepts, limits, times out and drains connections.
+//!
+//! It knows nothing of rules.
 //!
 //! - HTTP/1.1 and HTTP/2 with prior knowledge (h2c) on the same port, over TCP or a Unix socket.
-//! - A connection that does not finish a head in time is closed; one that is idle, before its first request too, is kept for
-//!   long, because a proxy that picks a connection which we are just closing has a failed check.
+//! - A connection that does not finish a head in time is closed. An idle one is kept for long, also
+//!   before its first request: a proxy that picks a connection which is just being closed has a
+//!   failed check.
 //! - A request body is never waited for, nor read.
 //! - Over the cap, connections are closed at once: the proxy learns it now and not by its timeout.
 //! - A drain loses no request that was written to an accepted connection.
@@ -36,7 +39,7 @@ pub use listen::Listener;
 pub use options::{ConnEvents, Options};
 pub use stream::Stream;
 
-/// The same trouble is logged at most this often.
+/// How often the same problem is logged at most.
 const LOG_PAUSE: Duration = Duration::from_secs(1);
 
 /// How a drain went.
@@ -52,9 +55,10 @@ pub struct DrainReport {
 
 /// Serves connections until `shutdown` completes, then drains.
 ///
-/// On shutdown: what the kernel has already accepted for us is taken, then the listener is closed; HTTP/1 answers say
-/// `Connection: close`, HTTP/2 connections get a GOAWAY; idle HTTP/1 connections are closed after
-/// [`Options::drain_linger`]; what is left after [`Options::drain_timeout`] is cut off.
+/// On shutdown: connections that the kernel has accepted are taken, then the listener is closed;
+/// HTTP/1 responses say `Connection: close`, HTTP/2 connections get a GOAWAY; idle HTTP/1
+/// connections are closed after [`Options::drain_linger`]; what is left after
+/// [`Options::drain_timeout`] is cut off.
 ///
 /// Dropping the future cuts off all its connections.
 pub async fn serve<H, F>(
@@ -104,7 +108,7 @@ where
             let accepted = tokio::select! {
                 biased;
                 () = &mut shutdown => return,
-                // Before accepting, so that the cap counts only what is alive.
+                // Before accepting, so that the cap counts only live connections.
                 Some(ended) = self.tasks.join_next() => {
                     reap(ended);
                     continue;
@@ -172,7 +176,8 @@ where
                 finished += 1;
             }
         };
-        // Not the elapsed error counts but what is left: the last connection can end in the same moment.
+        // What is left counts, not the elapsed error: the last connection can end in the same
+        // moment.
         let _ = tokio::time::timeout(self.options.drain_timeout, all).await;
         let mut aborted = 0;
         self.tasks.abort_all();
@@ -194,7 +199,7 @@ where
 }
 
 fn reap(ended: Result<(), JoinError>) {
-    // A handler's panic has been told of already, with what it was about; this catches one in our own code.
+    // A handler's panic has been reported already; this catches one in our own code.
     if let Err(error) = ended {
         tracing::error!(%error, "a connection's task ended abnormally");
     }

@@ -5,12 +5,12 @@ use std::time::Duration;
 /// Limits of a server.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Connections at a time; more are closed as soon as they are accepted. At least 1.
+    /// The most connections at a time, at least 1. More are closed as soon as they are accepted.
     pub max_connections: usize,
     /// From the first byte of a request head to its end.
     pub header_timeout: Duration,
-    /// How long an HTTP/1 connection may stay unused, before its first request or between requests. Longer than any proxy
-    /// keeps it (Envoy: 1 h), so that it is the proxy that closes.
+    /// How long an HTTP/1 connection may be unused, before its first request or between requests.
+    /// Longer than any proxy keeps it (Envoy: 1 h), so that it is the proxy that closes.
     pub idle_timeout: Duration,
     /// How long a drain may take before the rest is cut off.
     pub drain_timeout: Duration,
@@ -30,7 +30,7 @@ impl Default for Options {
     }
 }
 
-/// What happens to connections, for whoever counts it. Each method must be cheap and must not panic.
+/// Events of connections, for whoever counts them. Each method must be cheap and must not panic.
 pub trait ConnEvents: Send + Sync {
     /// A connection was accepted and is served; [`ConnEvents::closed`] follows.
     fn opened(&self) {}
@@ -44,5 +44,5 @@ pub trait ConnEvents: Send + Sync {
     fn handler_panicked(&self) {}
 }
 
-/// Counts nothing.
+/// Ignores all events.
 impl ConnEvents for () {}

@@ -1,4 +1,4 @@
-//! One connection, whatever it came over.
+//! A connection over TCP or a Unix socket.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -30,8 +30,8 @@ impl Stream {
 
 impl From<TcpStream> for Stream {
     fn from(tcp: TcpStream) -> Self {
-        // An answer is one small segment that nothing follows: Nagle's algorithm could only delay it. An error here means that
-        // the connection is gone already, which the first read will tell.
+        // A response is one small segment that nothing follows: Nagle's algorithm could only delay
+        // it. An error means that the connection is gone already, which the first read will show.
         let _ = tcp.set_nodelay(true);
         Self::Tcp(tcp)
     }

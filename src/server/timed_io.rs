@@ -1,9 +1,10 @@
 //! The time limits of one connection, enforced where its bytes pass.
 //!
-//! hyper has a header timeout for HTTP/1, but it cannot serve here: it also runs while a kept-alive connection is idle (where
-//! proxies expect an hour, not seconds), it is not armed while hyper-util waits for the bytes that tell HTTP/1 from HTTP/2, and
-//! it sets a timer for each request. This wrapper sees every byte, is told by the service when a head was complete, and sets a
-//! timer only when it has to wait with half a head in hand.
+//! hyper has a header timeout for HTTP/1, but it does not fit: it also runs while a kept-alive
+//! connection is idle (where proxies expect an hour, not seconds), it is not armed while hyper-util
+//! waits for the bytes that distinguish HTTP/1 from HTTP/2, and it sets a timer for each request.
+//! This wrapper sees every byte, learns from the service when a head was complete, and sets a timer
+//! only when it has to wait with half a head in hand.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -18,30 +19,32 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// What an HTTP/2 client with prior knowledge sends first (RFC 9113 §3.4).
 const H2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How long a closing connection is read on, for the client to close its side. See [`TimedIo::poll_shutdown`].
+/// How long a closing connection is still read, for the client to close its side. See
+/// [`TimedIo::poll_shutdown`].
 const CLOSE_LINGER: Duration = Duration::from_secs(1);
 
-/// How many bytes are read on at most while closing.
+/// The most bytes read while closing.
 const CLOSE_LINGER_BYTES: usize = 1 << 20;
 
-/// Where a connection stands in its exchange of requests and answers.
+/// The phase of a connection's exchange of requests and responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Phase {
-    /// Nothing has come yet.
+    /// Nothing has arrived yet.
     Fresh = 0,
     /// A head has begun and is not complete.
     Head = 1,
     /// A request is with the handler.
     Busy = 2,
-    /// The last request was answered, no other has begun.
+    /// The last request was answered, and no other has begun.
     Idle = 3,
-    /// HTTP/2: requests overlap, and its own pings find dead peers. None of the limits here applies.
+    /// HTTP/2: requests overlap, and its own pings find dead peers. None of the limits here
+    /// applies.
     Multiplexed = 4,
 }
 
-/// What the service tells the I/O and the I/O tells the connection's task. One task reads and writes it at a time (for HTTP/1
-/// the service runs inside the connection's task), so relaxed ordering is enough.
+/// Shared between the service, the I/O and the connection's task. One task reads and writes it at a
+/// time (for HTTP/1 the service runs inside the connection's task), so relaxed ordering is enough.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     phase: AtomicU8,
@@ -74,7 +77,7 @@ impl Progress {
         self.set(Phase::Idle);
     }
 
-    /// How many HTTP/1 requests there have been (wrapping): unchanged means that nothing came.
+    /// The number of HTTP/1 requests so far (wrapping): unchanged means that none came.
     pub(super) fn heads(&self) -> u32 {
         self.heads.load(Ordering::Relaxed)
     }
@@ -94,12 +97,12 @@ pub(super) struct TimedIo<S> {
     inner: S,
     progress: Arc<Progress>,
     limits: Limits,
-    /// How much of the HTTP/2 preface has come; `None` once the protocol is known.
+    /// How much of the HTTP/2 preface has arrived; `None` once the protocol is known.
     preface: Option<usize>,
-    /// What is being waited for, and until when.
+    /// What is awaited, and until when.
     deadline: Option<(Wait, Instant)>,
-    /// Never later than the deadline, and left armed when that moves on: a timer that fires early costs one wake-up, moving it
-    /// costs something on every request.
+    /// Never later than the deadline, and left armed when that moves on: a timer that fires early
+    /// costs one wake-up, moving it costs something on every request.
     timer: Option<Pin<Box<Sleep>>>,
     /// Bytes that may still be discarded; `None` until closing.
     closing: Option<usize>,
@@ -125,7 +128,7 @@ impl<S> TimedIo<S> {
         }
     }
 
-    /// Takes note of bytes that have come.
+    /// Notes bytes that have arrived.
     fn saw(&mut self, bytes: &[u8]) {
         match self.progress.phase() {
             Phase::Fresh | Phase::Idle => {
@@ -138,7 +141,8 @@ impl<S> TimedIo<S> {
             let rest = &H2_PREFACE[matched..];
             let new = bytes.len().min(rest.len());
             self.preface = (bytes[..new] == rest[..new]).then_some(matched + new);
-            // Only all of it counts: a client that stops half-way would otherwise be rid of every limit.
+            // Only all of it counts: a client that stops half-way would otherwise be free of every
+            // limit.
             if self.preface == Some(H2_PREFACE.len()) {
                 self.progress.set(Phase::Multiplexed);
                 self.preface = None;
@@ -146,13 +150,13 @@ impl<S> TimedIo<S> {
         }
     }
 
-    /// Ready when what is being waited for did not come in time.
+    /// Ready when what is awaited did not come in time.
     fn poll_too_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (wait, limit) = match self.progress.phase() {
             _ if self.closing.is_some() => (Wait::Close, CLOSE_LINGER),
             Phase::Head => (Wait::Head, self.limits.header),
-            // A proxy opens a connection for each check that waits, and keeps one that came too late for the next. Closed any
-            // earlier than an idle one, it would take that check with it.
+            // A proxy opens a connection for each waiting check, and keeps one that came too late
+            // for the next. Closed any earlier than an idle one, it would lose that check.
             Phase::Fresh | Phase::Idle => (Wait::Idle, self.limits.idle),
             Phase::Busy | Phase::Multiplexed => return Poll::Pending,
         };
@@ -178,7 +182,7 @@ impl<S> TimedIo<S> {
     }
 }
 
-/// `limit` from now; a limit beyond what the clock can hold is as good as 30 years.
+/// `limit` from now. A limit beyond what the clock can hold counts as 30 years.
 fn far(limit: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(limit)
@@ -235,10 +239,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TimedIo<S> {
         Pin::new(&mut self.get_mut().inner).poll_flush(cx)
     }
 
-    /// Closes our side, then reads on until the client closes its own, for at most a second and a megabyte.
+    /// Closes our side, then reads until the client closes its own, for at most a second and a
+    /// megabyte.
     ///
-    /// A socket that is closed with unread bytes in it (the body of a request that we answered without reading it) resets the
-    /// connection, and a reset destroys an answer that the client has not read yet (RFC 9112 §9.6).
+    /// Closing a socket with unread bytes in it (the body of a request that was answered without
+    /// reading it) resets the connection, and a reset destroys a response that the client has not
+    /// read yet (RFC 9112 §9.6).
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let me = self.get_mut();
         if me.closing.is_none() {
@@ -257,7 +263,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TimedIo<S> {
                     }
                     me.closing = left;
                 }
-                // Reset by the client: nothing of ours is on its way any more.
+                // Reset by the client: no response of ours is on its way any more.
                 Poll::Ready(Err(_)) => return Poll::Ready(Ok(())),
                 Poll::Pending => {
                     ready!(me.poll_too_late(cx));
@@ -291,7 +297,8 @@ mod tests {
         )
     }
 
-    /// Reads until something comes or the limit strikes, and says after how long (the test's clock jumps to the next timer).
+    /// Reads until something arrives or the limit is reached, and returns after how long (the
+    /// test's clock jumps to the next timer).
     async fn read(io: &mut TimedIo<DuplexStream>) -> (Result<usize, io::ErrorKind>, Duration) {
         let start = Instant::now();
         let mut buf = [0; 64];

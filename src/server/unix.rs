@@ -1,4 +1,4 @@
-//! The file side of a Unix socket: stale ones, permissions, and removal.
+//! The file of a Unix socket: stale ones, permissions, and removal.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -9,11 +9,12 @@ use tokio::net::{UnixListener, UnixSocket, UnixStream};
 
 use super::addr::{BindError, ListenAddr};
 
-/// Who may connect to a Unix socket. Proxies run as other users than tollgate, and connecting needs write permission; to
-/// restrict access, put the socket in a directory that only the proxy's group may enter.
+/// The permissions of a Unix socket. Proxies run as other users than tollgate, and connecting needs
+/// write permission; to restrict access, put the socket in a directory that only the proxy's group
+/// may enter.
 const UNIX_SOCKET_MODE: u32 = 0o666;
 
-/// How long a listener already on a Unix socket gets to answer before it is taken to be alive but busy.
+/// How long a listener on an existing socket has to answer before it counts as alive but busy.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Binds and listens with room for `backlog` connections not yet accepted.
@@ -25,7 +26,7 @@ pub(super) fn bind(path: &Path, backlog: u32) -> io::Result<(UnixListener, Socke
     Ok((socket.listen(backlog)?, file))
 }
 
-/// Removes a socket file that nobody answers on.
+/// Removes a socket file that no process listens on.
 pub(super) async fn clear_stale(addr: &ListenAddr, path: &Path) -> Result<(), BindError> {
     let in_use = || BindError::InUse { addr: addr.clone() };
     match std::fs::symlink_metadata(path) {
@@ -48,7 +49,7 @@ pub(super) async fn clear_stale(addr: &ListenAddr, path: &Path) -> Result<(), Bi
     }
 }
 
-/// The file of our Unix socket; removed on drop if it is still ours and not a successor's.
+/// The file of our Unix socket. It is removed on drop if it is still ours and not a successor's.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
@@ -71,7 +72,7 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
-            // Nobody to tell: a file that stays behind is cleared by the next bind.
+            // A file that stays behind is cleared by the next bind.
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -131,7 +132,7 @@ mod tests {
         let old = Listener::bind(&ListenAddr::Unix(path.clone()))
             .await
             .unwrap();
-        // The successor binds beside it and renames into place, so that there is no moment without a socket.
+        // The successor binds beside it and renames into place, so that there is always a socket.
         let beside = dir.path().join("t.sock.new");
         let new = std::os::unix::net::UnixListener::bind(&beside).unwrap();
         std::fs::rename(&beside, &path).unwrap();

@@ -1,10 +1,10 @@
-//! Everything that one request is charged, decided by the store in one call.
+//! A batch: everything that one request is charged, decided by the store in one call.
 
 use std::ops::Range;
 
 use crate::limit::{Limit, ban::Ban};
 
-/// The group of charges that can deny a request. Every other group is one rule in shadow mode.
+/// The group of charges that can deny a request. Every shadow rule is a group of its own.
 pub const ENFORCED: u32 = 0;
 
 /// What a charge counts.
@@ -16,24 +16,25 @@ pub enum Counted {
     Ban {
         /// The ban.
         ban: Ban,
-        /// How many of the charges right before this one are its rule's limits: it counts when one of them does not fit.
+        /// How many charges before this one are its rule's limits: the ban counts when one of them
+        /// does not fit.
         span: usize,
     },
 }
 
-/// One limit to be charged for one caller, or one ban to be heeded.
+/// A limit to charge, or a ban to observe, for one client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Charge {
     key: Range<usize>,
     /// The limit, or the ban.
     pub counted: Counted,
-    /// How much, at least 1. Nothing to a ban.
+    /// The amount to charge, at least 1. Bans ignore it.
     pub cost: u64,
     /// [`ENFORCED`], or a number of its own for each shadow rule.
     pub group: u32,
 }
 
-/// Everything that one request has to satisfy. The keys share one buffer.
+/// All charges of one request. Their keys share one buffer.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     keys: String,
@@ -41,7 +42,7 @@ pub struct Batch {
 }
 
 impl Charge {
-    /// The limit, if it is one.
+    /// The limit; `None` for a ban.
     pub const fn limit(&self) -> Option<&Limit> {
         match &self.counted {
             Counted::Limit(limit) => Some(limit),
@@ -51,7 +52,7 @@ impl Charge {
 }
 
 impl Batch {
-    /// Adds a charge; `write_key` appends its key, which must differ from all others of the batch.
+    /// Adds a charge. `write_key` appends its key, which must differ from all others in the batch.
     pub fn push(
         &mut self,
         limit: Limit,
@@ -62,9 +63,10 @@ impl Batch {
         self.add(Counted::Limit(limit), cost, group, write_key);
     }
 
-    /// Adds a ban, right after the charges of its rule: it covers the `span` charges before it. `write_key` appends its
-    /// key, which ends with [`BAN_SUFFIX`](crate::counter_key::BAN_SUFFIX) or
-    /// [`SHADOW_BAN_SUFFIX`](crate::counter_key::SHADOW_BAN_SUFFIX).
+    /// Adds a ban after the charges of its rule; it covers the `span` charges before it.
+    ///
+    /// `write_key` appends its key, which ends with [`BAN_SUFFIX`](crate::counter_key::BAN_SUFFIX)
+    /// or [`SHADOW_BAN_SUFFIX`](crate::counter_key::SHADOW_BAN_SUFFIX).
     pub fn push_ban(
         &mut self,
         ban: Ban,

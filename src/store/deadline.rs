@@ -1,4 +1,4 @@
-//! The deadline of a check, and how long the store took.
+//! The deadline of a check, and how long the store takes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,22 +17,22 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    /// Guards `store` and measures it.
+    /// Guards `store`, and measures it.
     pub fn new(store: Arc<dyn Store>, metrics: Arc<Metrics>) -> Self {
         Self { store, metrics }
     }
 
-    /// "memory" or "redis".
+    /// The store's name: `memory` or `redis`.
     pub fn name(&self) -> &'static str {
         self.store.name()
     }
 
-    /// As [`Store::now_us`].
+    /// Like [`Store::now_us`].
     pub fn now_us(&self) -> u64 {
         self.store.now_us()
     }
 
-    /// As [`Store::charge`], never later than `deadline`.
+    /// Like [`Store::charge`], but never later than `deadline`.
     pub async fn charge(
         &self,
         batch: &Batch,
@@ -50,17 +50,18 @@ impl Guarded {
     }
 }
 
-/// Without a deadline: who reads is no proxy.
+/// Without a deadline: no proxy waits for a reader.
 impl Read for Guarded {
     fn read<'a>(&'a self, batch: &'a Batch) -> Reads<'a> {
         self.store.read(batch)
     }
 }
 
-/// The time that a check may take: our own deadline, or what the proxy still waits if that is less.
+/// The time that a check may take: our own deadline, or less if the proxy waits less.
 ///
-/// A client whose proxy forwards all its headers can set the proxy's budget itself, and a deadline that no store can meet
-/// would free it from the shared counters. So the budget never goes below [`MIN_BUDGET`].
+/// A client whose proxy forwards all its headers can set the proxy's budget itself, and a deadline
+/// that no store can meet would free it from the shared counters. So the budget never goes below
+/// [`MIN_BUDGET`].
 pub fn budget(own: Duration, proxy_waits: Option<Duration>) -> Duration {
     match proxy_waits {
         Some(waits) => own.min(waits.saturating_sub(PROXY_MARGIN).max(MIN_BUDGET)),
@@ -68,9 +69,9 @@ pub fn budget(own: Duration, proxy_waits: Option<Duration>) -> Duration {
     }
 }
 
-/// What the answer needs to get back to the proxy.
+/// The time that a response needs to get back to the proxy.
 pub const PROXY_MARGIN: Duration = Duration::from_millis(5);
-/// The shortest deadline that a request's header can bring about.
+/// The shortest deadline that a header can cause.
 pub const MIN_BUDGET: Duration = Duration::from_millis(10);
 
 #[cfg(test)]

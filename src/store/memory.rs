@@ -1,12 +1,13 @@
 //! Counters in this process: sharded, bounded, swept, with an injected clock.
 //!
-//! Each shard is a map behind a `std::sync::Mutex`: a check holds it for well under a microsecond and never across an
-//! await. A batch locks the shards of all its keys in ascending order, which is what makes it all or nothing without a
-//! deadlock.
+//! Each shard is a map behind a `std::sync::Mutex`. A check holds it for well under a microsecond
+//! and never across an await. A batch locks the shards of all its keys in ascending order, which
+//! makes it all or nothing without deadlocks.
 //!
-//! The number of keys is bounded. A caller who is new when the store is full shares one *overflow* counter per rule and
-//! limit with all others in that position: limited together rather than not at all, and nobody who is already
-//! counted is forgotten. Overflow counters may exceed the bound; there are only as many as there are limits.
+//! The number of keys is bounded. When the store is full, new clients share one *overflow* counter
+//! per rule and limit: they are limited together rather than not at all, and no client that is
+//! counted already is forgotten. Overflow counters may exceed the bound; there are only as many as
+//! there are limits.
 
 use std::{
     collections::HashMap,
@@ -43,11 +44,11 @@ struct Shard {
     swept_us: u64,
 }
 
-/// A full shard is not searched for something to forget more often than this (microseconds): under a flood of new callers
-/// that search would be most of the work.
+/// How often a full shard is searched for expired counters at most, in microseconds: under a flood
+/// of new clients that search would be most of the work.
 const SWEEP_PAUSE_US: u64 = 50_000;
 
-/// Told when a caller had to share an overflow counter, with the key of that counter.
+/// Called with the key of the overflow counter that a client has to share.
 pub type OnOverflow = Box<dyn Fn(&str) + Send + Sync>;
 
 /// The store in memory.
@@ -62,7 +63,7 @@ pub struct MemoryStore {
 }
 
 impl MemoryStore {
-    /// A store for at most `max_keys` counters (about 250 bytes each).
+    /// Creates a store for at most `max_keys` counters (about 250 bytes each).
     pub fn new(max_keys: usize, clock: Arc<dyn Clock>, on_overflow: OnOverflow) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
@@ -75,12 +76,12 @@ impl MemoryStore {
         }
     }
 
-    /// How many counters are held now.
+    /// The number of counters held now.
     pub fn keys(&self) -> usize {
         self.keys.load(Ordering::Relaxed)
     }
 
-    /// Removes what has expired from the next shard. Called from time to time, 64 calls see every counter once.
+    /// Removes expired counters from the next shard. 64 calls see every counter once.
     pub fn sweep(&self) {
         let index = self.next_swept.fetch_add(1, Ordering::Relaxed) % SHARDS;
         self.sweep_shard(&mut self.lock(index), self.clock.now_us());
@@ -100,19 +101,23 @@ impl MemoryStore {
 
     fn shard_of(&self, key: &str) -> usize {
         use std::hash::BuildHasher as _;
-        // The map uses the lowest and the highest bits of the same hash: take some from the middle. Always below SHARDS.
+        // The map uses the lowest and highest bits of the same hash, so this takes bits from the
+        // middle. Always below SHARDS.
         usize::try_from((self.hasher.hash_one(key) >> 32) % SHARDS as u64).unwrap_or(0)
     }
 
-    /// A panic elsewhere while a shard was held leaves at worst one charge undone; the counters remain usable.
+    /// A panic while a shard was locked leaves at worst one charge undone; the counters remain
+    /// usable.
     fn lock(&self, shard: usize) -> MutexGuard<'_, Shard> {
         self.shards[shard]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Decides about the batch and charges it, at the time of the injected clock. A limit with edges that this time lies outside
-    /// of counts as one without: this is for a fallback, which has to decide somehow.
+    /// Decides about a batch and charges it, at the time of the injected clock.
+    ///
+    /// A limit whose edges this time lies outside of counts as one without edges: this serves as a
+    /// fallback, which has to decide somehow.
     pub fn charge_now(&self, batch: &Batch) -> ChargeResult {
         let held = Held::lock(self, batch);
         self.decide(held, batch, self.clock.now_us())
@@ -162,7 +167,7 @@ impl MemoryStore {
         }
         let admitted = !denied.contains(&ENFORCED);
         for (charge, next) in batch.charges().iter().zip(&mut pending) {
-            // A ban counts denials; what it has to store is stored in any case.
+            // A ban counts denials: what it has to store is stored in any case.
             let is_charged = match charge.counted {
                 Counted::Limit(_) => admitted && !denied.contains(&charge.group),
                 Counted::Ban { .. } => true,
@@ -215,7 +220,7 @@ impl Read for MemoryStore {
         };
         let states = batch.charges().iter().map(|charge| {
             let key = batch.key(charge);
-            // Who has no counter shares one, when there is no room.
+            // A client without a counter shares one if there is no room.
             state_of(key).or_else(|| {
                 let full = self.keys() >= self.max_keys && charge.limit().is_some();
                 full.then(|| state_of(&overflow(key)))?
@@ -226,19 +231,19 @@ impl Read for MemoryStore {
     }
 }
 
-/// Where a charge's counter stands.
+/// The place of a charge's counter.
 struct Slot {
     shard: usize,
     state: Option<State>,
-    /// The key of the shared counter, when the caller's own does not fit any more.
+    /// The key of the shared counter, if there is no room for the client's own.
     overflow: Option<Box<str>>,
 }
 
-/// What becomes of a charge if it is made.
+/// The outcome of a charge if the batch is admitted.
 struct Pending {
-    /// `None` for a ban that there is no room for.
+    /// `None` for a ban without room.
     slot: Option<Slot>,
-    /// `None` if what is stored stays.
+    /// `None` leaves what is stored.
     entry: Option<Entry>,
 }
 
@@ -307,8 +312,8 @@ impl<'a> Held<'a> {
         }
     }
 
-    /// Where a ban stands. `None` if there is no room for it, or if one of its rule's counters is shared: nobody is banned for what
-    /// others do.
+    /// The slot of a ban. `None` if there is no room, or if a counter of its rule is shared: no
+    /// client is banned for what others do.
     fn ban_slot(
         &mut self,
         batch: &Batch,
@@ -334,7 +339,7 @@ impl<'a> Held<'a> {
         })
     }
 
-    /// Whether there is no room for another counter, when what has expired in its shard is forgotten.
+    /// Whether there is no room for another counter, after expired ones in its shard were removed.
     fn is_full(&mut self, index: usize, now_us: u64) -> bool {
         let store = self.store;
         if store.keys() + self.new_keys >= store.max_keys
@@ -346,8 +351,8 @@ impl<'a> Held<'a> {
         store.keys() + self.new_keys >= store.max_keys
     }
 
-    /// The counter that those share who come when there is no room. `None` if the store filled up only after the shards were
-    /// chosen, and this counter's is not among them: this one batch may then exceed the bound.
+    /// The overflow counter. `None` if the store filled up after the shards were chosen, and its
+    /// shard is not among them: this one batch may then exceed the bound.
     fn overflow_slot(&mut self, key: &str, now_us: u64) -> Option<Slot> {
         let overflow = overflow(key);
         let shard = self.store.shard_of(&overflow);
@@ -359,7 +364,8 @@ impl<'a> Held<'a> {
         })
     }
 
-    /// `None` if there is no such counter; `Some(None)` if it has expired, and its slot can be used again.
+    /// `None` if there is no such counter; `Some(None)` if it has expired, and its slot can be
+    /// reused.
     #[expect(clippy::option_option, reason = "absent and expired are two things")]
     fn find(&mut self, shard: usize, key: &str, now_us: u64) -> Option<Option<State>> {
         let entry = self.shard(shard)?.counters.get(key)?;

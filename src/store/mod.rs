@@ -1,11 +1,13 @@
-//! Where consumption is kept: one trait, a store in memory and one in Redis.
+//! Stores of counters: one trait, one store in memory and one in Redis.
 //!
 //! # The promise
 //!
-//! [`Store::charge`] decides about a whole request at once. Either every enforced limit of the [`Batch`] fits and all of
-//! them are charged, or nothing is charged anywhere. Only a [ban](crate::limit::ban) is noted in any case: it counts denials. Concurrent calls, from however many replicas share the store,
-//! behave as if they came one after the other. An error means that the store's answer is not known; the charge may have
-//! been made. The store's own clock decides about time.
+//! [`Store::charge`] decides about a whole request at once. Either every enforced limit of the
+//! [`Batch`] fits and all of them are charged, or nothing is charged at all. Only a
+//! [ban](crate::limit::ban) is always written: it counts denials. Concurrent calls, from however
+//! many replicas share the store, behave as if they came one after the other. After an error the
+//! store's answer is not known, and the charge may have been made. The store's own clock decides
+//! about time.
 
 mod batch;
 pub mod deadline;
@@ -24,18 +26,20 @@ pub use self::{
     result::{ChargeResult, StoreError},
 };
 
-/// The answer of [`Store::charge`], some time.
+/// The pending result of [`Store::charge`].
 pub type Charging<'a> = Pin<Box<dyn Future<Output = Result<ChargeResult, StoreError>> + Send + 'a>>;
 
-/// Keeps consumption. See the module for what must hold.
+/// A store of counters. The module says what must hold.
 pub trait Store: Read {
-    /// Decides about the batch and charges it. Past `deadline` nobody waits for the answer: a store that has not begun
-    /// by then must not charge.
+    /// Decides about the batch and charges it.
+    ///
+    /// Past `deadline` the answer is no longer wanted: a store that has not begun by then must not
+    /// charge.
     fn charge<'a>(&'a self, batch: &'a Batch, deadline: Instant) -> Charging<'a>;
 
-    /// The store's clock as well as it is known here, in microseconds since the epoch.
+    /// The store's clock as well as it is known here, in microseconds since the Unix epoch.
     fn now_us(&self) -> u64;
 
-    /// "memory" or "redis".
+    /// The store's name: `memory` or `redis`.
     fn name(&self) -> &'static str;
 }

@@ -1,4 +1,4 @@
-//! What is stored for a batch, read without charging it: for people who want to know.
+//! Counters read without charging them, for explanations.
 
 use std::{future::Future, pin::Pin};
 
@@ -11,22 +11,22 @@ use crate::limit::{Outcome, State};
 /// What is stored for each charge of a batch, and when it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
-    /// The store's time, in microseconds since the epoch.
+    /// The store's time, in microseconds since the Unix epoch.
     pub now_us: u64,
-    /// One for each charge of the batch.
+    /// One state for each charge of the batch.
     pub states: Vec<Option<State>>,
 }
 
-/// Counters that can be read. Not for checks: it may take its time, and is not guarded.
+/// Counters that can be read. Not for checks: it may take its time, and has no deadline.
 pub trait Read: Send + Sync {
-    /// What is stored for the batch; charges nothing.
+    /// Reads what is stored for the batch; charges nothing.
     fn read<'a>(&'a self, batch: &'a Batch) -> Reads<'a>;
 }
 
-/// Counters as if nobody had come yet.
+/// Counters that no request has used yet.
 #[derive(Debug, Clone, Copy)]
 pub struct Untouched {
-    /// The time, in microseconds since the epoch.
+    /// The time, in microseconds since the Unix epoch.
     pub now_us: u64,
 }
 
@@ -36,11 +36,11 @@ impl Read for Untouched {
     }
 }
 
-/// The answer of [`Read::read`], some time.
+/// The pending result of [`Read::read`].
 pub type Reads<'a> = Pin<Box<dyn Future<Output = Result<Reading, StoreError>> + Send + 'a>>;
 
 impl Reading {
-    /// As if nobody had come yet.
+    /// A reading of unused counters.
     pub fn nothing(batch: &Batch, now_us: u64) -> Self {
         Self {
             now_us,
@@ -48,13 +48,13 @@ impl Reading {
         }
     }
 
-    /// Whether the windows of the calendar that the batch was made with are those of the store's time.
+    /// Whether the batch's calendar windows are those of the store's time.
     pub fn is_covered_by(&self, batch: &Batch) -> bool {
         let mut limits = batch.charges().iter().filter_map(Charge::limit);
         limits.all(|limit| limit.covers(self.now_us))
     }
 
-    /// What the store would say about the batch, if it were asked now.
+    /// What the store would answer to the batch now.
     pub fn verdict(&self, batch: &Batch) -> ChargeResult {
         let mut admitted = true;
         let mut outcomes = Vec::with_capacity(self.states.len());

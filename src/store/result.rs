@@ -1,17 +1,18 @@
-//! What a store says about a batch, or why it says nothing.
+//! A store's answer to a batch, or why there is none.
 
 use crate::{limit::Outcome, metrics::StoreFailure};
 
-/// What the store said about a batch.
+/// A store's answer to a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChargeResult {
     /// Whether every enforced limit fits; if not, nothing was charged.
     pub admitted: bool,
-    /// One answer for each charge. When the request was not admitted, only those that do not fit mean anything.
+    /// One answer for each charge. If the request was not admitted, only those that do not fit mean
+    /// anything.
     pub outcomes: Vec<Outcome>,
 }
 
-/// Why a store gave no verdict.
+/// Why a store did not decide.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// No connection; nothing was charged.
@@ -26,14 +27,15 @@ pub enum StoreError {
     /// The store answered with an error.
     #[error("{0}")]
     Refused(String),
-    /// The store answered something that is not a verdict.
+    /// The store's answer makes no sense.
     #[error("{0}")]
     Malformed(String),
-    /// Too many checks wait for the store already; nothing was charged.
+    /// Too many checks are waiting for the store; nothing was charged.
     #[error("too many checks wait for the store")]
     Overloaded,
-    /// The store's time lies outside the edges of a window of the calendar; nothing was charged. The store knows its time better
-    /// now: with the edges around [`Store::now_us`] it will decide.
+    /// The store's time lies outside the edges of a calendar window; nothing was charged. The store
+    /// knows its time better now: with the edges around [`Store::now_us`](super::Store::now_us) it
+    /// will decide.
     #[error(
         "the store's clock shows a time outside of the calendar windows that it was given, and nothing was charged: \
          it was set, or differs from ours"
@@ -42,7 +44,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// The word for metrics and logs.
+    /// The label for metrics and logs.
     pub const fn kind(&self) -> StoreFailure {
         match self {
             Self::Unavailable(_) => StoreFailure::Unavailable,
@@ -55,7 +57,7 @@ impl StoreError {
         }
     }
 
-    /// That there is no connection, because of this error.
+    /// Turns this error into the reason why there is no connection.
     #[must_use]
     pub fn into_unavailable(self) -> Self {
         match self {

@@ -1,4 +1,5 @@
-//! What a client sends cannot free it from its limit, nor charge another's, over both of Envoy's contracts.
+//! What a client sends cannot free it from its limit, nor charge another's, over both of Envoy's
+//! contracts.
 
 use std::net::Ipv4Addr;
 

@@ -107,7 +107,8 @@ rules:
     limit: 3/day
 ";
 
-/// Three get through and the fourth does not; another tenant, key, method or host has nothing to do with it.
+/// Three get through and the fourth does not; another tenant, key, method or host has nothing to do
+/// with it.
 async fn limits(name: &str, config: Config, unix: bool, contract: &str) {
     let settings = Settings {
         rules: RULES,
@@ -204,8 +205,9 @@ rules:
 #[tokio::test(flavor = "multi_thread")]
 async fn tollgate_closes_no_connection_that_envoy_has_to_spare() {
     let rules = "{ version: 1, rules: [{ name: all, limit: 1000000/day }] }";
-    // Envoy opens a connection for each check that waits, and then gives the check to whichever is free first. Those that
-    // came too late stay unused until the next burst, which must not find them closed.
+    // Envoy opens a connection for each check that waits, and then gives the check to whichever is
+    // free first. Those that came too late stay unused until the next burst, which must not find
+    // them closed.
     let args = &["--header-timeout=100ms"];
     let settings = Settings {
         rules,

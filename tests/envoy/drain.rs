@@ -52,8 +52,9 @@ impl Load {
     }
 }
 
-/// As a proxy with HTTP/1.1 does: over one connection, until an answer says that it will be closed, then over another.
-/// Every request that was written to a connection must be answered; only connecting may fail.
+/// As a proxy with HTTP/1.1 does: over one connection, until an answer says that it will be closed,
+/// then over another. Every request that was written to a connection must be answered; only
+/// connecting may fail.
 async fn keep_asking(addr: std::net::SocketAddr, load: Load) {
     while !load.stopped() {
         let mut connection = match Connection::open(addr).await {
@@ -154,8 +155,8 @@ async fn envoy_loses_no_check_while_replicas_are_replaced() {
         while let Some(client) = clients.join_next().await {
             client.unwrap();
         }
-        // While a replica was gone Envoy could not connect to it, and let those requests through. Of the checks that it did
-        // send, none is without an answer.
+        // While a replica was gone Envoy could not connect to it, and let those requests through.
+        // Of the checks that it did send, none is without an answer.
         let refused = envoy
             .stat("cluster.tollgate.upstream_rq_pending_failure_eject")
             .await;

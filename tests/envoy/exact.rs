@@ -1,4 +1,5 @@
-//! 1,000 requests at once, a limit of 100: exactly 100 and 900, for each algorithm, with one tollgate and with three.
+//! 1,000 requests at once, a limit of 100: exactly 100 and 900, for each algorithm, with one
+//! tollgate and with three.
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
@@ -13,10 +14,11 @@ use super::support::{
     upstream::Upstream,
 };
 
-/// A day, so that nothing comes back while a slow machine is at it (100 an hour is a token every 36 s).
+/// A day, so that nothing comes back while a slow machine is at it (100 an hour is a token every 36
+/// s).
 ///
-/// `proxy`, together with an Envoy that fails closed: should Redis not answer in time, that is a 503 and so an error of the
-/// test, rather than a count of another limiter's.
+/// `proxy`, together with an Envoy that fails closed: should Redis not answer in time, that is a
+/// 503 and so an error of the test, rather than a count of another limiter's.
 const RULES: &str = "
 version: 1
 defaults: { on_store_error: proxy }
@@ -33,7 +35,8 @@ async fn exactly_100_of_1000_pass(replicas: usize) {
     let upstream = Upstream::start().await;
     let mut tollgates = Vec::new();
     for _ in 0..replicas {
-        // A thousand checks at once on a slow machine take longer than the deadline that suits production.
+        // A thousand checks at once on a slow machine take longer than the deadline that suits
+        // production.
         let args = &["--deadline=20s"];
         tollgates.push(
             Tollgate::start(Settings {

@@ -1,5 +1,6 @@
-//! Every kind of condition, key, limit and action, as clients of a real Envoy meet them. `tests/service/language.rs` plays more cases at
-//! the check endpoint; here is what each kind takes of Envoy's configuration to arrive.
+//! Every kind of condition, key, limit and action, as clients of a real Envoy meet them.
+//! `tests/service/language.rs` plays more cases at the check endpoint; here is what each kind takes
+//! of Envoy's configuration to arrive.
 
 use std::net::Ipv4Addr;
 
@@ -44,8 +45,8 @@ impl<'a> Play<'a> {
     }
 }
 
-/// The shipped configuration with the headers that these rules use, there and back. Patient and closed: no time-out may look like
-/// an admission.
+/// The shipped configuration with the headers that these rules use, there and back. Patient and
+/// closed: no time-out may look like an admission.
 fn config() -> Config {
     let asked = [
         "x-api-key",
@@ -109,7 +110,8 @@ impl Language {
         }
     }
 
-    /// The rule admits one request for each caller: the first two are two callers, the second two are one.
+    /// The rule admits one request for each caller: the first two are two callers, the second two
+    /// are one.
     async fn tells_apart(&mut self, two: [Play<'_>; 2], one: [Play<'_>; 2]) {
         let [a, b] = two;
         self.plays(&[(a, GOOD), (b, GOOD), (a, OVER), (b, OVER)])
@@ -117,7 +119,8 @@ impl Language {
         self.plays(&[(one[0], GOOD), (one[1], OVER)]).await;
     }
 
-    /// What was admitted has reached the application, and nothing else; every check was understood and answered.
+    /// What was admitted has reached the application, and nothing else; every check was understood
+    /// and answered.
     async fn ends(self) {
         assert_eq!(self.stack.upstream.count(), self.admitted);
         assert_eq!(self.stack.envoy.check_errors().await, 0);

@@ -53,7 +53,8 @@ impl Traffic {
         }
     }
 
-    /// Waits until some more requests have been answered, so that whatever has just changed has seen traffic.
+    /// Waits until some more requests have been answered, so that whatever has just changed has
+    /// seen traffic.
     async fn goes_on(&self) {
         let before = self.answered.load(Ordering::Relaxed);
         eventually("traffic goes on", async || {

@@ -1,4 +1,5 @@
-//! Redis is stopped, paused and back while clients ask, and each rule does as its `on_store_error` says.
+//! Redis is stopped, paused and back while clients ask, and each rule does as its `on_store_error`
+//! says.
 
 use std::{
     collections::BTreeMap,
@@ -30,8 +31,9 @@ rules:
   - { name: background, match: { path: /background }, limit: 1000000/day, on_store_error: allow }
 ";
 
-/// Twenty times the default, so that a slow machine does not bring it about while Redis is there. Far less than what Envoy waits
-/// in these tests: that every rule has its say shows that the deadline decided, and not Envoy's time-out.
+/// Twenty times the default, so that a slow machine does not bring it about while Redis is there.
+/// Far less than what Envoy waits in these tests: that every rule has its say shows that the
+/// deadline decided, and not Envoy's time-out.
 const DEADLINE: &str = "--deadline=1s";
 
 /// Asks for `/background` all the time.

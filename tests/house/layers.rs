@@ -1,8 +1,8 @@
 //! The floor plan of `src`: which module may import which, and that no two files import each other.
 //!
 //! Imports are read from the source text: every `use`, and every path that begins with `crate::`,
-//! `super::`, `self::` or the name of a child module. A name that a module only passes on is followed
-//! to the file that defines it. Test code is left out: it may use any module.
+//! `super::`, `self::` or the name of a child module. A name that a module only passes on is
+//! followed to the file that defines it. Test code is left out: it may use any module.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

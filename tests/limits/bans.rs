@@ -19,7 +19,8 @@ fn banned() -> impl Strategy<Value = (Ban, Vec<(u64, bool)>)> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
 
-    /// Exactly as many denials within the window begin a ban; it denies until its end, whatever comes, and not after.
+    /// Exactly as many denials within the window begin a ban; it denies until its end, whatever
+    /// comes, and not after.
     #[test]
     fn a_ban_begins_and_ends_when_it_says((ban, requests) in banned()) {
         let mut now = START;
@@ -61,7 +62,8 @@ proptest! {
         }
     }
 
-    /// However far the clock goes back, a ban ends when it has said, and lasts no longer than bans do.
+    /// However far the clock goes back, a ban ends when it has said, and lasts no longer than bans
+    /// do.
     #[test]
     fn a_ban_ends_though_the_clock_goes_back((ban, _) in banned(), back in 1_u64..10_000_000_000) {
         let once = Ban::new(1, ban.within_us(), ban.for_us()).unwrap();
@@ -94,7 +96,8 @@ fn a_changed_ban_acts_at_once() {
     const MINUTE: u64 = 60_000_000;
     let long = Ban::new(1, MINUTE, 60 * MINUTE).unwrap();
     let (state, _) = long.step(None, START, false).write.unwrap();
-    // A shorter ban ends when it would have ended if it had been so from the beginning, whenever its caller comes.
+    // A shorter ban ends when it would have ended if it had been so from the beginning, whenever
+    // its caller comes.
     let short = Ban::new(1, MINUTE, 10 * MINUTE).unwrap();
     let step = short.step(Some(state), START + 4 * MINUTE, true);
     assert_eq!(step.outcome.wait_us, 6 * MINUTE);

@@ -1,5 +1,6 @@
-//! The Lua in Redis and the Rust in memory are one arithmetic: driven with the same limits, costs and times on a real
-//! Redis, they give the same answers, store the same text and keep it for the same time.
+//! The Lua in Redis and the Rust in memory are one arithmetic: driven with the same limits, costs
+//! and times on a real Redis, they give the same answers, store the same text and keep it for the
+//! same time.
 
 use crate::support::{redis::Redis, script::Scripted};
 use proptest::{prelude::*, test_runner::TestRunner};
@@ -168,7 +169,8 @@ fn rule() -> impl Strategy<Value = Rule> {
 enum Movement {
     /// By a share of the longest window, in millionths; it may go back.
     Share(i64),
-    /// To the instant that the last answer of a limit or a ban promised, or one microsecond beside it: where the comparisons turn.
+    /// To the instant that the last answer of a limit or a ban promised, or one microsecond beside
+    /// it: where the comparisons turn.
     Promised { charge: usize, beside: i64 },
     /// As [`Promised`](Self::Promised), to an edge of a window of the calendar.
     Edge {

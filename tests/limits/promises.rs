@@ -60,8 +60,8 @@ impl Caller {
     }
 }
 
-/// What was admitted in the half-open span of one window that ends with `now`. Of all spans that hold the same requests, one
-/// ends with the last of them.
+/// What was admitted in the half-open span of one window that ends with `now`. Of all spans that
+/// hold the same requests, one ends with the last of them.
 fn within(log: &[(u64, u64)], limit: &Limit, now: u64) -> u64 {
     let counts = log.iter().filter(|(at, _)| at + limit.window_us() > now);
     counts.map(|(_, cost)| cost).sum()
@@ -117,7 +117,8 @@ proptest! {
         }
     }
 
-    /// From `expires` on, the state means the same as none: a store may forget it then and not earlier.
+    /// From `expires` on, the state means the same as none: a store may forget it then and not
+    /// earlier.
     #[test]
     fn an_expired_state_means_nothing((limit, arrivals) in limited()) {
         let mut caller = Caller::new(limit);
@@ -131,7 +132,8 @@ proptest! {
         }
     }
 
-    /// Between two beginnings of a window, never more than N; so in no span of one window more than twice N.
+    /// Between two beginnings of a window, never more than N; so in no span of one window more than
+    /// twice N.
     #[test]
     fn a_fixed_window_admits_no_more_than_it_says(
         (limit, arrivals) in limit(Just(Algorithm::FixedWindow)).prop_flat_map(|l| (Just(l), arrivals(l.window_us()))),
@@ -205,8 +207,8 @@ proptest! {
         }
     }
 
-    /// What is left of requests that came evenly is estimated as if one more could still be there, and never as less than there
-    /// is. What came at once leaves at once.
+    /// What is left of requests that came evenly is estimated as if one more could still be there,
+    /// and never as less than there is. What came at once leaves at once.
     #[test]
     fn a_sliding_window_knows_what_came_evenly(
         count in 1_u64..50,
@@ -263,14 +265,16 @@ proptest! {
             let mut sum = 0;
             for (at, cost) in log.iter().rev() {
                 sum += cost;
-                // Tokens flow back in whole ones, so a span may hold one more than its length alone explains.
+                // Tokens flow back in whole ones, so a span may hold one more than its length alone
+                // explains.
                 let refilled = u128::from(caller.now - at) * u128::from(limit.amount()) / u128::from(limit.window_us());
                 prop_assert!(u128::from(sum) <= u128::from(limit.burst()) + refilled + 1);
             }
         }
     }
 
-    /// A clock that goes back opens no window: what was used is still used, and the wait stays bounded.
+    /// A clock that goes back opens no window: what was used is still used, and the wait stays
+    /// bounded.
     #[test]
     fn a_clock_that_goes_back_frees_nobody((limit, arrivals) in limited(), back in 1_u64..10_000_000_000) {
         let mut caller = Caller::new(limit);

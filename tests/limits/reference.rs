@@ -1,8 +1,9 @@
-//! A third opinion on every limit: a slow model, written from the definitions in docs/rules.md and the modules of `limit` and
-//! not from their code, decides as the store in memory and the script in Redis do.
+//! A third opinion on every limit: a slow model, written from the definitions in docs/rules.md and
+//! the modules of `limit` and not from their code, decides as the store in memory and the script in
+//! Redis do.
 //!
-//! It keeps every request that was ever charged and asks its definitions anew for each. What a limit has left and how long to
-//! wait follow from one question: how much is used at an instant.
+//! It keeps every request that was ever charged and asks its definitions anew for each. What a
+//! limit has left and how long to wait follow from one question: how much is used at an instant.
 
 use std::{fmt::Write as _, sync::Arc};
 
@@ -90,7 +91,8 @@ impl Defined {
         }
     }
 
-    /// The tokens that a bucket lacks. They flow back in whole ones, counted from when it was full last.
+    /// The tokens that a bucket lacks. They flow back in whole ones, counted from when it was full
+    /// last.
     fn owed(self, log: &[Charged], at: u64) -> u64 {
         let flowed = |from: u64, to: u64| {
             u128::from(to - from) * u128::from(self.amount) / u128::from(self.window)
@@ -150,7 +152,8 @@ impl Defined {
     }
 }
 
-/// The requests by windows, each of which begins with the first request after the one before it ended.
+/// The requests by windows, each of which begins with the first request after the one before it
+/// ended.
 fn windows(log: &[Charged], window: u64) -> Vec<Vec<Charged>> {
     let mut windows: Vec<Vec<Charged>> = Vec::new();
     for charged in log {
@@ -166,7 +169,8 @@ fn sum(log: &[Charged]) -> u64 {
     log.iter().map(|charged| charged.cost).sum()
 }
 
-/// How many of a window's requests still count at `at`, as if they were spread evenly between the first and the last; rounded up.
+/// How many of a window's requests still count at `at`, as if they were spread evenly between the
+/// first and the last; rounded up.
 fn fading(log: &[Charged], window: u64, at: u64) -> u64 {
     let (Some(first), Some(last)) = (log.first(), log.last()) else {
         return 0;
@@ -254,7 +258,8 @@ struct Model<'a> {
 }
 
 impl Model<'_> {
-    /// A request is admitted if everything enforced has room; then all is charged. A shadow rule is charged if it has room itself.
+    /// A request is admitted if everything enforced has room; then all is charged. A shadow rule is
+    /// charged if it has room itself.
     fn charge(&mut self, now: u64, share: u64) -> ChargeResult {
         let mut outcomes = Vec::new();
         let mut denied = Vec::new();
@@ -347,7 +352,8 @@ enum Movement {
     Share(u64),
     /// To the instant that an answer promised, or one microsecond beside it.
     Promised { charge: usize, beside: i64 },
-    /// To one window, count of denials or ban after an earlier request, or one microsecond beside it.
+    /// To one window, count of denials or ban after an earlier request, or one microsecond beside
+    /// it.
     Since {
         request: usize,
         span: usize,

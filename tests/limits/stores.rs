@@ -61,7 +61,8 @@ async fn redis_store(redis: &Redis, lanes: usize) -> RedisStore {
     store
 }
 
-/// Runs a test of the suite over both stores. The second argument tells tests apart in a store that they share.
+/// Runs a test of the suite over both stores. The second argument tells tests apart in a store that
+/// they share.
 async fn on_both<F, Fut>(test: F)
 where
     F: Fn(Arc<dyn Store>) -> Fut,

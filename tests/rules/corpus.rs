@@ -1,8 +1,9 @@
 //! Rule files that are wrong, as people write them, and what is said about each.
 //!
-//! `corpus/bad` holds files that cannot be used, `corpus/warned` files that can and are probably not what was meant. A file of
-//! overrides stands beside the rule file that names it: `NAME.overrides.yaml`. What is printed about each file is a snapshot;
-//! to change many of them at once: `INSTA_UPDATE=always cargo test --test rules corpus`.
+//! `corpus/bad` holds files that cannot be used, `corpus/warned` files that can and are probably
+//! not what was meant. A file of overrides stands beside the rule file that names it:
+//! `NAME.overrides.yaml`. What is printed about each file is a snapshot; to change many of them at
+//! once: `INSTA_UPDATE=always cargo test --test rules corpus`.
 
 use std::{
     collections::BTreeSet,
@@ -153,7 +154,8 @@ fn warned_files_are_taken_with_a_warning() {
     }
 }
 
-/// Leaves out each sign that means something to YAML, of each file: whatever becomes of it, there is something to say.
+/// Leaves out each sign that means something to YAML, of each file: whatever becomes of it, there
+/// is something to say.
 #[test]
 fn no_sign_that_is_missing_leaves_people_without_words() {
     let mut count = 0;

@@ -35,7 +35,8 @@ rules:
     );
 
     assert_eq!(world.ask(get("/never")).await.verdict, Verdict::Forbidden);
-    // Two of `wide` are used: the denied ones and the forbidden one cost nothing. `/free` stands behind it and pays.
+    // Two of `wide` are used: the denied ones and the forbidden one cost nothing. `/free` stands
+    // behind it and pays.
     assert_eq!(world.admitted(3, get("/free")).await, 2);
     assert_eq!(world.ask(get("/free")).await.rule.as_deref(), Some("wide"));
     assert_eq!(world.decisions("free", "allowed"), 2);

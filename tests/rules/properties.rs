@@ -161,8 +161,8 @@ proptest! {
         }
     }
 
-    /// Two callers of two rules share a key only if they are the same caller of the same rule, whatever bytes they send; and a
-    /// caller always has the same key.
+    /// Two callers of two rules share a key only if they are the same caller of the same rule,
+    /// whatever bytes they send; and a caller always has the same key.
     #[test]
     fn keys_are_injective((one, other) in pair()) {
         let (a, b) = (key(&one), key(&other));
@@ -209,7 +209,8 @@ struct Counted {
     caller: Caller,
 }
 
-/// Few bytes, most of them separators of keys, so that two callers are often close to each other; and long values.
+/// Few bytes, most of them separators of keys, so that two callers are often close to each other;
+/// and long values.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     let byte = select(b"a,=%#{}:2C".to_vec());
     let long = (60_usize..70).prop_map(|length| vec![b'a'; length]);

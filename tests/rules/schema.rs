@@ -26,7 +26,8 @@ fn complaints(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// An error, or those of all alternatives that it might have fitted, of which an editor shows the deepest.
+/// An error, or those of all alternatives that it might have fitted, of which an editor shows the
+/// deepest.
 fn leaves(error: &ValidationError<'_>) -> Vec<String> {
     match error.kind() {
         ValidationErrorKind::AnyOf { context } => {
@@ -124,7 +125,8 @@ rules:
     assert!(read.is_ok(), "{}", read.unwrap_err());
 }
 
-/// A schema cannot know everything. Which of the bad files it takes is written down, so that it does not get worse unseen.
+/// A schema cannot know everything. Which of the bad files it takes is written down, so that it
+/// does not get worse unseen.
 #[test]
 fn what_is_wrong_is_wrong_by_the_schema_as_far_as_it_can_know() {
     let hash_key = HashKey::default();

@@ -319,7 +319,8 @@ async fn internal_exemption() {
     for ip in ["10.1.2.3", "198.51.100.9", "2001:db8:1:7::1"] {
         stage.expect(GOOD, 120, page.from(ip)).await;
     }
-    // The bucket is empty after 100 at once; on a machine that is too slow for that, the hour's limit is reached.
+    // The bucket is empty after 100 at once; on a machine that is too slow for that, the hour's
+    // limit is reached.
     for ip in ["203.0.113.7", "10.66.0.1"] {
         let mut denied = None;
         for _ in 0..700 {

@@ -1,4 +1,5 @@
-//! Every kind of condition, key, limit and action, as a proxy meets them: through the check endpoint.
+//! Every kind of condition, key, limit and action, as a proxy meets them: through the check
+//! endpoint.
 
 use crate::support::{
     client::{Response, ask, head},
@@ -188,7 +189,8 @@ async fn conditions_on_method_host_headers_query_and_address() {
     .await;
 }
 
-/// A rule with this key admits one request for each caller: the first pair are two callers, the second pair one.
+/// A rule with this key admits one request for each caller: the first pair are two callers, the
+/// second pair one.
 async fn tells_apart(path: &str, key: &str, two: [Play<'_>; 2], one: [Play<'_>; 2]) {
     let rules =
         format!("  - {{ name: k, match: {{ path: {path} }}, key: [{key}], limit: 1/day }}\n");

@@ -320,12 +320,14 @@ async fn what_a_client_sends_changes_neither_its_limit_nor_anothers() {
         let answer = ask(stack.nginx.addr, &head("GET", target, &[])).await;
         assert_eq!(answer.status, 429, "{target}");
     }
-    // An encoded slash means two things: nginx would route it to /data, and tollgate would match /free/**.
+    // An encoded slash means two things: nginx would route it to /data, and tollgate would match
+    // /free/**.
     for target in ["/free/..%2fdata", "/free/%2E%2E%2Fdata", "/%2Fdata"] {
         let answer = ask(stack.nginx.addr, &head("GET", target, &[])).await;
         assert_eq!(answer.status, 400, "{target}");
     }
-    // nginx passes bytes on as they are, whatever they are; tollgate must not answer "cannot decide" to them.
+    // nginx passes bytes on as they are, whatever they are; tollgate must not answer "cannot
+    // decide" to them.
     for target in [&b"/data?x=\xff"[..], b"/free/\xff/../../data"] {
         let request = [b"GET ", target, b" HTTP/1.1\r\nhost: app.test\r\n\r\n"].concat();
         let answer = ask(stack.nginx.addr, &request).await;
@@ -440,7 +442,8 @@ async fn without_tollgate_requests_pass_or_not_as_configured() {
     }
 }
 
-/// Set-ups that cannot make a 429 of tollgate's answer, such as ingress-nginx with its `auth-url`, ask here and pass a 403 on.
+/// Set-ups that cannot make a 429 of tollgate's answer, such as ingress-nginx with its `auth-url`,
+/// ask here and pass a 403 on.
 #[tokio::test(flavor = "multi_thread")]
 async fn plain_auth_request_denies_with_403_and_the_headers_of_the_limit() {
     let plain = patient()

@@ -1,4 +1,5 @@
-//! The server as proxies meet it: protocols, limits, and what misbehaving peers and handlers do to the others.
+//! The server as proxies meet it: protocols, limits, and what misbehaving peers and handlers do to
+//! the others.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -49,7 +50,8 @@ async fn one_connection_takes_many_requests_also_pipelined_and_without_host() {
         .await
         .unwrap();
     assert_eq!(client.response().await.unwrap().body, "/d");
-    // An answer to HEAD has the length of the body that it does not have, which the client here would wait for.
+    // An answer to HEAD has the length of the body that it does not have, which the client here
+    // would wait for.
     client.send("T /g HTTP/1.1\r\n\r\n").await.unwrap();
     let rest = client.response().await.unwrap();
     assert_eq!(rest.status, 200);
@@ -97,7 +99,8 @@ async fn a_body_that_never_comes_is_not_waited_for() {
         .await
         .unwrap();
     assert_eq!(client.response().await.unwrap().body, "/a");
-    // The next bytes could be the body or a request: there is no telling, so this connection is done with.
+    // The next bytes could be the body or a request: there is no telling, so this connection is
+    // done with.
     client.closed().await;
 }
 
@@ -108,7 +111,8 @@ async fn a_body_that_is_not_read_does_not_destroy_the_answer() {
         let mut client = server.connect().await;
         let head = "POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 900000\r\n\r\n";
         client.send(head).await.unwrap();
-        // Whether all of it is taken depends on the kernel's buffers; the reading on after the answer is tested in `timed_io`.
+        // Whether all of it is taken depends on the kernel's buffers; the reading on after the
+        // answer is tested in `timed_io`.
         let _ = client.send(vec![b'x'; 900_000]).await;
         assert_eq!(
             client.response().await.expect("the answer was lost").status,

@@ -26,7 +26,8 @@ struct Watched {
 }
 
 impl Watched {
-    /// Watches `rules.yaml` in a directory that `prepare` has filled, and waits for `first` to be applied.
+    /// Watches `rules.yaml` in a directory that `prepare` has filled, and waits for `first` to be
+    /// applied.
     async fn start(poll: Duration, first: &str, prepare: impl FnOnce(&Path)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         prepare(dir.path());
@@ -74,7 +75,8 @@ impl Watched {
         self.dir.path().join(name)
     }
 
-    /// The next content applied is this one. Half a save may have been applied before it when the machine is slow.
+    /// The next content applied is this one. Half a save may have been applied before it when the
+    /// machine is slow.
     async fn expect(&mut self, content: &str) {
         let wait = async { while self.applied.recv().await.unwrap() != content {} };
         assert!(
@@ -145,7 +147,8 @@ async fn deleted_and_created_as_editors_do() {
 async fn missing_for_a_moment() {
     let mut watched = Watched::start(NEVER, "one", plain).await;
     fs::remove_file(watched.path("rules.yaml")).unwrap();
-    // A second file's event makes sure that the file is looked for while it is missing, as far as that can be made sure.
+    // A second file's event makes sure that the file is looked for while it is missing, as far as
+    // that can be made sure.
     fs::write(watched.path("other"), "").unwrap();
     tokio::task::yield_now().await;
     fs::write(watched.path("rules.yaml"), "two").unwrap();
@@ -153,7 +156,8 @@ async fn missing_for_a_moment() {
     watched.stop().await;
 }
 
-/// What the kubelet does: a directory per version, `..data` pointing at the current one, swapped by rename.
+/// What the kubelet does: a directory per version, `..data` pointing at the current one, swapped by
+/// rename.
 #[tokio::test]
 async fn swapped_by_kubernetes() {
     fn version(dir: &Path, name: &str, content: &str) {
@@ -289,8 +293,8 @@ async fn a_change_of_a_file_that_belongs_to_it_applies_it_again() {
     watched.stop().await;
 }
 
-/// A file that tells not which others belong to it, because it cannot be read as YAML, leaves those that do; and nothing is
-/// applied twice, whether it is refused or not.
+/// A file that tells not which others belong to it, because it cannot be read as YAML, leaves those
+/// that do; and nothing is applied twice, whether it is refused or not.
 #[tokio::test]
 async fn the_same_content_is_applied_once() {
     let mut watched = Watched::start(NEVER, "+other", |dir| {

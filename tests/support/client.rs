@@ -1,4 +1,5 @@
-//! An HTTP/1.1 client that sends what it is given, byte by byte, and so can send what a well-behaved one would not.
+//! An HTTP/1.1 client that sends what it is given, byte by byte, and so can send what a
+//! well-behaved one would not.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +18,8 @@ use tokio::{
 };
 use tollgate::server::{ListenAddr, Stream};
 
-/// An answer later than this is a failure of the test. Only so that a test ends: nothing is said about speed.
+/// An answer later than this is a failure of the test. Only so that a test ends: nothing is said
+/// about speed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An answer.
@@ -213,7 +215,8 @@ impl Connection {
     }
 }
 
-/// The head of a request without a body. `lines` are header lines; without a `host:` among them it is `app.test`.
+/// The head of a request without a body. `lines` are header lines; without a `host:` among them it
+/// is `app.test`.
 pub fn head(method: &str, target: &str, lines: &[&str]) -> Vec<u8> {
     let mut head = format!("{method} {target} HTTP/1.1\r\n");
     if !lines

@@ -22,7 +22,8 @@ impl Config {
         Self(include_str!("../../envoy/envoy.yaml").to_owned())
     }
 
-    /// Puts `new` in the place of `old`, which must be there exactly once: a variation that changes nothing tests nothing.
+    /// Puts `new` in the place of `old`, which must be there exactly once: a variation that changes
+    /// nothing tests nothing.
     pub fn with(mut self, old: &str, new: &str) -> Self {
         assert_eq!(
             self.0.matches(old).count(),
@@ -123,7 +124,8 @@ pub struct Envoy {
 }
 
 impl Envoy {
-    /// Starts one in front of `upstream` that asks `tollgates`; waits until it serves, and fails if it warned.
+    /// Starts one in front of `upstream` that asks `tollgates`; waits until it serves, and fails if
+    /// it warned.
     pub async fn start(config: Config, tollgates: &[&ListenAddr], upstream: &Upstream) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (port, admin_port) = (free_port(), free_port());
@@ -136,7 +138,8 @@ impl Envoy {
         )
         .unwrap();
         let mut command = Command::new(program());
-        // Hot restart would let one Envoy only run on the machine; the access log would else be written every 10 s only.
+        // Hot restart would let one Envoy only run on the machine; the access log would else be
+        // written every 10 s only.
         command.arg("-c").arg(&file).args([
             "--disable-hot-restart",
             "--file-flush-interval-msec",

@@ -32,8 +32,9 @@ pub async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// A port that was free a moment ago, and that nobody is likely to take before it is used: below those that the kernel gives
-/// to outgoing connections (tests open thousands), handed out once, and begun elsewhere by each test binary.
+/// A port that was free a moment ago, and that nobody is likely to take before it is used: below
+/// those that the kernel gives to outgoing connections (tests open thousands), handed out once, and
+/// begun elsewhere by each test binary.
 pub fn free_port() -> u16 {
     const FIRST: u16 = 10_000;
     const COUNT: u16 = 20_000;
@@ -44,8 +45,9 @@ pub fn free_port() -> u16 {
     loop {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);
         let port = FIRST + start.wrapping_add(step) % COUNT;
-        // Listening there to see whether one can would be inherited, for a moment, by a program that another test starts
-        // just then: and the port be taken for the one that it is meant for.
+        // Listening there to see whether one can would be inherited, for a moment, by a program
+        // that another test starts just then: and the port be taken for the one that it is meant
+        // for.
         if TcpStream::connect(("127.0.0.1", port)).is_err() {
             return port;
         }

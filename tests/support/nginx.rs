@@ -23,7 +23,8 @@ impl Config {
         Self(include_str!("../../nginx/nginx.conf").to_owned())
     }
 
-    /// Puts `new` in the place of `old`, which must be there exactly once: a variation that changes nothing tests nothing.
+    /// Puts `new` in the place of `old`, which must be there exactly once: a variation that changes
+    /// nothing tests nothing.
     pub fn with(mut self, old: &str, new: &str) -> Self {
         assert_eq!(
             self.0.matches(old).count(),

@@ -21,7 +21,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it with its output in `{name}.log` of `dir`; its standard output in `{name}.out`. `advice` says how to install it.
+    /// Starts it with its output in `{name}.log` of `dir`; its standard output in `{name}.out`.
+    /// `advice` says how to install it.
     pub fn spawn(name: &'static str, command: &mut Command, dir: &Path, advice: &str) -> Self {
         let log = dir.join(format!("{name}.log"));
         let create = |path: &Path| File::create(path).unwrap();
@@ -106,8 +107,8 @@ impl Drop for Process {
     }
 }
 
-/// Lets this process, and those that it starts, have as many files open as it may: a thousand clients at once need more than
-/// the 1024 that many systems begin with.
+/// Lets this process, and those that it starts, have as many files open as it may: a thousand
+/// clients at once need more than the 1024 that many systems begin with.
 pub fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limits = getrlimit(Resource::Nofile);

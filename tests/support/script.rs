@@ -65,8 +65,8 @@ impl Scripted {
     }
 }
 
-/// The script with two lines replaced: its clock reads the last argument, and the time to live of a key is stored beside
-/// it instead of being set (Redis' own clock runs on meanwhile).
+/// The script with two lines replaced: its clock reads the last argument, and the time to live of a
+/// key is stored beside it instead of being set (Redis' own clock runs on meanwhile).
 fn with_injected_clock() -> String {
     let clock = "local time = redis.call('TIME')\nlocal now = time[1] * 1000000 + time[2]";
     let write = "redis.call('SET', KEYS[i], values[i], 'PX', ";

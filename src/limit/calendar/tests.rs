@@ -8,7 +8,8 @@ fn micros(time: &str) -> u64 {
     u64::try_from(time.as_microsecond()).unwrap()
 }
 
-/// The beginnings of this window and of the next, as the local clock shows them, and the minutes between.
+/// The beginnings of this window and of the next, as the local clock shows them, and the minutes
+/// between.
 fn window(period: Period, zone: &str, now: &str) -> (String, String, u64) {
     let calendar = Calendar::new(period, zone).unwrap();
     let [_, begin, end, _] = calendar.edges(micros(now)).get();
@@ -241,7 +242,8 @@ fn a_day_whose_midnight_is_skipped_begins_where_the_clock_jumps() {
 
 #[test]
 fn a_midnight_that_comes_twice_counts_the_first_time() {
-    // Back from 00:01 to 23:01 of the day before: the hour before midnight, a second time, belongs to the day that has begun.
+    // Back from 00:01 to 23:01 of the day before: the hour before midnight, a second time, belongs
+    // to the day that has begun.
     for now in [
         "2006-10-29T02:30:30Z",
         "2006-10-29T02:59:00Z",

@@ -1,4 +1,4 @@
-//! `answer`: from the model to what a denied caller gets.
+//! Compiles `answer`: the response for a denied request.
 
 use std::sync::Arc;
 
@@ -17,14 +17,14 @@ use crate::{
     rules::answer::{Answer, Body, Facts, Json, Template},
 };
 
-/// What frames the answer is the server's.
+/// Headers that frame the response belong to the server.
 const FRAMING: [HeaderName; 4] = [CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, UPGRADE];
 
-/// The longest jitter: beyond it callers would wait for nothing.
+/// The longest jitter: with more, clients would wait for nothing.
 const MAX_JITTER_US: u64 = 3_600_000_000;
 
 impl Compiler<'_, '_> {
-    /// What `field` says, and `defaults` where it says nothing.
+    /// The answer in `field`, completed from `defaults`.
     pub(super) fn answer(
         &self,
         field: Option<&Field<model::Answer>>,
@@ -198,7 +198,7 @@ impl Compiler<'_, '_> {
                 Some(Json::Object(out))
             }
             plain => {
-                // JSON has neither infinities nor NaN, and would say null.
+                // JSON has neither infinities nor NaN, and would write null.
                 let is_finite = plain.as_f64().is_none_or(f64::is_finite);
                 let value = serde_json::to_value(plain).ok().filter(|_| is_finite);
                 if value.is_none() {
@@ -214,7 +214,8 @@ impl Compiler<'_, '_> {
     }
 }
 
-/// Names and rates hold nothing that a header could not, so one rendering tells whether all can be sent.
+/// Names and rates hold nothing that a header could not, so one rendering shows whether all can be
+/// sent.
 const SAMPLE: Facts<'_> = Facts {
     rule: "rule",
     limit: "rule/60s",

@@ -1,4 +1,4 @@
-//! `ban`: for how long a client is denied that was denied too often.
+//! Compiles `ban`: clients that are denied too often are denied for longer.
 
 use super::Compiler;
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     rules::{NamedBan, span::span_text},
 };
 
-/// What follows the rule's name in the name of its ban.
+/// The end of a ban's name, after the rule's name.
 pub(super) const BAN: &str = "ban";
 
 impl Compiler<'_, '_> {

@@ -1,4 +1,4 @@
-//! `cost`: what a request takes from the limits.
+//! Compiles `cost`: what a request takes from the limits.
 
 use http::HeaderName;
 

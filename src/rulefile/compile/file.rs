@@ -1,4 +1,4 @@
-//! The whole file: its version, its defaults, and its rules in order.
+//! Compiles the whole file: its version, its defaults, and its rules in order.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::{
     rules::{Mode, OnStoreError, Rule, RuleSet, answer::Answer, key::OnMissing},
 };
 
-/// What a rule takes from `defaults` when it says nothing itself.
+/// The settings that a rule takes from `defaults`.
 #[derive(Clone, Default)]
 pub(super) struct Defaults {
     pub(super) algorithm: Option<Algorithm>,
@@ -28,7 +28,7 @@ pub(super) struct Defaults {
 }
 
 impl Compiler<'_, '_> {
-    /// The rule set of a file: every rule of it that can be used.
+    /// Compiles every rule of a file that can be used.
     pub(super) fn rule_set(mut self, file: &RuleFile) -> RuleSet {
         self.version(file.version.as_ref());
         self.client_ip = self.client_ip(file);
@@ -39,7 +39,7 @@ impl Compiler<'_, '_> {
         RuleSet::new(rules, self.client_ip, self.context.hash_key.clone())
     }
 
-    /// The rules that can be used, and where they are.
+    /// The rules that can be used, each with its path.
     fn rules(
         &self,
         field: Option<&Field<Vec<Field<model::Rule>>>>,

@@ -1,4 +1,4 @@
-//! `key`: from the model to a descriptor's parts.
+//! Compiles `key` into the parts of a descriptor.
 
 use http::HeaderName;
 
@@ -191,9 +191,9 @@ impl Compiler<'_, '_> {
         }
     }
 
-    /// Whether something is wrong with the paths of the rule that a field belongs to, so that they cannot be asked.
+    /// Whether the paths of the field's rule have an error, so that their parameters are not known.
     fn paths_are_wrong<T>(&self, field: &Field<T>) -> bool {
-        // `rules[n]`, in which the field is.
+        // `rules[n]`, which the field is in.
         let rule: FieldPath = self.path(field).first(2);
         let matches = rule.key("match");
         self.problems.has_misspelt(&rule, "match")
@@ -251,7 +251,7 @@ impl Compiler<'_, '_> {
     }
 }
 
-/// The place of a parameter among those of a path.
+/// The position of a parameter among those of a path.
 fn place(pattern: &PathPattern, name: &str) -> Option<usize> {
     pattern.params().position(|param| param == name)
 }

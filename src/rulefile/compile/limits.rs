@@ -1,4 +1,4 @@
-//! `limit` and `limits`: from the model to limits with names.
+//! Compiles `limit` and `limits` into limits with names.
 
 use std::collections::HashMap;
 
@@ -18,16 +18,16 @@ use crate::{
     rules::{NamedLimit, Plan, span::window_label},
 };
 
-/// How limits count that do not say so themselves.
+/// The algorithm of limits that name none themselves.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AlgorithmChoice {
-    /// What the rule says.
+    /// The rule's `algorithm`.
     pub(super) explicit: Option<Algorithm>,
-    /// What `defaults` say.
+    /// The `algorithm` in `defaults`.
     pub(super) default: Option<Algorithm>,
 }
 
-/// One limit on its way.
+/// A limit before it has a name.
 struct Draft {
     limit: Limit,
     calendar: Option<Calendar>,
@@ -35,7 +35,7 @@ struct Draft {
 }
 
 impl Draft {
-    /// What its window is called in names.
+    /// The window in names: `60s`, `month`.
     fn label(&self) -> String {
         match &self.calendar {
             Some(calendar) => calendar.period().name().to_owned(),
@@ -43,7 +43,7 @@ impl Draft {
         }
     }
 
-    /// How its keys end. Two limits with the same end would share a counter.
+    /// The end of its keys. Two limits with the same end would share a counter.
     fn key_suffix(&self) -> String {
         let timezone = self.calendar.as_ref().map(Calendar::timezone);
         limit_suffix(self.limit.algorithm(), &self.label(), timezone)
@@ -56,14 +56,15 @@ enum Spec {
     Nothing,
 }
 
-/// `limit` and `limits`, as a rule, a tier or an override has them.
+/// `limit` and `limits` of a rule, a tier or an override.
 pub(super) type Given<'a> = (
     Option<&'a Field<LimitSpec>>,
     Option<&'a Field<Vec<Field<LimitSpec>>>>,
 );
 
 impl Compiler<'_, '_> {
-    /// What `limit` or `limits` allow. `name` is the beginning of the limits' names, `path` where both are missed.
+    /// The plan in `limit` or `limits`. `name` begins the limits' names; `path` is reported if both
+    /// are missing.
     pub(super) fn plan(
         &self,
         limits: Given<'_>,
@@ -195,7 +196,7 @@ impl Compiler<'_, '_> {
         self.draft(field, rate, text, choice, calendar)
     }
 
-    /// `unlimited` and `0` count nothing, so nothing can be said of how they count.
+    /// Reports the details of a limit of `unlimited` or `0`, which counts nothing.
     fn refuse_details(&self, fields: &LimitFields, written: &str) {
         let LimitFields {
             rate: _,
@@ -219,7 +220,7 @@ impl Compiler<'_, '_> {
         }
     }
 
-    /// The calendar of a limit that has one; the outer `None` is an error, which has been reported.
+    /// The limit's calendar, if it has one. The outer `None` is an error, which has been reported.
     #[expect(clippy::option_option, reason = "wrong and none are two things")]
     fn calendar(&self, fields: &LimitFields, rate: Rate) -> Option<Option<Calendar>> {
         let Some(align) = &fields.align else {
@@ -306,7 +307,7 @@ impl Compiler<'_, '_> {
         }
     }
 
-    /// The algorithm of a limit: what it says itself, else what its burst or calendar needs, else the
+    /// The algorithm of a limit: its own, else the one that its burst or calendar needs, else the
     /// default.
     fn algorithm(
         &self,
@@ -315,7 +316,8 @@ impl Compiler<'_, '_> {
         choice: AlgorithmChoice,
         aligned: bool,
     ) -> Option<Algorithm> {
-        // The algorithm that does it, whether another one does too, what that one lacks, and the field to blame.
+        // The usual algorithm for a burst or calendar, which others will do, what the rest lacks,
+        // and the field to blame.
         type Need = (Algorithm, fn(Algorithm) -> bool, &'static str, &'static str);
         let need: Need = match (rate.burst, aligned) {
             (Some(_), true) => {
@@ -359,7 +361,7 @@ impl Compiler<'_, '_> {
     }
 }
 
-/// Names, policies and key endings.
+/// Adds names, policies and key endings.
 fn named(name: &str, drafts: Vec<Draft>) -> Vec<NamedLimit> {
     let mut labels: HashMap<String, usize> = HashMap::new();
     for draft in &drafts {
@@ -376,7 +378,8 @@ fn named(name: &str, drafts: Vec<Draft>) -> Vec<NamedLimit> {
                 Some(1) => format!("{name}/{label}"),
                 _ => format!("{name}/{label}/{}", limit.algorithm()),
             };
-            // `w` counts whole seconds; of a window that is none, or that the calendar stretches, it would misstate the rate.
+            // `w` counts whole seconds. For a window that is not whole seconds, or that the
+            // calendar stretches, it would misstate the rate.
             let window = if draft.calendar.is_none() && limit.window_us().is_multiple_of(1_000_000)
             {
                 format!(";w={}", limit.window_us() / 1_000_000)

@@ -1,4 +1,4 @@
-//! `match`: from the model to a [`Matcher`].
+//! Compiles `match` into a [`Matcher`].
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl Compiler<'_, '_> {
-    /// What a rule's `match` or a tier's `when` asks for; nothing if there is none.
+    /// The matcher of a rule's `match` or a tier's `when`; an empty one if there is none.
     pub(super) fn matcher(&self, field: Option<&Field<Match>>) -> Matcher {
         let Some(conditions) = value(field) else {
             return Matcher::default();
@@ -61,7 +61,7 @@ impl Compiler<'_, '_> {
         }
     }
 
-    /// The values of a condition, which must have some: none would be no condition, and not what an empty list looks like.
+    /// The values of a condition, of which there must be one: an empty list would be no condition.
     fn values<T: Clone>(&self, field: Option<&Field<Vec<Field<T>>>>, what: &str) -> Vec<T> {
         let Some(field) = field else {
             return Vec::new();
@@ -137,7 +137,7 @@ impl Compiler<'_, '_> {
         out
     }
 
-    /// Reports conditions on nothing, which would hold always.
+    /// Reports an empty mapping of conditions, which would always hold.
     fn some_tests(&self, field: Option<&Field<BTreeMap<String, Field<ValueSpec>>>>, what: &str) {
         if let Some(field) = field
             && field.value.as_ref().is_some_and(BTreeMap::is_empty)

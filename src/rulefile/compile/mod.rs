@@ -1,8 +1,8 @@
-//! From the model to a [`RuleSet`]: what the values mean together, and every error that a single
-//! value does not show.
+//! Compiles the model into a [`RuleSet`]: what the values mean together, and every error that a
+//! single value does not show.
 //!
-//! Each file adds methods to one [`Compiler`] that read the part of the model it is named after.
-//! A method returns `None`, or leaves a part out, where it has reported an error.
+//! Each file adds methods to one [`Compiler`], for the part of the model that it is named after. A
+//! method returns `None`, or leaves a part out, where it has reported an error.
 
 mod answer;
 mod ban;
@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{hash::HashKey, problem::Problem, request::ClientIpPolicy, rules::RuleSet};
 
-/// What compiling a rule file takes beside its own text.
+/// What loading a rule file needs beside its own text.
 #[derive(Clone, Copy)]
 pub struct LoadContext<'a> {
     /// The key under which secrets are hashed.

@@ -1,4 +1,4 @@
-//! `overrides` and `overrides_file`: limits for single clients.
+//! Compiles `overrides` and `overrides_file`: limits for single clients.
 
 use std::{collections::HashMap, io, path::Path};
 
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// A rule, as its overrides need to know it.
+/// What overrides need to know of their rule.
 #[derive(Clone, Copy)]
 pub(super) struct OverriddenRule<'a> {
     pub(super) rule: &'a str,
@@ -143,7 +143,7 @@ impl Compiler<'_, '_> {
         }
     }
 
-    /// The descriptor as keys have it.
+    /// The descriptor as it appears in keys.
     fn override_key(
         &self,
         field: &Field<Vec<Field<model::KeyValue>>>,

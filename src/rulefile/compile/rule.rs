@@ -1,4 +1,4 @@
-//! One rule: its action, and what it counts.
+//! Compiles one rule: its action, and what it counts.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::{
 const MAX_NAME: usize = 64;
 
 impl Compiler<'_, '_> {
-    /// A rule of the file; `None` if it cannot be used, which has been reported.
+    /// Compiles a rule; `None` if it cannot be used, which has been reported.
     pub(super) fn rule(
         &self,
         rule: &model::Rule,
@@ -28,7 +28,7 @@ impl Compiler<'_, '_> {
         let answer = self.answer(rule.answer.as_ref(), &defaults.answer);
         let action = match &rule.action {
             None => ActionName::Limit,
-            // Without its action, nobody can say which other fields belong into the rule.
+            // Without its action, the other fields cannot be judged.
             Some(field) => field.value?,
         };
         let mode = value(rule.mode.as_ref()).copied().unwrap_or(defaults.mode);
@@ -70,7 +70,7 @@ impl Compiler<'_, '_> {
         None
     }
 
-    /// A name that may be part of Redis keys and headers. `what` says what it is the name of.
+    /// A name that may be part of Redis keys and headers. `what` is the thing that it names.
     pub(super) fn name(&self, field: &Field<String>, what: &str) -> Option<Arc<str>> {
         let name = field.value.as_deref()?;
         let valid = (1..=MAX_NAME).contains(&name.len())
@@ -184,7 +184,7 @@ impl Compiler<'_, '_> {
         })
     }
 
-    /// Reports a rule whose name an earlier one has.
+    /// Reports a rule with the name of an earlier one.
     pub(super) fn check_name(&self, rule: &Rule, path: &FieldPath, earlier: &[Rule]) {
         if earlier.iter().any(|other| other.name == rule.name) {
             let at = path.key("name");

@@ -1,4 +1,4 @@
-//! `tiers`: limits for one kind of client.
+//! Compiles `tiers`: limits for one kind of client.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::{
 };
 
 impl Compiler<'_, '_> {
-    /// The name of a tier or an override: that of the rule's ban is taken.
+    /// The name of a tier or an override. The name of the rule's ban is taken.
     pub(super) fn plan_name(&self, field: &Field<String>, what: &str) -> Option<Arc<str>> {
         if field.value.as_deref() == Some(BAN) {
             self.error(

@@ -1,4 +1,4 @@
-//! Why a value is not what it should be, in words of the rule file.
+//! Decoding errors in the words of the rule file.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde::de::{self, Unexpected};
 
 use crate::{problem::Problem, rulefile::yaml::FieldPath};
 
-/// An error of the deserializer: a problem, and where it is if not in the field that fails.
+/// An error of the deserializer: a problem, and its path if it is not in the field that fails.
 #[derive(Debug)]
 pub(in crate::rulefile) struct Error {
     pub(super) problem: Problem,
@@ -54,7 +54,7 @@ impl de::Error for Error {
 
 /// The kind of value that a visitor expects, and how to write one.
 ///
-/// It gets through serde as a [`Problem`] does: as text.
+/// It crosses serde as text, as a [`Problem`] does.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::rulefile) struct Expected {
     kind: &'static str,

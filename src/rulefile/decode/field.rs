@@ -1,4 +1,4 @@
-//! A field: a value with its path.
+//! A field: a value with its path in the file.
 
 use std::{borrow::Cow, cell::RefCell, fmt, marker::PhantomData};
 
@@ -7,14 +7,14 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use crate::rulefile::yaml::FieldPath;
 
-/// A value with its place in the file; `None` if it was wrong, which is then recorded.
+/// A value with its path; `None` if the value was wrong, which has been reported.
 #[derive(Debug, Clone)]
 pub(in crate::rulefile) struct Field<T> {
     path: usize,
     pub(in crate::rulefile) value: Option<T>,
 }
 
-/// In the schema a field is its value.
+/// In the schema, a field is its value.
 impl<T: JsonSchema> JsonSchema for Field<T> {
     fn inline_schema() -> bool {
         true
@@ -35,13 +35,13 @@ impl<T: JsonSchema> JsonSchema for Field<T> {
 
 /// The paths of the fields that were decoded.
 ///
-/// A [`Field`] holds only the number of its path: serde lets a deserializer hand over nothing but
-/// plain values.
+/// A [`Field`] holds only the number of its path, because a serde deserializer can hand over
+/// nothing but plain values.
 #[derive(Default)]
 pub(in crate::rulefile) struct FieldPaths(RefCell<Vec<FieldPath>>);
 
 impl FieldPaths {
-    /// The path of a field; the root's for a field that was never decoded.
+    /// The path of a field; the root for a field that was never decoded.
     pub(in crate::rulefile) fn of<T>(&self, field: &Field<T>) -> FieldPath {
         let paths = self.0.borrow();
         paths.get(field.path).cloned().unwrap_or_default()
@@ -55,10 +55,10 @@ impl FieldPaths {
     }
 }
 
-/// The name by which [`Field`] makes itself known to [`Node`].
+/// The name by which [`Field`] asks [`Node`](super::node::Node) for its path.
 pub(super) const FIELD: &str = "tollgate::rulefile::Field";
 
-/// The name of a struct that may also be written in a short form, which is then its visitor's to read.
+/// The name of a struct that has a short form, which its visitor reads.
 pub(in crate::rulefile) const SHORT: &str = "tollgate::rulefile::Short";
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Field<T> {
@@ -74,7 +74,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Field<T> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Field<T>, A::Error> {
                 let path = map.next_key::<usize>()?.unwrap_or(0);
-                // The error has been recorded where it happened.
+                // The error has been reported where it happened.
                 let value = map.next_value().ok();
                 Ok(Field { path, value })
             }

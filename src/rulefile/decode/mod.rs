@@ -1,8 +1,9 @@
-//! From the YAML tree to the model of [`model`](super::model), collecting errors instead of stopping at the first.
+//! Decodes the YAML tree into the [`model`](super::model), and reports all errors instead of the
+//! first.
 //!
-//! A serde deserializer gives up at its first error. This one is made to go on at every [`Field`]: what is wrong within one
-//! is recorded with its path, the field is left without a value, and the next one is read. Unknown keys are recorded too, with the
-//! name that was probably meant.
+//! A serde deserializer gives up at its first error. This one goes on at every [`Field`]: an error
+//! within a field is reported with its path, the field has no value, and the next field is read.
+//! Unknown keys are reported too, with the name that was probably meant.
 
 mod error;
 mod field;
@@ -20,8 +21,8 @@ pub(super) use self::{
 };
 use super::problems::Problems;
 
-/// Decodes `value` as `T`. What is wrong is reported to `problems`; the field is without a value only
-/// if the root itself is wrong.
+/// Decodes `value` as `T`. Errors go to `problems`; the field has no value only if the root itself
+/// is wrong.
 pub(super) fn decode<T: for<'de> Deserialize<'de>>(
     value: &Value,
     problems: &Problems,

@@ -21,20 +21,20 @@ use crate::{
     },
 };
 
-/// Where a decoder leaves what it finds beside values.
+/// Where a decoder puts what it finds beside values.
 #[derive(Clone, Copy)]
 pub(super) struct Sinks<'a> {
     pub(super) problems: &'a Problems,
     pub(super) paths: &'a FieldPaths,
 }
 
-/// A node of the tree, on its way to become a value.
+/// A node of the tree, about to be decoded.
 #[derive(Clone)]
 pub(super) struct Node<'a> {
     pub(super) value: &'a Value,
     pub(super) path: Rc<FieldPath>,
     pub(super) sinks: Sinks<'a>,
-    /// Whether it stands where a list could, and is taken for the only item.
+    /// Whether it is where a list could be, and is taken for its only item.
     pub(super) single: bool,
 }
 
@@ -48,7 +48,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// Why fields that stand in place of a list are not its only item: none of them is known.
+    /// The error of a mapping in place of a list, none of whose keys is known.
     fn no_item(&self, known: &[&'static str]) -> Option<Error> {
         let fields = self.value.as_mapping().filter(|_| self.single)?;
         let names: Vec<&str> = fields.keys().filter_map(Value::as_str).collect();
@@ -103,7 +103,8 @@ impl<'de> Deserializer<'de> for Node<'de> {
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.value {
-            // A `match:` that was left empty would match everything, and a `key:` be everybody's.
+            // An empty `match:` would match everything, and an empty `key:` be shared by all
+            // clients.
             Value::Null => {
                 self.sinks.problems.error_at_name(
                     &self.path,
@@ -116,7 +117,7 @@ impl<'de> Deserializer<'de> for Node<'de> {
         }
     }
 
-    /// A list of one may be written without the list.
+    /// A list with one item may be written without the list.
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.value {
             Value::Sequence(_) => self.deserialize_any(visitor),
@@ -200,7 +201,7 @@ impl<'de> Deserializer<'de> for Node<'de> {
     }
 }
 
-/// Gives a [`Field`] its path and its value, and records why there is none.
+/// Gives a [`Field`](super::Field) its path and value, and reports why it has none.
 struct FieldAccess<'a> {
     node: Node<'a>,
     index: usize,
@@ -250,7 +251,7 @@ impl<'de> SeqAccess<'de> for Items<'de> {
     }
 }
 
-/// A node as the list of itself.
+/// A node as a list with one item.
 struct Single<'a>(Option<Node<'a>>);
 
 impl<'de> SeqAccess<'de> for Single<'de> {
@@ -271,7 +272,7 @@ struct Entries<'a> {
 }
 
 impl<'a> Entries<'a> {
-    /// The entries whose keys are `known`; the others are reported.
+    /// Keeps the entries whose keys are `known`, and reports the others.
     fn new(node: Node<'a>, known: Option<&[&'static str]>) -> Self {
         let mut entries = Vec::new();
         for (key, value) in node.value.as_mapping().into_iter().flatten() {

@@ -1,4 +1,5 @@
-//! Headers that rules ask for and the proxy does not send: such a rule is not wrong, and silently never does what it says.
+//! Warns of headers that rules ask for and the proxy does not forward. Such a rule is valid, and
+//! silently never does what it says.
 
 use http::{HeaderName, header};
 
@@ -11,12 +12,11 @@ use crate::{
     },
 };
 
-/// What the Envoy and nginx configurations that come with tollgate forward of a client's headers, beside those that describe
-/// the request itself.
+/// Client headers that the shipped Envoy and nginx configurations forward, beside those that
+/// describe the request itself.
 pub const SHIPPED_HEADERS: &[&str] = &["x-api-key"];
 
-/// Warns of headers that rules ask for and that are not among those which the proxy forwards; of each once, where it is asked for
-/// first.
+/// Warns of each header that is not forwarded, where a rule first asks for it.
 pub(super) fn lint(problems: &Problems, rules: &[(&Rule, &FieldPath)], forwarded: &[HeaderName]) {
     let mut known = forwarded.to_vec();
     for (rule, path) in rules {
@@ -48,7 +48,7 @@ fn forwarding(name: &HeaderName) -> (&'static str, String) {
     ("add it to `allowed_headers`", nginx)
 }
 
-/// The headers that a rule asks for, with where it does.
+/// The headers that a rule asks for, each with the path of the field.
 fn asked(rule: &Rule, path: &FieldPath) -> Vec<(FieldPath, HeaderName)> {
     let mut out = Vec::new();
     conditions(&rule.matcher, &path.key("match"), &mut out);

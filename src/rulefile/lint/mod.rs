@@ -1,4 +1,4 @@
-//! Warnings: what a valid rule file says that is probably a mistake.
+//! Warnings about valid rules that are probably a mistake.
 
 mod forwarded;
 
@@ -11,7 +11,7 @@ use crate::{
     rules::{Action, Cost, LimitAction, Mode, NamedLimit, Plan, Rule, matcher::PathPattern},
 };
 
-/// Warns of what was probably not meant with these rules, each with its place.
+/// Warns of probable mistakes in these rules.
 pub(super) fn lint(
     problems: &Problems,
     rules: &[(&Rule, &FieldPath)],
@@ -46,7 +46,7 @@ pub(super) fn lint(
     }
 }
 
-/// Parameters as other tools write them.
+/// Warns of parameters in another tool's notation.
 fn lint_paths(problems: &Problems, rule: &Rule, path: &FieldPath) {
     for pattern in &rule.matcher.when.paths {
         if matches!(pattern, PathPattern::Regex { .. }) {
@@ -66,7 +66,7 @@ fn lint_paths(problems: &Problems, rule: &Rule, path: &FieldPath) {
     }
 }
 
-/// The rules that end the walk for all whom they match.
+/// The rules that end the walk for every request that they match.
 fn ending<'a>(rules: &[(&'a Rule, &FieldPath)]) -> impl Iterator<Item = &'a Rule> {
     rules
         .iter()
@@ -109,7 +109,7 @@ fn lint_limits(problems: &Problems, action: &LimitAction, path: &FieldPath) {
     }
 }
 
-/// Limits of one plan that have no effect, and costs that they have no room for.
+/// Warns of limits without effect, and of costs that do not fit into a limit.
 pub(super) fn lint_plan(problems: &Problems, plan: &Plan, cost: &Cost, at: &FieldPath) {
     for limit in plan.limits() {
         if let Some(stricter) = stricter_than(limit, plan) {
@@ -157,7 +157,7 @@ fn lint_ban(problems: &Problems, action: &LimitAction, path: &FieldPath) {
     }
 }
 
-/// Limits of one rule that another rule for the same clients makes pointless.
+/// Warns of limits that another rule for the same clients makes pointless.
 fn lint_against_others(
     problems: &Problems,
     rules: &[(&Rule, &FieldPath)],
@@ -211,7 +211,8 @@ fn stricter_than<'a>(limit: &NamedLimit, plan: &'a Plan) -> Option<&'a NamedLimi
     let needed = limit.limit.burst();
     plan.limits().iter().find(|other| {
         let (a, b) = (&limit.limit, &other.limit);
-        // A bucket that empties at once is reached by as many requests at one instant; a window by as many within it.
+        // As many requests as fill a bucket can come at one instant; as many as fill a window,
+        // within it.
         let within = match a.algorithm() {
             Algorithm::TokenBucket => 0,
             Algorithm::FixedWindow | Algorithm::SlidingWindow | Algorithm::SlidingLog => {
@@ -222,7 +223,8 @@ fn stricter_than<'a>(limit: &NamedLimit, plan: &'a Plan) -> Option<&'a NamedLimi
     })
 }
 
-/// The most that a limit surely admits no more than within `span_us`; `None` where no bound below its window's is known.
+/// An upper bound of what a limit admits within `span_us`; `None` if none below its window's is
+/// known.
 fn most_within(limit: &Limit, span_us: u64) -> Option<u64> {
     match limit.algorithm() {
         Algorithm::TokenBucket => {

@@ -17,52 +17,54 @@ use crate::{
     rules::{Mode, OnStoreError, key::OnMissing},
 };
 
-/// The rules of a tollgate: which requests are limited, for whom, and by how much.
+/// The rules of a tollgate: which requests are limited, for which clients, and by how much.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields, title = "tollgate rules")]
 pub(in crate::rulefile) struct RuleFile {
     /// The version of this format: 1.
     #[schemars(required, extend("const" = 1))]
     pub(in crate::rulefile) version: Option<Field<u64>>,
-    /// How a client's address is found and keyed.
+    /// How a client's address is found and written into keys.
     pub(in crate::rulefile) client_ip: Option<Field<ClientIp>>,
-    /// Headers that your proxy forwards beside those of the shipped configurations; "*" for all. Spares the warnings of them.
+    /// Headers that your proxy forwards beside those of the shipped configurations; "*" for all.
+    /// Silences the warnings about them.
     pub(in crate::rulefile) forwarded_headers: Option<Field<Vec<Field<String>>>>,
-    /// What holds for rules that say nothing themselves.
+    /// Settings for rules that do not have their own.
     pub(in crate::rulefile) defaults: Option<Field<Defaults>>,
-    /// Read from top to bottom: `allow` and `deny` end the walk, and every `limit` rule that matches until then applies.
+    /// Read from top to bottom: `allow` and `deny` end the walk, and every `limit` rule that
+    /// matches before that applies.
     #[schemars(required, extend("minItems" = 1))]
     pub(in crate::rulefile) rules: Option<Field<Vec<Field<Rule>>>>,
 }
 
-/// How a client's address is found and keyed.
+/// How a client's address is found and written into keys.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub(in crate::rulefile) struct ClientIp {
-    /// Proxies in front of your proxy. Only their word about the hop before them is believed.
+    /// Proxies in front of your proxy, which are believed about the hop before them.
     pub(in crate::rulefile) trusted_proxies: Option<Field<Vec<Field<Network>>>>,
-    /// How many bits tell IPv6 clients apart, 1 to 128; 64 if not said: a site.
+    /// How many bits identify an IPv6 client, 1 to 128. By default 64: a site.
     #[schemars(range(min = 1, max = 128))]
     pub(in crate::rulefile) ipv6_prefix: Option<Field<u64>>,
 }
 
-/// What holds for rules that say nothing themselves.
+/// Settings for rules that do not have their own.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub(in crate::rulefile) struct Defaults {
-    /// How limits count; `sliding_window` if not said.
+    /// How limits count. By default `sliding_window`.
     pub(in crate::rulefile) algorithm: Option<Field<Algorithm>>,
-    /// Whether rules deny; `enforce` if not said.
+    /// Whether rules deny. By default `enforce`.
     pub(in crate::rulefile) mode: Option<Field<Mode>>,
-    /// What it means when a request lacks a part of a key; `shared` if not said.
+    /// What it means when a request lacks a part of a key. By default `shared`.
     pub(in crate::rulefile) on_missing: Option<Field<OnMissing>>,
-    /// What a rule does while Redis does not answer; `local` if not said.
+    /// What a rule does while Redis does not answer. By default `local`.
     pub(in crate::rulefile) on_store_error: Option<Field<OnStoreError>>,
-    /// What a denied caller gets.
+    /// The response for a denied request.
     pub(in crate::rulefile) answer: Option<Field<Answer>>,
 }
 
-/// A rule: which requests, and what happens to them.
+/// A rule: which requests it applies to, and what happens to them.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(
     deny_unknown_fields,
@@ -73,42 +75,42 @@ pub(in crate::rulefile) struct Defaults {
     )
 )]
 pub(in crate::rulefile) struct Rule {
-    /// Unique; part of Redis keys, answers, logs and metrics.
+    /// A unique name; it is part of Redis keys, responses, logs and metrics.
     #[schemars(
         required,
         length(min = 1, max = 64),
         regex(pattern = r"^[A-Za-z0-9_.-]+$")
     )]
     pub(in crate::rulefile) name: Option<Field<String>>,
-    /// Conditions that must all hold; without any, the rule is about every request.
+    /// Conditions that must all hold. Without any, the rule applies to every request.
     #[serde(rename = "match")]
     pub(in crate::rulefile) matches: Option<Field<Match>>,
-    /// `limit` if not said.
+    /// What the rule does. By default `limit`.
     pub(in crate::rulefile) action: Option<Field<ActionName>>,
-    /// Whose requests share a counter; without it, everybody's.
+    /// Whose requests share a counter. Without it, all clients share one.
     pub(in crate::rulefile) key: Option<Field<Vec<Field<KeyPart>>>>,
     /// What it means when a request lacks a part of the key.
     pub(in crate::rulefile) on_missing: Option<Field<OnMissing>>,
-    /// How many requests per how long.
+    /// How many requests are admitted per window.
     pub(in crate::rulefile) limit: Option<Field<LimitSpec>>,
     /// Several limits; all apply.
     #[schemars(extend("minItems" = 1))]
     pub(in crate::rulefile) limits: Option<Field<Vec<Field<LimitSpec>>>>,
     /// How this rule's limits count.
     pub(in crate::rulefile) algorithm: Option<Field<Algorithm>>,
-    /// What a request takes from the limits; 1 if not said.
+    /// What a request takes from the limits. By default 1.
     pub(in crate::rulefile) cost: Option<Field<Cost>>,
-    /// Limits for callers of one kind; the first whose `when` holds.
+    /// Limits for kinds of clients; the first tier whose `when` holds applies.
     pub(in crate::rulefile) tiers: Option<Field<Vec<Field<Tier>>>>,
-    /// Limits for single callers; before tiers.
+    /// Limits for single clients; they come before tiers.
     pub(in crate::rulefile) overrides: Option<Field<Vec<Field<Override>>>>,
-    /// A file with further overrides, relative to this one; watched too.
+    /// A file with further overrides, relative to this one; it is watched too.
     pub(in crate::rulefile) overrides_file: Option<Field<String>>,
-    /// Who is denied too often is denied for longer.
+    /// Denies clients for longer that are denied too often.
     pub(in crate::rulefile) ban: Option<Field<Ban>>,
-    /// What a denied caller gets.
+    /// The response for a denied request.
     pub(in crate::rulefile) answer: Option<Field<Answer>>,
-    /// `shadow` counts and tells, and never denies.
+    /// `shadow` counts and reports, and never denies.
     pub(in crate::rulefile) mode: Option<Field<Mode>>,
     /// What the rule does while Redis does not answer.
     pub(in crate::rulefile) on_store_error: Option<Field<OnStoreError>>,
@@ -120,8 +122,8 @@ pub(in crate::rulefile) struct Rule {
 pub(in crate::rulefile) enum ActionName {
     /// Counts them.
     Limit,
-    /// Lets them pass, and ends the walk.
+    /// Admits them, and ends the walk.
     Allow,
-    /// Turns them away, and ends the walk.
+    /// Denies them, and ends the walk.
     Deny,
 }

@@ -33,7 +33,7 @@ words! {
 }
 
 optional_fields! {
-    /// `{ header: x-api-key, secret: true }`: one source, and how it is shown.
+    /// A named part of a key, like `{ header: x-api-key, secret: true }`.
     #[schemars(extend("oneOf" = each_of(&sources())))]
     pub(in crate::rulefile) struct NamedPart {
         /// A {parameter} of the rule's paths.
@@ -44,9 +44,9 @@ optional_fields! {
         cookie: String,
         /// A query parameter.
         query: String,
-        /// A claim of the bearer token, which is not verified; a list leads to a member of a claim.
+        /// A claim of the bearer token, which is not verified. A list leads to a member of a claim.
         jwt: Vec<Field<String>>,
-        /// Whether only a hash of the value may be seen.
+        /// Whether the value may only appear as a hash.
         secret: bool,
     }
 }

@@ -1,4 +1,4 @@
-//! `limit`: how many, and counted how.
+//! `limit`: how many requests per window, and how they are counted.
 
 use std::fmt::{self, Display as _};
 
@@ -26,19 +26,19 @@ pub(in crate::rulefile) enum LimitSpec {
 }
 
 optional_fields! {
-    /// A limit with everything that it can say.
+    /// A limit with all its fields.
     pub(in crate::rulefile) struct LimitFields {
-        /// How many per how long.
+        /// How many requests are admitted per window.
         #[schemars(required)]
         rate: RateSpec,
-        /// How many at once: makes it a token bucket.
+        /// How many may come at once; makes it a token bucket.
         #[schemars(range(min = 1, max = 1_000_000_000))]
         burst: u64,
-        /// How it counts.
+        /// How the limit counts.
         algorithm: Algorithm,
         /// `calendar`: windows are the hours, days, weeks or months of `timezone`.
         align: AlignName,
-        /// A name of the IANA time zone database, like Europe/Paris; UTC if not said.
+        /// A name of the IANA time zone database, like Europe/Paris. By default UTC.
         timezone: String,
     }
 }
@@ -51,14 +51,14 @@ pub(in crate::rulefile) enum AlignName {
     Calendar,
 }
 
-/// How much is admitted.
+/// The rate of a limit.
 #[derive(Debug, Clone)]
 pub(in crate::rulefile) enum RateSpec {
-    /// `5/m`, with the text as it was written.
+    /// A rate, with its text as written.
     Rate(Rate, String),
-    /// `unlimited`: nothing is counted.
+    /// `unlimited`: counts nothing.
     Unlimited,
-    /// `0`: nothing is admitted.
+    /// `0`: admits nothing.
     Nothing,
 }
 
@@ -79,7 +79,7 @@ impl FromText for RateSpec {
                 if rate.amount == 0 {
                     return Ok(Self::Nothing);
                 }
-                // It stands in answers, and headers have one line.
+                // The text appears in response headers, which have one line.
                 let words: Vec<&str> = trimmed.split_whitespace().collect();
                 Ok(Self::Rate(rate, words.join(" ")))
             }

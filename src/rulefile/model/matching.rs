@@ -1,4 +1,4 @@
-//! `match`: which requests a rule is about.
+//! `match`: which requests a rule applies to.
 
 use std::{
     collections::BTreeMap,
@@ -22,11 +22,12 @@ use crate::{
     rules::matcher::{HostPattern, PathPattern, Pattern},
 };
 
-/// Conditions that must all hold, and what must not hold beside them.
+/// Conditions that must all hold, and conditions that must not.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub(in crate::rulefile) struct Match {
-    /// One of these paths, without query: whole segments, {name} or * for any one, ** for any number.
+    /// One of these paths, without query: whole segments, {name} or * for any one, ** for any
+    /// number.
     pub(in crate::rulefile) path: Option<Field<Vec<Field<PathSpec>>>>,
     /// One of these methods; GET includes HEAD.
     pub(in crate::rulefile) methods: Option<Field<Vec<Field<Method>>>>,
@@ -34,11 +35,11 @@ pub(in crate::rulefile) struct Match {
     pub(in crate::rulefile) host: Option<Field<Vec<Field<HostPattern>>>>,
     /// The client's address is in one of these networks.
     pub(in crate::rulefile) client_ip: Option<Field<Vec<Field<Network>>>>,
-    /// Request headers and what they must be.
+    /// Conditions on request headers.
     pub(in crate::rulefile) headers: Option<Field<BTreeMap<String, Field<ValueSpec>>>>,
-    /// Query parameters, decoded, and what they must be.
+    /// Conditions on query parameters, decoded.
     pub(in crate::rulefile) query: Option<Field<BTreeMap<String, Field<ValueSpec>>>>,
-    /// Does not hold if all conditions in it hold; of a list, none may.
+    /// Conditions that must not all hold; of a list, none of the blocks may hold.
     pub(in crate::rulefile) not: Option<Field<Vec<Field<Match>>>>,
 }
 
@@ -65,13 +66,13 @@ pub(in crate::rulefile) enum PathSpec {
 optional_fields! {
     /// A regular expression of the whole path.
     pub(in crate::rulefile) struct RegexFields {
-        /// About the whole path; its named groups are parameters.
+        /// A regular expression of the whole path; its named groups are parameters.
         #[schemars(required)]
         regex: Regex,
     }
 }
 
-/// The text of a regular expression, which has been compiled once.
+/// The text of a regular expression that compiles.
 #[derive(Debug, Clone)]
 pub(in crate::rulefile) struct Regex(pub(in crate::rulefile) String);
 
@@ -118,7 +119,7 @@ impl<'de> Deserialize<'de> for PathSpec {
     }
 }
 
-/// What a value must be: `gold`, `[gold, silver]`, or tests.
+/// A condition on a value: `gold`, `[gold, silver]`, or tests.
 #[derive(Debug, Clone)]
 pub(in crate::rulefile) enum ValueSpec {
     Exact(Vec<String>),
@@ -126,22 +127,22 @@ pub(in crate::rulefile) enum ValueSpec {
 }
 
 optional_fields! {
-    /// Tests of a value; all must hold.
+    /// Tests of a value, all of which must hold.
     pub(in crate::rulefile) struct ValueTests {
-        /// One of these.
+        /// The value is one of these.
         exact: Vec<Field<Text>>,
-        /// Begins with one of these.
+        /// The value begins with one of these.
         prefix: Vec<Field<Text>>,
-        /// About the whole value.
+        /// A regular expression of the whole value.
         regex: Regex,
-        /// Whether there is one.
+        /// There is a value.
         present: bool,
-        /// Whether there is none.
+        /// There is no value.
         absent: bool,
     }
 }
 
-/// A text, which YAML may take for a number or a truth value.
+/// A text that YAML may take for a number or a boolean.
 #[derive(Debug, Clone)]
 pub(in crate::rulefile) struct Text(pub(in crate::rulefile) String);
 
@@ -228,7 +229,7 @@ impl FromText for Method {
 
     fn from_text(text: &str) -> Result<Self, Problem> {
         let upper = text.to_ascii_uppercase();
-        // It would be one by its letters, and no request has it.
+        // A method by its letters, but no request has it.
         if matches!(upper.as_str(), "*" | "ALL" | "ANY") {
             return Err(Problem::new(
                 format!("{text:?} is no method that requests have"),

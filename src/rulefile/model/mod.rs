@@ -1,4 +1,5 @@
-//! The rule file as it is written: the serde model. What the values mean together is decided in [`compile`](super::compile).
+//! The rule file as it is written: the serde model. What the values mean together is decided in
+//! [`compile`](super::compile).
 
 mod answer;
 mod file;

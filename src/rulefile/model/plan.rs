@@ -1,4 +1,4 @@
-//! What a rule charges whom: `cost`, `tiers`, `overrides`.
+//! `cost`, `tiers`, `overrides` and `ban`.
 
 use std::fmt::{self, Display as _};
 
@@ -21,7 +21,7 @@ use crate::{
     rules::span::span_us,
 };
 
-/// What a request costs: `5`, or `{ header: x-cost, default: 1, max: 100 }`.
+/// The cost of a request: `5`, or `{ header: x-cost, default: 1, max: 100 }`.
 #[derive(Debug, Clone)]
 pub(in crate::rulefile) enum Cost {
     Fixed(u64),
@@ -29,15 +29,15 @@ pub(in crate::rulefile) enum Cost {
 }
 
 optional_fields! {
-    /// A cost that a header tells.
+    /// A cost taken from a header.
     pub(in crate::rulefile) struct CostFields {
-        /// Which header.
+        /// The header.
         #[schemars(required)]
         header: String,
-        /// Without the header, or when it is no whole number above 0; 1 if not said.
+        /// The cost without the header, or if it is not a whole number above 0. By default 1.
         #[schemars(range(min = 1, max = 1_000_000_000))]
         default: u64,
-        /// No more than this, whatever the header says.
+        /// The most that a request can cost, whatever the header says.
         #[schemars(required, range(min = 1, max = 1_000_000_000))]
         max: u64,
     }
@@ -71,48 +71,48 @@ impl<'de> Deserialize<'de> for Cost {
     }
 }
 
-/// Limits for callers of one kind.
+/// Limits for one kind of client.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields, extend("oneOf" = each_of(&["limit", "limits"])))]
 pub(in crate::rulefile) struct Tier {
-    /// What it is called in answers; `tier1` and so on if not said.
+    /// Its name in responses. By default `tier1` and so on.
     #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_.-]+$"))]
     pub(in crate::rulefile) name: Option<Field<String>>,
-    /// Who: conditions as in `match`.
+    /// Which clients: conditions as in `match`.
     #[schemars(required)]
     pub(in crate::rulefile) when: Option<Field<Match>>,
-    /// How many requests per how long.
+    /// How many requests are admitted per window.
     pub(in crate::rulefile) limit: Option<Field<LimitSpec>>,
     /// Several limits; all apply.
     #[schemars(extend("minItems" = 1))]
     pub(in crate::rulefile) limits: Option<Field<Vec<Field<LimitSpec>>>>,
 }
 
-/// Limits for one caller.
+/// Limits for one client.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields, extend("oneOf" = each_of(&["limit", "limits"])))]
 pub(in crate::rulefile) struct Override {
-    /// What it is called in answers; `override` if not said.
+    /// Its name in responses. By default `override`.
     #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_.-]+$"))]
     pub(in crate::rulefile) name: Option<Field<String>>,
-    /// Whom: the value of the rule's key, or a list with one for each of its parts.
+    /// Which client: the value of the rule's key, or a list with one value for each of its parts.
     #[schemars(required)]
     pub(in crate::rulefile) key: Option<Field<Vec<Field<KeyValue>>>>,
-    /// How many requests per how long.
+    /// How many requests are admitted per window.
     pub(in crate::rulefile) limit: Option<Field<LimitSpec>>,
     /// Several limits; all apply.
     #[schemars(extend("minItems" = 1))]
     pub(in crate::rulefile) limits: Option<Field<Vec<Field<LimitSpec>>>>,
 }
 
-/// Who is denied too often is denied for longer.
+/// Denies clients for longer that are denied too often.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub(in crate::rulefile) struct Ban {
-    /// The denials that begin the ban.
+    /// How many denials begin the ban.
     #[schemars(required, range(min = 1, max = 1_000_000))]
     pub(in crate::rulefile) after: Option<Field<u64>>,
-    /// How long a denial counts, since the first of them.
+    /// How long a denial counts, from the first of them.
     #[schemars(required)]
     pub(in crate::rulefile) within: Option<Field<Span>>,
     /// How long the ban lasts.
@@ -128,7 +128,7 @@ pub(in crate::rulefile) struct OverridesFile {
     pub(in crate::rulefile) overrides: Option<Field<Vec<Field<Override>>>>,
 }
 
-/// The value of a key part, as a request would have it; or its hash, as Redis shows it.
+/// The value of a key part as a request would have it, or its hash as Redis shows it.
 #[derive(Debug, Clone)]
 pub(in crate::rulefile) struct KeyValue(pub(in crate::rulefile) String);
 
@@ -171,7 +171,7 @@ impl<'de> Deserialize<'de> for KeyValue {
     }
 }
 
-/// A length of time, `10s` or `5 minutes`, in microseconds.
+/// A length of time like `10s` or `5 minutes`, in microseconds.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::rulefile) struct Span(pub(in crate::rulefile) u64);
 

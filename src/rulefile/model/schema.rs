@@ -1,7 +1,7 @@
-//! The JSON Schema of the rule file: what editors complete and check.
+//! The JSON Schema of the rule file, with which editors complete and check it.
 //!
-//! Most of it is derived from the model. Here are the values that have a short form or are read from one text, and what holds for
-//! the whole file.
+//! Most of it is derived from the model. Here are the values with a short form or read from text,
+//! and the rules for the whole file.
 
 use std::borrow::Cow;
 
@@ -31,8 +31,8 @@ pub(in crate::rulefile) fn schema() -> Value {
     schema.into()
 }
 
-/// What the decoder does with every value: a list of one may be written without the list, and an optional field is left out
-/// rather than written as null.
+/// Describes what the decoder does with every value: a list with one item may be written without
+/// the list, and an optional field is left out rather than written as null.
 fn as_yaml_is_read(schema: &mut Schema) {
     transform_subschemas(&mut as_yaml_is_read, schema);
     let Some(object) = schema.as_object_mut() else {
@@ -55,7 +55,7 @@ fn as_yaml_is_read(schema: &mut Schema) {
             }
         }
     }
-    // Rust's names of its numbers say nothing to an editor.
+    // Rust's names of number types mean nothing to an editor.
     object.remove("format");
     if object.get("type") == Some(&json!("array"))
         && let Some(items) = object.remove("items")
@@ -69,7 +69,7 @@ fn as_yaml_is_read(schema: &mut Schema) {
     }
 }
 
-/// Values that are read from one text: a description, examples, and what the text looks like.
+/// Values read from text: a description, examples, and a pattern.
 macro_rules! texts {
     ($($type:ty as $name:literal: $schema:expr;)+) => {$(
         impl JsonSchema for $type {
@@ -132,7 +132,7 @@ texts! {
     });
 }
 
-/// Enums that are part of the rule set, and so know nothing of schemas.
+/// Enums of the rule set, which knows nothing of schemas.
 macro_rules! enums {
     ($($type:ident),+) => {$(
         impl JsonSchema for $type {
@@ -156,7 +156,7 @@ macro_rules! enums {
 
 enums!(Algorithm, Mode, OnMissing, OnStoreError);
 
-/// The units of time as an alternative of a pattern, in any case.
+/// The units of time as alternatives of a pattern, in any case.
 fn units() -> String {
     let any_case = |name: &str| -> String {
         let both = |c: char| format!("[{}{c}]", c.to_ascii_uppercase());
@@ -166,7 +166,7 @@ fn units() -> String {
     names.join("|")
 }
 
-/// A length of time as a pattern: a unit that may have a number, or several that have.
+/// The pattern of a length of time: a unit with or without a number, or several units with numbers.
 fn span() -> String {
     let units = units();
     format!("(({units})|(_*[0-9][0-9_]*\\s*({units})\\s*)+)")

@@ -1,4 +1,4 @@
-//! Values that can be written in a short form, as one word or list, or with fields.
+//! Values that can be written in a short form (a word or a list) or with fields.
 
 use serde::{
     Deserializer,
@@ -7,8 +7,8 @@ use serde::{
 
 use crate::rulefile::decode::SHORT;
 
-/// Reads a value that has fields, or a short form which the visitor takes. Unknown fields are recorded, with what was meant,
-/// as those of any struct are.
+/// Decodes a value with fields, or its short form, which the visitor reads. Unknown fields are
+/// reported as those of any struct are.
 pub(super) fn deserialize<'de, D: Deserializer<'de>, V: Visitor<'de>>(
     deserializer: D,
     fields: &'static [&'static str],
@@ -17,14 +17,14 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>, V: Visitor<'de>>(
     deserializer.deserialize_struct(SHORT, fields, visitor)
 }
 
-/// What is left to a visitor's `visit_map`: the fields, which [`deserialize`] has looked through.
+/// Decodes the fields in a visitor's `visit_map`, which [`deserialize`] has checked.
 pub(super) fn fields<'de, A: MapAccess<'de>, T: serde::Deserialize<'de>>(
     map: A,
 ) -> Result<T, A::Error> {
     T::deserialize(MapAccessDeserializer::new(map))
 }
 
-/// A struct of optional fields with the list of their names.
+/// Defines a struct of optional fields, with the list of their names.
 macro_rules! optional_fields {
     ($(#[$attribute:meta])* $vis:vis struct $name:ident { $($(#[$field_attribute:meta])* $field:ident: $type:ty,)+ }) => {
         #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]

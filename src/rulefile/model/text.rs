@@ -1,4 +1,4 @@
-//! Values that are read from one text.
+//! Values read from text.
 
 use std::fmt::{self, Display as _};
 
@@ -6,15 +6,15 @@ use serde::de::{self, Visitor};
 
 use crate::{problem::Problem, rulefile::decode::Expected};
 
-/// A value that is read from one text.
+/// A value read from text.
 pub(in crate::rulefile) trait FromText: Sized {
-    /// What a text should be, and how to write one.
+    /// The kind of text, and how to write one.
     const EXPECTED: Expected;
 
     /// Reads the text.
     fn from_text(text: &str) -> Result<Self, Problem>;
 
-    /// What a whole number means; `None` if it is as wrong as anything else.
+    /// The value or problem of a whole number; `None` if it is as wrong as any other value.
     fn from_number(_number: u64) -> Option<Result<Self, Problem>> {
         None
     }

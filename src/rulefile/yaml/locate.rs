@@ -1,4 +1,5 @@
-//! Visitors that find a place in a YAML text by failing there: the library's errors are the only things of it that have one.
+//! Finds positions in a YAML text with visitors that fail there: only the library's errors have
+//! positions.
 
 use std::{cell::RefCell, collections::HashSet, fmt};
 
@@ -8,7 +9,7 @@ use serde::de::{
 
 use super::path::Segment;
 
-/// Line and column of the node that `segments` lead to, or of the last key on the way to it.
+/// The line and column of the node that `segments` lead to, or of the last key on the way.
 pub(in crate::rulefile) fn node(
     text: &str,
     segments: &[Segment],
@@ -24,7 +25,7 @@ pub(in crate::rulefile) fn node(
     found.into_inner().then_some(place)
 }
 
-/// The first key that its mapping has already, with its line and column.
+/// The first key that its mapping has twice, with the line and column of the second one.
 pub(in crate::rulefile) fn repeated_key(text: &str) -> Option<(String, usize, usize)> {
     let key = RefCell::new(None);
     let (line, column) = fails_at(DuplicateKeyFinder(&key), text)?;
@@ -43,8 +44,10 @@ pub(in crate::rulefile) fn second_document(text: &str) -> Option<(usize, usize)>
     Some((place.line(), place.column()))
 }
 
-/// Where an editor shows what the library has found at `line` and `column`. For the library a line also ends at a carriage return
-/// and three characters of Unicode; and an end that comes too early lies behind the last line.
+/// Where an editor shows the library's `line` and `column`.
+///
+/// For the library a line also ends at a carriage return and at three characters of Unicode. An
+/// unexpected end of the text is reported after the last line.
 pub(in crate::rulefile) fn shown(text: &str, (line, column): (usize, usize)) -> (usize, usize) {
     let mut rest = text;
     for _ in 1..line {
@@ -104,7 +107,7 @@ impl<'de> Visitor<'de> for NodeLocator<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A scalar where the path goes on, or where it ends: both stop here.
+        // A scalar in the middle or at the end of the path: both stop here.
         if self.segments.is_empty() {
             self.found.replace(true);
         }
@@ -162,7 +165,7 @@ impl NodeLocator<'_> {
     }
 }
 
-/// Compares a key, and fails at it if it is itself what is looked for.
+/// Compares a key, and fails at it if the key itself is wanted.
 #[derive(Clone, Copy)]
 struct KeyLocator<'a> {
     wanted: &'a str,
@@ -193,7 +196,8 @@ impl Visitor<'_> for KeyLocator<'_> {
     }
 }
 
-/// Reads everything and fails at the first key that stands in one mapping for the second time, leaving it in the cell.
+/// Reads everything and fails at the first key that its mapping has twice, leaving the key in the
+/// cell.
 #[derive(Clone, Copy)]
 struct DuplicateKeyFinder<'a>(&'a RefCell<Option<String>>);
 
@@ -256,7 +260,7 @@ impl<'de> Visitor<'de> for DuplicateKeyFinder<'_> {
     }
 }
 
-/// Fails at a key that has been seen.
+/// Fails at a key that has been seen before.
 struct KeyRecorder<'a> {
     seen: &'a RefCell<HashSet<String>>,
     duplicate: &'a RefCell<Option<String>>,
@@ -286,7 +290,7 @@ impl Visitor<'_> for KeyRecorder<'_> {
     }
 }
 
-/// How long the key or scalar is that begins at `column`.
+/// The length of the key or scalar that begins at `column`.
 pub(in crate::rulefile) fn token_width(line: &str, column: usize, is_key: bool) -> usize {
     let rest: String = line.chars().skip(column.saturating_sub(1)).collect();
     let end = match rest.chars().next() {
@@ -296,7 +300,7 @@ pub(in crate::rulefile) fn token_width(line: &str, column: usize, is_key: bool) 
         Some('-') if rest.starts_with("- ") => 1,
         _ => {
             let comment = rest.find(" #").unwrap_or(rest.len());
-            // Outside of braces and brackets, commas and more of them belong to the value.
+            // Outside braces and brackets, commas and closing brackets belong to the value.
             let before: String = line.chars().take(column.saturating_sub(1)).collect();
             let is_within = before.contains(['{', '[']);
             let flow = rest.find([',', ']', '}']).filter(|_| is_within);

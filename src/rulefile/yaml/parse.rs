@@ -57,7 +57,7 @@ fn duplicate_key(text: &str) -> Option<Malformed> {
     })
 }
 
-/// The path of a `<<` that takes in what is no mapping, with what is wrong about it.
+/// The path of a `<<` whose value is not a mapping, and what that value is.
 fn bad_merge(value: &Value) -> Option<(FieldPath, String)> {
     fn within(value: &Value, path: &FieldPath) -> Option<(FieldPath, String)> {
         match value {

@@ -1,27 +1,27 @@
-//! What is wrong with a text that is no YAML, in words.
+//! Turns YAML syntax errors into readable messages.
 //!
-//! The library says what its parser waited for, and often where it gave up, which may be lines below the mistake. What is said here is
-//! what people usually did when it says that: a value that must be in quotes, a bracket that is not closed, a line that is not
-//! indented as those around it.
+//! The library reports what its parser expected, and often where it gave up, which may be lines
+//! below the mistake. The messages here name the usual mistake behind each of its errors: a value
+//! that must be in quotes, a bracket that is not closed, a line with the wrong indentation.
 
 use std::borrow::Cow;
 
 use super::locate;
 use crate::problem::Problem;
 
-/// What is wrong, and where.
+/// A syntax error with its position.
 pub(in crate::rulefile) struct Malformed {
     /// Line, counted from 1.
     pub(in crate::rulefile) line: usize,
     /// Column in characters, counted from 1.
     pub(in crate::rulefile) column: usize,
-    /// How many characters are meant.
+    /// How many characters are marked.
     pub(in crate::rulefile) width: usize,
     /// What is wrong, and what to do.
     pub(in crate::rulefile) problem: Problem,
 }
 
-/// A place in a text, and the line there.
+/// A position in a text.
 #[derive(Clone, Copy)]
 struct Cursor<'a> {
     text: &'a str,
@@ -29,10 +29,10 @@ struct Cursor<'a> {
     column: usize,
 }
 
-/// What must be said of the indentation by which the parser lost its way.
+/// The hint for wrong indentation.
 const INDENT: &str = "indent it as far as the fields that it belongs with";
 
-/// Says what is wrong with `text`, which the library gave up with `error`.
+/// Explains why the library could not parse `text`.
 pub(super) fn explain(text: &str, error: &serde_yaml::Error) -> Malformed {
     if let Some(broken) = merge_conflict(text) {
         return broken;
@@ -109,7 +109,7 @@ pub(super) fn explain(text: &str, error: &serde_yaml::Error) -> Malformed {
     }
 }
 
-/// Where what could not be finished began: `…, while parsing a flow mapping at line 4 column 12`.
+/// Where the unfinished construct began: `…, while parsing a flow mapping at line 4 column 12`.
 fn began(reported: &str) -> Option<(usize, usize)> {
     let (_, context) = reported.split_once(", while ")?;
     let (_, place) = context.split_once(" at line ")?;
@@ -123,7 +123,7 @@ impl<'a> Cursor<'a> {
         self.text.lines().nth(index).unwrap_or_default()
     }
 
-    /// The line before this place, and from it on.
+    /// The line before this position, and from it on.
     fn halves(self) -> (&'a str, &'a str) {
         let source = self.source();
         let at = source
@@ -142,7 +142,7 @@ impl<'a> Cursor<'a> {
         self.halves().1.chars().next()
     }
 
-    /// The value that begins here, if it is one without spaces.
+    /// The value that begins here, up to the first space.
     fn word(self) -> &'a str {
         let rest = self.halves().1;
         let end = rest.find([' ', ',', ']', '}']).unwrap_or(rest.len());
@@ -173,7 +173,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// The place of a byte of this line.
+    /// The position of a byte of this line.
     fn at_byte(self, byte: usize) -> Self {
         Self {
             column: self.source()[..byte].chars().count() + 1,
@@ -207,7 +207,7 @@ fn tab(at: Cursor<'_>) -> Malformed {
     )
 }
 
-/// A value that begins with a character that means something else.
+/// A value that begins with a character that means something else in YAML.
 fn must_be_quoted(at: Cursor<'_>) -> Malformed {
     let word = at.word();
     let first = at.char().unwrap_or(' ');
@@ -217,7 +217,7 @@ fn must_be_quoted(at: Cursor<'_>) -> Malformed {
     )
 }
 
-/// A colon where none can be.
+/// A colon where YAML allows none.
 fn colon(at: Cursor<'_>) -> Malformed {
     let (before, _) = at.halves();
     if let Some((_, value)) = before.split_once(": ") {
@@ -250,7 +250,7 @@ fn colon(at: Cursor<'_>) -> Malformed {
     no_colon(above)
 }
 
-/// A name that is followed by no colon and space.
+/// A name without a colon and space after it.
 fn no_colon(at: Cursor<'_>) -> Malformed {
     let line = at.halves().1.trim_end();
     let hint = if let Some((name, value)) = line.split_once('=') {
@@ -266,7 +266,7 @@ fn no_colon(at: Cursor<'_>) -> Malformed {
     }
 }
 
-/// Braces or brackets in which something is missing, or that are not closed.
+/// Braces or brackets with something missing, or that are not closed.
 fn unfinished(at: Cursor<'_>, start: Cursor<'_>, closing: char) -> Malformed {
     let opening = if closing == '}' { '{' } else { '[' };
     let goes_on = at.line == start.line || indent(at.source()) > indent(start.source());
@@ -299,7 +299,7 @@ fn unfinished(at: Cursor<'_>, start: Cursor<'_>, closing: char) -> Malformed {
     }
 }
 
-/// Something that is no field, where fields are.
+/// Something other than a field, where fields are.
 fn out_of_place(at: Cursor<'_>) -> Malformed {
     let (before, after) = at.halves();
     match before.trim_end().chars().next_back() {
@@ -342,7 +342,7 @@ fn out_of_place(at: Cursor<'_>) -> Malformed {
     }
 }
 
-/// A backslash in double quotes that means nothing there.
+/// A backslash in double quotes that begins no escape.
 fn escape(at: Cursor<'_>, start: Cursor<'_>) -> Malformed {
     // The parser may have gone on into the digits of an \x.
     let at = match at.halves() {

@@ -1,25 +1,37 @@
--- Decides about one request and charges it: every limit of every matching rule, in one round trip, all or nothing.
+-- Decides about one request and charges it: every limit of every matching rule, in one round trip,
+-- all or nothing.
 --
 --   KEYS[i]             the counter of limit i
---   ARGV[7(i-1) + 1..7] its algorithm (1 fixed_window, 2 sliding_window, 3 token_bucket, 4 sliding_log, 6 fixed_window of a
---                       calendar), group, cost, amount (of a bucket: its burst), window (us), tokens and period (us): a bucket's
---                       rate in lowest terms. Of a calendar's window, tokens are the edges of three windows: "b0 b1 b2 b3" (us)
---                       A ban on those whom limits deny is 5, group, for how many entries before it, after how many denials,
---                       within how long (us), how long (us), 0
---   answer              { admitted 0|1, now (us), then for each limit: fits 0|1, remaining (of a ban that begins: 1), wait (us) }, or { 2, now } if now lies
---                       outside of a calendar's edges: then nothing was charged
+--   ARGV[7(i-1) + 1..7] its algorithm, group, cost, amount (of a bucket: its burst), window (us),
+--                       tokens and period (us)
 --
--- Group 0 is enforced: if one of its limits does not fit, nothing is written at all. Every other group is one shadow rule:
--- if one of its limits does not fit, only that group is not written. Bans count denials, and are written in any case. The arithmetic is that of src/limit/*.rs, line by
--- line, and explained there; a property test compares the two. Numbers here are doubles, exact up to 2^53. Costs are at
--- least 1. (`%d` prints them through a C long: Redis has to be a 64-bit build.)
+-- The algorithm is one of 1 fixed_window, 2 sliding_window, 3 token_bucket, 4 sliding_log,
+-- 5 for a ban, and 6 for a fixed_window that follows the calendar.
 --
--- Redis runs this text from top to bottom for every check, and while it does it does nothing else. A function costs more to
--- make than most of them would cost to run, so the algorithms stand in line, and only what is rarely needed is a function.
+--   A bucket gains `tokens` per `period`, a fraction in lowest terms.
+--   A window of the calendar has the edges of three windows for its tokens: "b0 b1 b2 b3" (us).
+--   A ban has: 5, group, how many entries before it are its limits, how many denials begin it,
+--   within what time (us), how long it lasts (us), 0.
+--
+--   Answer: { admitted 0|1, now (us), then for each limit: fits 0|1, remaining, wait (us) }.
+--           `remaining` of a ban is 1 if it begins now.
+--           { 2, now } if `now` is outside the edges of a calendar window. Nothing was charged.
+--
+-- Group 0 is enforced: if one of its limits does not fit, nothing is written at all. Every other
+-- group is a shadow rule: if one of its limits does not fit, that group alone is not written. Bans
+-- count denials, and are written in any case.
+--
+-- The arithmetic is that of src/limit/*.rs, line by line, and is explained there. A property test
+-- compares the two. Numbers here are doubles, exact up to 2^53. Costs are at least 1. `%d` prints
+-- through a C long, so Redis must be a 64-bit build.
+--
+-- Redis does nothing else while this script runs. Making a function costs more than running most of
+-- them would, so the algorithms are written inline, and only what is rarely needed is a function.
 
 local match, format, floor = string.match, string.format, math.floor
 
--- floor(a * b / c) and its remainder, exact for a <= c < 2^45 and b < 2^49: long division by digits of 7 bits.
+-- floor(a * b / c) and its remainder, exact for a <= c < 2^45 and b < 2^49.
+-- This is long division by digits of 7 bits.
 local function mul_div(a, b, c)
   local product = a * b
   if product < 9007199254740992 then -- 2^53
@@ -155,8 +167,8 @@ for i = 1, #KEYS do
     value = format('%d %d', count, begin)
 
   elseif algorithm == '4' then
-    -- sliding_log: "total last", then "time cost" of each request. See src/limit/sliding_log.rs. Only what has left and what
-    -- stands in the way is read; the rest is copied as it is.
+    -- sliding_log: "total last", then "time cost" of each request. See src/limit/sliding_log.rs.
+    -- Only what has left the window and what stands in the way is read; the rest is copied as it is.
     local total, last, at, length = 0, 0, 1, stored and #stored or 0
     local entry, its_cost, after
     if stored then

@@ -1,13 +1,15 @@
 //! A lane: one task, one long-lived connection, a queue of checks.
 //!
-//! The task takes what has queued up while it waited for the last answer and writes it as one pipeline. Under load the
-//! pipelines grow by themselves, so the cost of a round trip is shared by all checks that arrived during one; when
-//! it is quiet a check goes out at once and alone.
+//! The task takes what has queued up while it waited for the last reply, and writes it as one
+//! pipeline. Under load the pipelines grow by themselves, so all checks that arrived during a round
+//! trip share its cost; when it is quiet, a check goes out alone and at once.
 //!
-//! The connection comes from the pool, once, and stays with the lane until it breaks. A check-out per request
-//! would send `PING` before each check and give a connection to one check at a time (docs/architecture.md has figures).
+//! The connection comes from the pool once, and stays with the lane until it breaks. A check-out
+//! per request would send `PING` before each check and give a connection to one check at a time
+//! (docs/architecture.md has figures).
 //!
-//! While there is no connection the lane answers at once that there is none: nobody waits for a reconnect.
+//! Without a connection, the lane answers at once that there is none: no check waits for a
+//! reconnect.
 
 use std::{
     sync::{
@@ -38,11 +40,12 @@ pub(super) struct Job {
 
 impl Job {
     fn answer(self, result: Result<ChargeResult, StoreError>) {
-        // Whoever asked may have gone away: its deadline passed, or the proxy closed the connection.
+        // The receiver may be gone: its deadline passed, or the proxy closed the connection.
         let _ = self.reply.send(result);
     }
 
-    /// Past its deadline, or nobody listens any more: the request has been answered without us and must not be charged.
+    /// Whether it is past its deadline, or its receiver is gone: the request has been answered
+    /// without us and must not be charged.
     fn is_stale(&self, now: Instant) -> bool {
         self.deadline <= now || self.reply.is_closed()
     }
@@ -51,15 +54,15 @@ impl Job {
 /// How a lane behaves when Redis does not.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
-    /// How long an answer is awaited before the connection counts as broken.
+    /// How long a reply is awaited before the connection counts as broken.
     pub(super) answer: Duration,
-    /// How often an idle connection is tried.
+    /// How often an idle connection is probed.
     pub(super) idle_probe: Duration,
     /// The pauses between attempts to connect: the first, and the longest.
     pub(super) reconnect: (Duration, Duration),
 }
 
-/// More checks than this do not go into one pipeline: it bounds how long the first of them waits for the last.
+/// The most checks in one pipeline: it bounds how long the first of them waits for the last.
 const MAX_PIPELINE: usize = 256;
 
 /// Called when a lane gains (`Ok`) or loses (`Err`) its connection.
@@ -90,8 +93,8 @@ impl Lane {
         }
     }
 
-    /// Tries until there is a connection with the script loaded; `None` when the queue was closed. Meanwhile every job is
-    /// answered at once with the last reason.
+    /// Connects until there is a connection with the script loaded; `None` if the queue was closed.
+    /// Meanwhile every job is answered at once with the last reason.
     async fn connect(
         &self,
         queue: &mut mpsc::Receiver<Job>,
@@ -163,7 +166,8 @@ impl Lane {
         self.send(connection, &ping, 1).await.map(drop)
     }
 
-    /// Sends the jobs as one pipeline and answers them. On an error the jobs that are left have no answer.
+    /// Sends the jobs as one pipeline and answers them. After an error, the jobs that are left have
+    /// no answer.
     async fn exchange(
         &self,
         connection: &mut Connection,
@@ -189,7 +193,8 @@ impl Lane {
         if missing.is_empty() {
             return Ok(());
         }
-        // Redis forgot the script and has not run these: load it, and ask once more for those who still wait.
+        // Redis forgot the script and has not run these: load it, and repeat those that are still
+        // wanted.
         match timeout(self.patience.answer, load_script(connection)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(script::refused(&error)),
@@ -214,7 +219,7 @@ impl Lane {
         Ok(())
     }
 
-    /// The verdict in an answer; the time in it is kept.
+    /// Decodes a reply, and notes the time in it.
     fn decode(&self, answer: Value, charges: usize) -> Result<ChargeResult, StoreError> {
         let answer = script::decode(answer, charges)?;
         self.time.observe(answer.now_us);
@@ -248,7 +253,7 @@ async fn load_script(connection: &mut Connection) -> Result<(), redis::RedisErro
     answer.extract_error().map(drop)
 }
 
-/// Runs `task` and meanwhile answers every job with `reason`. `None` when the queue was closed.
+/// Runs `task`, and meanwhile answers every job with `reason`. `None` if the queue was closed.
 async fn refusing<T>(
     queue: &mut mpsc::Receiver<Job>,
     reason: &StoreError,

@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{problem::Problem, throttle::Throttle};
 
-/// Told when the store is reached or lost, and why.
+/// Called when Redis is reached (`Ok`) or lost, and why.
 pub type OnChange = Box<dyn Fn(Result<(), &StoreError>) + Send + Sync>;
 
 /// The store in Redis.
@@ -50,11 +50,13 @@ struct LaneHandle {
     connected: Arc<AtomicBool>,
 }
 
-/// Checks that may wait for a lane. With a deadline of tens of milliseconds a longer queue would only hold stale ones.
+/// The most checks that wait for a lane. With a deadline of tens of milliseconds, a longer queue
+/// would only hold stale ones.
 const QUEUE: usize = 16_384;
 
 impl RedisStore {
-    /// Starts the lanes; they connect by themselves, now and after every loss. Must be called within a tokio runtime.
+    /// Starts the lanes; they connect by themselves, now and after every loss. Must be called
+    /// within a tokio runtime.
     pub fn start(options: &Options, on_change: OnChange) -> Result<Self, Problem> {
         let lanes = options.lanes.max(1);
         let pool = pool(options, lanes)?;
@@ -91,7 +93,7 @@ impl RedisStore {
         })
     }
 
-    /// Waits until the first lane is connected, at most `patience`; says whether one is.
+    /// Waits for the first lane to connect, at most `patience`; returns whether one is connected.
     pub async fn connected_within(&self, patience: Duration) -> bool {
         let reached = self.connectivity.reached.notified();
         if self.is_connected() {
@@ -107,8 +109,10 @@ impl RedisStore {
             .any(|lane| lane.connected.load(Ordering::Relaxed))
     }
 
-    /// The lane for a batch: the same keys meet in the same lane. When that one has lost its connection and another has
-    /// not, that other one serves: the script is exact over whatever connection it comes.
+    /// The lane for a batch: the same keys meet in the same lane.
+    ///
+    /// If that lane has lost its connection and another has not, the other one serves: the script
+    /// is exact over any connection.
     fn lane(&self, batch: &Batch) -> Result<&LaneHandle, StoreError> {
         let first = batch.charges().first().map_or("", |c| batch.key(c));
         let lanes = self.lanes.len() as u64;
@@ -161,11 +165,11 @@ impl Read for RedisStore {
     }
 }
 
-/// Whether Redis serves: a lane is connected, and its answers are verdicts. Reports what becomes of the whole, not of each lane
-/// and each check.
+/// Whether Redis serves: a lane is connected, and its replies are decisions. Reports changes of the
+/// whole, not of each lane and each check.
 struct Connectivity {
     state: Mutex<ConnectivityState>,
-    /// Whether there was a refusal lately; spares [`Connectivity::answered`] the lock.
+    /// Whether Redis refused a check lately; spares [`Connectivity::answered`] the lock.
     refusing: AtomicBool,
     on_change: OnChange,
     reached: Notify,
@@ -181,9 +185,10 @@ struct ConnectivityState {
     pause: Throttle,
 }
 
-/// For so long after an answer that was no verdict, Redis counts as not serving: some keys may be fine while others are not.
+/// How long Redis counts as not serving after a reply that was not a decision: some keys may be
+/// fine while others are not.
 const REFUSAL_LASTS: Duration = Duration::from_secs(10);
-/// While Redis does not serve, another reason for it is reported at most this often.
+/// How often another reason is reported at most, while Redis does not serve.
 const REPORT_PAUSE: Duration = Duration::from_secs(5);
 
 impl Connectivity {
@@ -216,7 +221,7 @@ impl Connectivity {
         }
     }
 
-    /// A check was answered: by a verdict, or by something else.
+    /// A check was answered, by a decision or by an error.
     fn answered(&self, error: Option<&StoreError>) {
         match error {
             Some(error @ (StoreError::Refused(_) | StoreError::Malformed(_))) => {
@@ -241,7 +246,7 @@ impl Connectivity {
         }
     }
 
-    /// Under the lock, so that reports come in the order of what they report.
+    /// Under the lock, so that reports come in order.
     fn report(&self, state: &mut ConnectivityState) {
         let serves = match &state.refused {
             _ if !state.up.contains(&true) => Err(&state.reason),

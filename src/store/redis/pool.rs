@@ -14,12 +14,12 @@ pub struct Options {
     pub url: String,
     /// Connections that carry checks. Each is one task; two keep both Redis and two cores busy.
     pub lanes: usize,
-    /// How long an answer is awaited before the connection counts as broken. Longer than a check's deadline: a Redis that
-    /// is slow for a moment need not be reconnected.
+    /// How long a reply is awaited before the connection counts as broken. Longer than a check's
+    /// deadline: a Redis that is slow for a moment need not be reconnected.
     pub answer_timeout: Duration,
 }
 
-/// A pool of at most `connections`; none is made before it is asked for.
+/// Creates a pool of at most `connections`. None is made before it is asked for.
 pub(super) fn pool(options: &Options, connections: usize) -> Result<Pool, Problem> {
     if options.url.starts_with("rediss:") {
         return Err(Problem::new(

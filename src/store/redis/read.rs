@@ -1,4 +1,4 @@
-//! Reads counters and charges nothing, over a connection of its own: people who look must not hold up checks.
+//! Reads counters over a connection of its own, so that people who look do not hold up checks.
 
 use std::time::Duration;
 
@@ -19,14 +19,15 @@ use crate::{
     },
 };
 
-/// Reads what is in Redis. Needs the rights `+get +time +ping`, and `+select` for a database.
+/// Reads counters and charges nothing. Needs the rights `+get +time +ping`, and `+select` for a
+/// database.
 pub struct Reader {
     pool: Pool,
     patience: Duration,
 }
 
 impl Reader {
-    /// A reader that connects when it is asked first.
+    /// Creates a reader that connects when it is first used.
     pub fn new(options: &Options) -> Result<Self, Problem> {
         Ok(Self {
             pool: pool(options, 1)?,
@@ -43,7 +44,7 @@ impl Reader {
         for charge in batch.charges() {
             commands.cmd("GET").arg(batch.key(charge));
         }
-        // After the counters: so none of them lies in its future.
+        // After the counters, so that none of them lies in its future.
         commands.cmd("TIME");
         let count = batch.charges().len() + 1;
         let answers = connection.req_packed_commands(&commands, 0, count).await;

@@ -1,4 +1,4 @@
-//! What goes to Redis and comes back: the command for a batch, and its answer.
+//! Encodes a batch as a Redis command, and decodes the reply.
 
 use std::sync::LazyLock;
 
@@ -18,7 +18,8 @@ pub static SHA: LazyLock<String> = LazyLock::new(|| sha1_smol::Sha1::from(SOURCE
 /// The numbers that one charge adds to `ARGV`.
 const ARGS_PER_CHARGE: usize = 7;
 
-/// The call that decides about `batch`. `script` is `EVALSHA` with [`SHA`] or `EVAL` with a source.
+/// The command that decides about `batch`. `script` is [`SHA`] for `EVALSHA`, or a source for
+/// `EVAL`.
 pub fn command(verb: &str, script: &str, batch: &Batch) -> Cmd {
     let charges = batch.charges();
     let mut cmd = Cmd::with_capacity(3 + charges.len() * (1 + ARGS_PER_CHARGE), 256);
@@ -78,19 +79,20 @@ pub fn is_missing_script(value: &Value) -> bool {
     matches!(value, Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript))
 }
 
-/// What the script answered.
+/// The script's reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScriptReply {
-    /// Redis' time, in microseconds since the epoch.
+    /// Redis' time, in microseconds since the Unix epoch.
     pub now_us: u64,
-    /// The verdict; or [`StoreError::Clock`], if that time lies outside the edges of a window.
+    /// The decision; or [`StoreError::Clock`], if that time lies outside the edges of a window.
     pub verdict: Result<ChargeResult, StoreError>,
 }
 
-/// The first number of an answer that decides nothing, because Redis' time lies outside the edges of a window.
+/// The first number of a reply that decides nothing, because Redis' time lies outside the edges of
+/// a window.
 const OTHER_TIME: u64 = 2;
 
-/// Reads the script's answer.
+/// Decodes the script's reply.
 pub fn decode(value: Value, charges: usize) -> Result<ScriptReply, StoreError> {
     let items = match value {
         Value::Array(items) => items,
@@ -128,7 +130,7 @@ pub fn decode(value: Value, charges: usize) -> Result<ScriptReply, StoreError> {
     }
 }
 
-/// Redis answered with an error: it is there, but does not serve us.
+/// The error of a Redis that is there, but refuses to serve.
 pub fn refused(error: &RedisError) -> StoreError {
     let hint = match error.kind() {
         ErrorKind::Server(ServerErrorKind::ReadOnly) => {

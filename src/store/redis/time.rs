@@ -1,11 +1,11 @@
-//! Redis' time as well as it is known here.
+//! Redis' clock as well as it is known here.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use crate::clock::{Clock as _, SystemClock};
 
-/// Follows the clock of Redis by the times in its answers. It is late by what the last of them took to get here, which is nothing
-/// beside the windows of a calendar.
+/// Follows the clock of Redis by the times in its replies. It is late by the time that the last
+/// reply took to arrive, which is nothing beside the windows of a calendar.
 pub(super) struct RedisTime {
     own: SystemClock,
     /// Redis' time minus ours, in microseconds.
@@ -13,7 +13,7 @@ pub(super) struct RedisTime {
 }
 
 impl RedisTime {
-    /// Ours, until Redis tells its own.
+    /// Creates a clock that shows our own time until Redis sends its own.
     pub(super) fn new() -> Self {
         Self {
             own: SystemClock::new(),
@@ -21,7 +21,7 @@ impl RedisTime {
         }
     }
 
-    /// Redis has just told this time.
+    /// Notes the time in a reply that has just arrived.
     pub(super) fn observe(&self, now_us: u64) {
         // Both are far below 2^63, so the difference of the wrapped values is that of the times.
         let offset = now_us.wrapping_sub(self.own.now_us()).cast_signed();
