@@ -83,7 +83,7 @@ impl CheckPort {
             let Problem { message, hint } = problem;
             warn!(
                 hint = &*hint,
-                "{message} (this is logged once; tollgate_contract_faults_total counts)"
+                "{message} (this is logged once; see tollgate_contract_faults_total)"
             );
         }
     }

@@ -320,7 +320,7 @@ impl Files {
                 .try_for_each(|dir| watcher.watch(dir, RecursiveMode::NonRecursive))
         });
         if let Err(error) = result {
-            tracing::warn!(path = %self.path.display(), %error, "cannot watch for changes of the rule file, it is only read now and then; if there are too many watches or open files, raise fs.inotify.max_user_watches or max_user_instances");
+            tracing::warn!(path = %self.path.display(), %error, "cannot watch for changes of the rule file, so it is only polled; if there are too many watches or open files, raise fs.inotify.max_user_watches or max_user_instances");
         }
     }
 }

@@ -58,15 +58,15 @@ where
         Ok(Ok(query)) => return Ok(query.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => (
             StatusCode::PAYLOAD_TOO_LARGE,
-            format!("a question has at most {MAX_QUERY} bytes\n"),
+            format!("a query has at most {MAX_QUERY} bytes\n"),
         ),
         Ok(Err(error)) => (
             StatusCode::BAD_REQUEST,
-            format!("the question broke off: {error}\n"),
+            format!("the query broke off: {error}\n"),
         ),
         Err(_) => (
             StatusCode::REQUEST_TIMEOUT,
-            format!("the question did not come within {PATIENCE:?}\n"),
+            format!("the query did not arrive within {PATIENCE:?}\n"),
         ),
     };
     Err(Answer::text(status, text))
@@ -78,7 +78,7 @@ async fn report(
     query: &[u8],
 ) -> Result<ExplainReport, Problem> {
     let query: Query = serde_json::from_slice(query)
-        .map_err(|error| Problem::new(format!("this is not a question: {error}"), EXAMPLE))?;
+        .map_err(|error| Problem::new(format!("this is not a query: {error}"), EXAMPLE))?;
     let query = query.checked()?;
     let request = query.attributes();
     let live = engine.live();

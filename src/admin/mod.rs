@@ -113,7 +113,7 @@ impl Admin {
 }
 
 fn not_found() -> Answer {
-    let mut text = "not found, there are:\n".to_owned();
+    let mut text = "not found; the resources are:\n".to_owned();
     for endpoint in Endpoint::ALL {
         text.push_str(endpoint.as_str());
         text.push('\n');
@@ -122,7 +122,7 @@ fn not_found() -> Answer {
 }
 
 fn method_not_allowed(method: &Method, allow: &'static str) -> Response<Full<Bytes>> {
-    let text = format!("only {} is answered here\n", allow.replace(", ", " and "));
+    let text = format!("only {} is allowed here\n", allow.replace(", ", " and "));
     let refusal = Answer::text(StatusCode::METHOD_NOT_ALLOWED, text);
     let mut response = refusal.into_response(method);
     let allow = HeaderValue::from_static(allow);

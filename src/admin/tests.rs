@@ -68,7 +68,7 @@ async fn explain_takes_a_query_of_bounded_length() {
     assert!(body.contains(r#""read": "memory""#), "{body}");
     let (status, _, body) = post("").await;
     assert_eq!(status, 400);
-    assert!(body.contains("this is not a question"), "{body}");
+    assert!(body.contains("this is not a query"), "{body}");
     assert!(body.contains("\nhint: {\"method\""), "{body}");
     let padded = |length: usize| {
         let query = r#"{"path":"/data"}"#;

@@ -175,7 +175,10 @@ pub fn signalled() -> anyhow::Result<impl Future<Output = ()>> {
             _ = term.recv() => "SIGTERM",
             _ = int.recv() => "SIGINT",
         };
-        info!(signal = name, "shutting down: answering what is under way");
+        info!(
+            signal = name,
+            "shutting down: finishing the requests under way"
+        );
     })
 }
 
@@ -187,7 +190,7 @@ async fn until(mut stopped: watch::Receiver<bool>) {
 fn warn_of_plain_hashes(rules: &RuleSet) {
     if rules.has_secrets() && !rules.hash_key.is_secret() {
         warn!(
-            "rules have secrets in their keys, and they are hashed without a key of your own: who sees a hash can try values against it; set TOLLGATE_HASH_KEY"
+            "rules have secrets in their keys, and they are hashed without a key of your own, so whoever sees a hash can guess values against it; set TOLLGATE_HASH_KEY"
         );
     }
 }

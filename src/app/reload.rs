@@ -56,8 +56,8 @@ impl Reloader {
         }
     }
 
-    /// Applies the bytes of the rule file. Returns the files that it names, unless it cannot be read
-    /// far enough to say: then those of the rules in force still matter.
+    /// Applies the bytes of the rule file. Returns the files that it names, unless it cannot be
+    /// read far enough to say: then those of the rules in force still matter.
     fn apply(&self, bytes: Vec<u8>) -> Option<Vec<Other>> {
         let text = match as_text(bytes) {
             Ok(text) => text,
@@ -70,7 +70,7 @@ impl Reloader {
         let load = || load_noting(&self.path, &text, &self.hash_key, &others);
         // A panic while loading must not stop later reloads.
         let Ok(loaded) = panic::catch_unwind(AssertUnwindSafe(load)) else {
-            self.refuse("tollgate failed while reading it, which is a bug");
+            self.refuse("tollgate panicked while reading it; this is a bug, please report it");
             return None;
         };
         let diagnostics = loaded.diagnostics;
@@ -104,9 +104,9 @@ impl Reloader {
 
     fn refuse_with(&self, summary: &str, details: &str) {
         self.metrics.rules_refused();
-        error!("the rule file is not valid; the rules in force stay: {details}");
+        error!("the rule file is not valid, so the older rules stay in force: {details}");
         self.component.degraded(format!(
-            "the rule file is refused, older rules are in force: {summary}"
+            "the rule file was refused; older rules are in force: {summary}"
         ));
     }
 }
@@ -130,8 +130,6 @@ pub(super) fn watch(
 /// Logs what in the rules in force is probably a mistake.
 pub fn log_warnings(diagnostics: &Diagnostics) {
     if !diagnostics.list.is_empty() {
-        warn!(
-            "the rules are in force, and some are probably not as they were meant:\n{diagnostics}"
-        );
+        warn!("the rules are in force, with warnings:\n{diagnostics}");
     }
 }

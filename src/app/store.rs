@@ -49,11 +49,11 @@ pub(super) async fn open(
             Ok(Arc::<MemoryStore>::clone(memory))
         }
         StoreSettings::Redis(options) => {
-            component.degraded("redis is not reached yet");
+            component.degraded("Redis has not been reached yet");
             let store = RedisStore::start(options, reporter(component, Arc::clone(metrics)))?;
             if !store.connected_within(PATIENCE_AT_START).await {
                 warn!(
-                    "starting without redis: rules do as their on_store_error says until it is reached"
+                    "starting without Redis: rules follow their on_store_error until it is reached"
                 );
             }
             Ok(Arc::new(store))
@@ -67,12 +67,12 @@ fn reporter(component: Component, metrics: Arc<Metrics>) -> redis::OnChange {
         Ok(()) => {
             component.ok();
             metrics.set_store_up(true);
-            info!("redis serves: counters are shared");
+            info!("Redis is reachable: counters are shared");
         }
         Err(error) => {
             component.degraded(error.to_string());
             metrics.set_store_up(false);
-            warn!(%error, "redis does not serve: rules do as their on_store_error says until it does");
+            warn!(%error, "Redis is not reachable: rules follow their on_store_error until it is");
         }
     })
 }

@@ -127,7 +127,7 @@ fn unreadable(error: &StoreError) -> Problem {
     let hint = match error {
         // Redis was reached, and the error says what to do.
         StoreError::Refused(_) | StoreError::Malformed(_) => "",
-        _ => "check --redis-url (REDIS_URL); without it, explain supposes that nobody has come yet",
+        _ => "check --redis-url (REDIS_URL); without it, explain takes all limits as unused",
     };
     Problem::new(
         format!("the counters in Redis cannot be read: {error}"),

@@ -55,7 +55,7 @@ pub enum Unhealthy {
         source: std::io::Error,
     },
     /// Something answered that is not a tollgate.
-    #[error("{addr} did not answer in HTTP: {source}")]
+    #[error("{addr} did not answer with HTTP: {source}")]
     Http {
         /// The address asked.
         addr: ListenAddr,

@@ -20,7 +20,7 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Runtime(
-            anyhow::Error::new(error).context("the answer cannot be written"),
+            anyhow::Error::new(error).context("cannot write the output"),
         )),
         _ => Ok(()),
     }

@@ -35,7 +35,7 @@ pub(super) fn load(file: &Path, hash_key: &HashKey) -> Loaded {
         Err(error) => {
             let hint = match error.kind() {
                 io::ErrorKind::InvalidData => "save it in the encoding UTF-8",
-                _ => "name another, on the command line or in TOLLGATE_RULES",
+                _ => "give the path of another one, on the command line or in TOLLGATE_RULES",
             };
             let file = file.display().to_string();
             Loaded {

@@ -164,7 +164,7 @@ fn store(
             ..options
         })),
         (Some(StoreKind::Redis), None) => Err(Failure::Usage(Problem::new(
-            "--store redis needs to know which",
+            "--store redis needs a URL",
             "add --redis-url redis://127.0.0.1:6379, or set REDIS_URL",
         ))),
     }

@@ -85,7 +85,7 @@ pub fn answer(
                 kind: "about:blank",
                 title: "Service Unavailable",
                 status: 503,
-                detail: "the rate limiter cannot decide now".to_owned(),
+                detail: "the rate limiter cannot decide at the moment".to_owned(),
                 rule: decision.rule.as_deref(),
                 violated_policies: &[],
                 retry_after: None,
@@ -222,7 +222,7 @@ fn usual_problem(decision: &Decision, facts: &Facts<'_>) -> Map<String, Value> {
             QUOTA_EXCEEDED,
             "Too Many Requests",
             format!(
-                "requests cannot be counted now; try again in {} s",
+                "requests cannot be counted at the moment; try again in {} s",
                 facts.retry_after
             ),
         ),

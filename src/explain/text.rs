@@ -23,11 +23,11 @@ impl fmt::Display for ExplainReport {
             None => writeln!(f, " from no known address")?,
         }
         match &self.counters {
-            Counters::Read(store) => writeln!(f, "counters as they stand in {store}")?,
-            Counters::NotRead => writeln!(f, "counters not read: as if nobody had come yet")?,
+            Counters::Read(store) => writeln!(f, "counters read from {store}")?,
+            Counters::NotRead => writeln!(f, "counters not read: all limits are taken as unused")?,
             Counters::Failed(error) => writeln!(
                 f,
-                "counters cannot be read: {error}\nso this is as if nobody had come yet"
+                "counters cannot be read: {error}\nso all limits are taken as unused"
             )?,
         }
         writeln!(f)?;
@@ -71,7 +71,7 @@ fn rule_text(f: &mut fmt::Formatter<'_>, rule: &Explained, width: usize) -> fmt:
             detail(f, width, "from", source.as_deref().unwrap_or_default())
         }
         RuleResult::Skips { key } => {
-            writeln!(f, "matches: skips it, which lacks a part of the key")?;
+            writeln!(f, "matches: skips it, because a part of the key is missing")?;
             detail(f, width, "key", key)
         }
         RuleResult::Unlimited { key, source } => {
@@ -100,7 +100,7 @@ fn counts_text(f: &mut fmt::Formatter<'_>, counts: &LimitStatuses, width: usize)
             f,
             width,
             "",
-            "a part is missing: all who lack it share these counters",
+            "a part is missing: all requests without it share these counters",
         )?;
     }
     if counts.source != "rule" {
@@ -121,7 +121,10 @@ fn counts_text(f: &mut fmt::Formatter<'_>, counts: &LimitStatuses, width: usize)
         let room = match limit.wait_us {
             None if left_after == left => format!("{left} left"),
             None => format!("{left} left, {left_after} after this request"),
-            Some(wait) => format!("{left} left: does not fit for {}", wait_text(wait)),
+            Some(wait) => format!(
+                "{left} left: does not fit until {} from now",
+                wait_text(wait)
+            ),
         };
         detail(
             f,

@@ -99,22 +99,22 @@ impl Metrics {
                 "bans",
                 "Bans that began, by rule, also of rules in shadow mode, where nobody is banned",
             ),
-            checks: counter(r, "checks", "Checks by the endpoint they came to"),
-            check_duration: histogram(r, "check_duration", "From a check's arrival to its answer"),
+            checks: counter(r, "checks", "Checks by endpoint"),
+            check_duration: histogram(
+                r,
+                "check_duration",
+                "Time from a check's arrival to its answer",
+            ),
             store_duration: histogram(
                 r,
                 "store_duration",
-                "From a question to the store to its answer or failure",
+                "Time of a call to the store, until its answer or failure",
             ),
-            store_errors: counter(
-                r,
-                "store_errors",
-                "Questions to the store that it did not answer, by kind",
-            ),
+            store_errors: counter(r, "store_errors", "Calls to the store that failed, by kind"),
             store_fallbacks: counter(
                 r,
                 "store_fallbacks",
-                "Decisions made without the store, by rule, what the rule then does, and why",
+                "Decisions made without the store, by rule, action taken and reason",
             ),
             store_up: gauge(
                 r,
@@ -124,7 +124,7 @@ impl Metrics {
             contract_faults: counter(
                 r,
                 "contract_faults",
-                "Checks that cannot be understood, by kind: the proxy's configuration needs mending",
+                "Checks that cannot be understood, by kind: the proxy's configuration needs to be fixed",
             ),
             rules_generation: gauge(
                 r,

@@ -99,8 +99,8 @@ impl<'a> Document<'a> {
         list.dedup();
         if let Some(first) = omitted.first() {
             let problem = Problem::new(
-                format!("further problems that are not told here: {}", omitted.len()),
-                "repair those above first",
+                format!("{} more problems not shown", omitted.len()),
+                "fix the ones above first",
             );
             let whole_file = Location::WHOLE_FILE;
             list.push(Diagnostic::new(

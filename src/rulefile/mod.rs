@@ -64,7 +64,10 @@ pub fn load(name: &str, text: &str) -> Result<RuleSet, Diagnostics> {
     let alone = |path: &Path| {
         Err(io::Error::new(
             io::ErrorKind::Unsupported,
-            format!("{} belongs to a file on disk", path.display()),
+            format!(
+                "{} can only be read next to a rule file on disk",
+                path.display()
+            ),
         ))
     };
     let context = LoadContext {

@@ -35,7 +35,7 @@ impl std::str::FromStr for Rate {
         let not_a_rate = || {
             let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
             let hint = if is_number {
-                format!("say per how long, like {text}/m")
+                format!("add the time, like {text}/m")
             } else {
                 EXAMPLES.to_owned()
             };
@@ -60,7 +60,7 @@ impl std::str::FromStr for Rate {
             Some((_, "")) => {
                 return Err(Problem::new(
                     format!("the burst of {text:?} has no number"),
-                    "write how many may come at once, like 20/s burst 40",
+                    "write how many requests may come at once, like 20/s burst 40",
                 ));
             }
             Some((rate, burst)) => (rate, Some(amount(burst, "burst", 1)?)),
@@ -113,7 +113,7 @@ pub(super) fn check_amount(amount: u64, what: &str) -> Result<u64, Problem> {
     match amount {
         0 => Err(Problem::new(
             format!("a {what} of 0 admits nothing"),
-            "to refuse these requests altogether, write `limit: 0`",
+            "to deny all of these requests, write `limit: 0`",
         )),
         1..=MAX_AMOUNT => Ok(amount),
         _ => Err(Problem::new(
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said_with_a_way_out() {
         for (text, message, hint) in [
-            ("5", "\"5\" is not a rate", "per how long"),
+            ("5", "\"5\" is not a rate", "add the time"),
             (
                 "5/fortnight",
                 "\"fortnight\" is not a unit of time",
@@ -203,14 +203,18 @@ mod tests {
             (
                 "5/1h, 30m",
                 "\"h,\" is not a unit of time",
-                "one after the other",
+                "parts one after the other",
             ),
             (
                 "5/1h and 30m",
                 "\"h and\" is not a unit",
-                "one after the other",
+                "parts one after the other",
             ),
-            ("5/1h 1h", "\"1h 1h\" has a unit of time twice", "each once"),
+            (
+                "5/1h 1h",
+                "\"1h 1h\" has a unit of time twice",
+                "each unit once",
+            ),
             ("5/_h", "\"_h\" is not a unit of time", "units are"),
             ("5/_", "\"_\" is not a unit of time", "units are"),
             ("-5/m", "\"-5\" is not a whole number", "write a rate"),

@@ -80,7 +80,7 @@ impl Fact {
 
     /// What may be written in braces, for messages.
     const PLACES: &'static str =
-        "{rule}, {limit}, {rate}, {retry_after} or {status}; a brace itself is {{ or }}";
+        "{rule}, {limit}, {rate}, {retry_after} or {status}; write {{ or }} for a literal brace";
 
     fn parse(name: &str) -> Result<Self, Problem> {
         if let Some((_, fact)) = Self::NAMES.iter().find(|(known, _)| *known == name) {
@@ -94,8 +94,8 @@ impl Fact {
             )
         } else {
             Problem::new(
-                "braces hold the name of what is filled in, and these hold more",
-                "for JSON, write fields under `json`; a brace itself is {{ or }}",
+                "braces contain one name, but these contain more",
+                "for JSON, use `json`; write {{ or }} for a literal brace",
             )
         })
     }
@@ -118,7 +118,7 @@ impl Template {
             let inner = tail.strip_prefix('{').and_then(|tail| tail.split_once('}'));
             let Some((name, after)) = inner else {
                 return Err(Problem::new(
-                    format!("a brace stands alone in {text:?}"),
+                    format!("there is a single brace in {text:?}"),
                     format!("write {}", Fact::PLACES),
                 ));
             };
@@ -248,8 +248,8 @@ mod tests {
         for (text, expected) in [
             ("{who}", "{who} is not known"),
             ("{}", "{} is not known"),
-            ("{rule", "stands alone"),
-            ("a } b", "stands alone"),
+            ("{rule", "a single brace"),
+            ("a } b", "a single brace"),
         ] {
             let error = Template::parse(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");

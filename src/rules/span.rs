@@ -43,7 +43,7 @@ pub fn span_us(text: &str) -> Result<u64, Problem> {
         }
         if unit.starts_with(['.', ',']) {
             return Err(Problem::new(
-                format!("{text:?} is not a whole number of a unit of time"),
+                format!("{text:?} is not a whole number with a unit of time"),
                 "write whole numbers, like 1h 30m for 1.5h",
             ));
         }
@@ -51,7 +51,7 @@ pub fn span_us(text: &str) -> Result<u64, Problem> {
         if seen.contains(&length) {
             return Err(Problem::new(
                 format!("{text:?} has a unit of time twice"),
-                "write each once, like 1h 30m",
+                "write each unit once, like 1h 30m",
             ));
         }
         seen.push(length);
@@ -80,7 +80,7 @@ fn unit_us(unit: &str) -> Result<u64, Problem> {
             "months and years have no fixed length: write days, like 1000/30days, or one month with `align: calendar`".to_owned()
         }
         (None, _) if unit.ends_with([',', '-']) || unit.ends_with(" and") => {
-            "write lengths one after the other, like 1h 30m".to_owned()
+            "write the parts one after the other, like 1h 30m".to_owned()
         }
         (None, _) => "units are ms, s, m, h, day and week".to_owned(),
     };

@@ -120,8 +120,8 @@ fn flags(addr: &ListenAddr) -> &'static str {
 
 fn permission_hint(addr: &ListenAddr) -> &'static str {
     match addr {
-        ListenAddr::Tcp(_) => "ports below 1024 need a privilege, choose a higher one",
-        ListenAddr::Unix(_) => "the socket's directory must be writable for tollgate's user",
+        ListenAddr::Tcp(_) => "ports below 1024 need a privilege; choose a higher one",
+        ListenAddr::Unix(_) => "tollgate's user must be able to write to the socket's directory",
     }
 }
 

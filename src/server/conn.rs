@@ -238,7 +238,7 @@ impl Drop for PanicWatch<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             tracing::error!(
-                "a request handler panicked, its request stays unanswered; this is a bug, please report it"
+                "a request handler panicked, its request was not answered; this is a bug, please report it"
             );
             self.0.events.handler_panicked();
         }

@@ -127,7 +127,7 @@ where
                     }
                     let pause = backoff.next();
                     if let Some(unlogged) = failures.permit(Instant::now()) {
-                        tracing::error!(%error, ?pause, unlogged, "cannot accept connections, trying again; if it says too many open files, raise the limit on them (ulimit -n)");
+                        tracing::error!(%error, ?pause, unlogged, "cannot accept connections, trying again; for `too many open files`, raise that limit (ulimit -n)");
                     }
                     tokio::select! {
                         () = &mut shutdown => return,
@@ -146,7 +146,7 @@ where
                 tracing::warn!(
                     cap,
                     unlogged,
-                    "too many connections, closing new ones at once; raise --max-connections if the proxies need more"
+                    "too many connections; new ones are closed at once; raise --max-connections if the proxies need more"
                 );
             }
             return;
@@ -201,6 +201,6 @@ where
 fn reap(ended: Result<(), JoinError>) {
     // A handler's panic has been reported already; this catches one in our own code.
     if let Err(error) = ended {
-        tracing::error!(%error, "a connection's task ended abnormally");
+        tracing::error!(%error, "the task of a connection ended abnormally");
     }
 }

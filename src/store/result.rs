@@ -31,7 +31,7 @@ pub enum StoreError {
     #[error("{0}")]
     Malformed(String),
     /// Too many checks are waiting for the store; nothing was charged.
-    #[error("too many checks wait for the store")]
+    #[error("too many checks are waiting for the store")]
     Overloaded,
     /// The store's time lies outside the edges of a calendar window; nothing was charged. The store
     /// knows its time better now: with the edges around [`Store::now_us`](super::Store::now_us) it

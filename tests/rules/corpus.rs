@@ -183,7 +183,7 @@ fn no_sign_that_is_missing_leaves_people_without_words() {
 fn no_snapshot_is_left_of_a_file_that_is_gone() {
     for folder in ["bad", "warned"] {
         let names: BTreeSet<String> = cases(folder).into_iter().map(|case| case.name).collect();
-        for entry in fs::read_dir(Path::new("tests/snapshots/corpus").join(folder)).unwrap() {
+        for entry in fs::read_dir(Path::new("tests/rules/snapshots/corpus").join(folder)).unwrap() {
             let file = entry.unwrap().file_name().into_string().unwrap();
             let name = file.strip_suffix(".snap").unwrap_or(&file);
             assert!(names.contains(name), "{folder}/{file}");

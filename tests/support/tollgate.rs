@@ -127,8 +127,8 @@ impl Tollgate {
         self.dir.path().join("rules.yaml")
     }
 
-    /// What it has logged so far. A line is written a moment after what it tells of: wait for it with
-    /// [`until_logged`](Self::until_logged).
+    /// What it has logged so far. A line is written a moment after what it tells of: wait for it
+    /// with [`until_logged`](Self::until_logged).
     pub fn log(&self) -> String {
         self.process.log()
     }

@@ -75,12 +75,12 @@ impl Compiler<'_, '_> {
         let (message, hint) = match status {
             301 | 302 | 303 | 307 | 308 | 400..=499 => return u16::try_from(status).ok(),
             200..=299 => (
-                format!("{status} does not deny"),
+                format!("{status} is not a denial"),
                 "to let these requests pass, write `action: allow`",
             ),
             500..=599 => (
                 format!(
-                    "{status} would be a failure of ours to the proxy, which may then let the request through"
+                    "to a proxy, {status} means that tollgate failed, and the proxy may let the request through"
                 ),
                 "write a 4xx like 429",
             ),
@@ -120,7 +120,7 @@ impl Compiler<'_, '_> {
                 Ok(template) if HeaderValue::try_from(template.render(&SAMPLE)).is_err() => self
                     .error(
                         field,
-                        "a header's value is one line of printable characters",
+                        "the value of a header is one line of printable characters",
                         "remove line breaks and control characters",
                     ),
                 Ok(template) => out.push((header, template)),
@@ -187,7 +187,7 @@ impl Compiler<'_, '_> {
                     let Some(name) = name.as_str() else {
                         self.problems.error(
                             path,
-                            format!("a member's name is a text, not {}", describe(name)),
+                            format!("the name of a member is a text, not {}", describe(name)),
                             "quote it",
                         );
                         return None;
@@ -204,7 +204,7 @@ impl Compiler<'_, '_> {
                 if value.is_none() {
                     self.problems.error(
                         path,
-                        format!("JSON cannot say {}", describe(plain)),
+                        format!("JSON cannot hold {}", describe(plain)),
                         "write it as text",
                     );
                 }

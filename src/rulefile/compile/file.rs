@@ -98,7 +98,7 @@ impl Compiler<'_, '_> {
             ),
             Some(field) if field.value.is_some_and(|version| version != 1) => self.error(
                 field,
-                "this version of the rule file is not known",
+                "this version of the rule file is not supported",
                 "write `version: 1`",
             ),
             Some(_) => {}

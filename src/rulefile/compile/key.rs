@@ -32,7 +32,7 @@ impl Compiler<'_, '_> {
                 self.error(
                     field,
                     "this part is in the key already",
-                    "keep it once; for another kind of caller write another part",
+                    "keep it once; to tell more callers apart, add a different part",
                 );
             }
             parts.push(part);
@@ -69,7 +69,7 @@ impl Compiler<'_, '_> {
                 if let Some(secret) = secret {
                     self.error(
                         secret,
-                        "a path cannot be marked secret: it stands in logs everywhere",
+                        "a path cannot be marked secret, because proxies log it",
                         "remove `secret`",
                     );
                 }
@@ -185,7 +185,7 @@ impl Compiler<'_, '_> {
         if let Some(field) = secret {
             self.error(
                 field,
-                format!("{what} is a secret by its nature"),
+                format!("{what} is always secret"),
                 "remove `secret: false`",
             );
         }
@@ -217,18 +217,18 @@ impl Compiler<'_, '_> {
             let paths = &matcher.when.paths;
             let (message, hint) = if paths.iter().any(|path| path.to_string().contains(&colon)) {
                 (
-                    format!("in paths, :{name} is no parameter but stands for itself"),
-                    format!("write {{{name}}} in its place"),
+                    format!("in paths, :{name} is not a parameter but literal text"),
+                    format!("write {{{name}}} instead"),
                 )
             } else if paths.is_empty() {
                 (
                     format!("the rule has no path with the parameter {{{name}}}"),
-                    format!("write one into match.path, like \"/users/{{{name}}}\""),
+                    format!("add it to match.path, like \"/users/{{{name}}}\""),
                 )
             } else {
                 (
                     format!("the path {} has no parameter {{{name}}}", paths[0]),
-                    format!("write it there, like \"/users/{{{name}}}\""),
+                    format!("add it, like \"/users/{{{name}}}\""),
                 )
             };
             self.error(field, message, hint);

@@ -116,7 +116,7 @@ impl Compiler<'_, '_> {
                 }
                 Some(_) if fields.len() > 1 => self.error(
                     field,
-                    "`unlimited` and `0` stand alone",
+                    "`unlimited` and `0` cannot be combined with other limits",
                     "remove the other limits, or this one",
                 ),
                 Some(Spec::Unlimited) => return Some(Plan::Unlimited),
@@ -214,7 +214,7 @@ impl Compiler<'_, '_> {
         for path in details.into_iter().flatten() {
             self.problems.error(
                 &path,
-                format!("a limit of `{written}` counts nothing"),
+                format!("a limit of `{written}` has no counter"),
                 "remove this field, or write a rate like 5/m",
             );
         }
@@ -243,7 +243,7 @@ impl Compiler<'_, '_> {
             Window::Micros(_) => {
                 self.error(
                     field,
-                    "the calendar has no such window",
+                    "this window does not exist in the calendar",
                     "with `align: calendar` write a rate per hour, day, week or month",
                 );
                 return None;

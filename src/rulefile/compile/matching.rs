@@ -36,7 +36,7 @@ impl Compiler<'_, '_> {
             } else if !self.has_error(field) {
                 self.error(
                     field,
-                    "the `not` says nothing, and so would exclude every request",
+                    "the `not` is empty, so it would exclude every request",
                     "write a condition into it, or remove it",
                 );
             }
@@ -91,7 +91,7 @@ impl Compiler<'_, '_> {
                     None if self.has_error(field) => {}
                     None => self.error(
                         field,
-                        "the path says nothing",
+                        "the path is empty",
                         "write { regex: \"/v[0-9]+/.*\" }",
                     ),
                     Some(regex) => match regex.value.as_ref().map(|r| PathPattern::regex(&r.0)) {
@@ -117,8 +117,8 @@ impl Compiler<'_, '_> {
                 Ok(known) if out.iter().any(|other| other.name == known) => {
                     self.problems.error_at_name(
                         &self.path(field),
-                        format!("the header {known} is here twice: case makes no difference"),
-                        "keep one; of several values that will do, write a list, like x-plan: [gold, silver]",
+                        format!("the header {known} is here twice; case is ignored"),
+                        "keep one; to accept several values, write a list, like x-plan: [gold, silver]",
                     );
                 }
                 Ok(HOST) => self.problems.error_at_name(
@@ -192,7 +192,7 @@ impl Compiler<'_, '_> {
             }
             self.error(
                 field,
-                "the condition says nothing",
+                "the condition is empty",
                 "write a value, or { prefix: … }, { regex: … }, { present: true } or { absent: true }",
             );
             return None;
@@ -202,7 +202,7 @@ impl Compiler<'_, '_> {
         if gone && there {
             self.error(
                 field,
-                "a value cannot be there and not be there",
+                "a value cannot be both present and absent",
                 "keep one of the two",
             );
             return None;

@@ -137,8 +137,8 @@ impl Compiler<'_, '_> {
         if !self.has_error(field) {
             self.error(
                 field,
-                "the override says not for whom",
-                "add `key:` with the value of the rule's key, or a list with one for each of its parts",
+                "the override has no `key`",
+                "add `key:` with the value of the rule's key, or a list with one value for each part",
             );
         }
     }
@@ -154,7 +154,7 @@ impl Compiler<'_, '_> {
         if parts.is_empty() {
             self.error(
                 field,
-                "the rule has no key, so all callers are one",
+                "the rule has no key, so all callers share one counter",
                 "give the rule a `key`, or remove its overrides",
             );
             return None;
@@ -163,7 +163,7 @@ impl Compiler<'_, '_> {
             self.error(
                 field,
                 format!(
-                    "the rule's key has {}, and here {}",
+                    "the rule's key has {}, but here {}",
                     counted(parts.len(), "part"),
                     match values.len() {
                         1 => "is 1 value".to_owned(),

@@ -124,7 +124,7 @@ impl Compiler<'_, '_> {
         for path in written.into_iter().flatten() {
             self.problems.error(
                 &path,
-                format!("a rule with `action: {action}` counts nothing"),
+                format!("a rule with `action: {action}` has no counters"),
                 "remove this field, or the action",
             );
         }
@@ -190,8 +190,8 @@ impl Compiler<'_, '_> {
             let at = path.key("name");
             self.problems.error(
                 &at,
-                format!("another rule is named {:?} already", rule.name),
-                "rules with one name would share counters: give each its own",
+                format!("another rule already has the name {:?}", rule.name),
+                "rules with the same name would share counters: give each its own name",
             );
         }
     }

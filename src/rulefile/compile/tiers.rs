@@ -14,8 +14,8 @@ impl Compiler<'_, '_> {
         if field.value.as_deref() == Some(BAN) {
             self.error(
                 field,
-                format!("{BAN:?} cannot be the name of {what}: in answers it is the rule's ban"),
-                "call it something else",
+                format!("{BAN:?} cannot be the name of {what}: in responses, this name means the rule's ban"),
+                "choose another name",
             );
             return None;
         }
@@ -39,16 +39,16 @@ impl Compiler<'_, '_> {
             if tier.when.is_none() && !self.problems.has_misspelt(&path, "when") {
                 self.problems.error(
                     &path,
-                    "the tier says not who is in it",
-                    "add `when:` with conditions as in `match`; what holds for all others is the rule's own limit",
+                    "the tier has no `when`",
+                    "add `when:` with conditions as in `match`; the rule's own limit is for all other requests",
                 );
             }
             let Some(name) = name else { continue };
             if tiers.iter().any(|other| other.name == name) {
                 self.problems.error(
                     &path,
-                    format!("another tier is named {name:?} already"),
-                    "give each its own name: it tells in answers which one applied",
+                    format!("another tier already has the name {name:?}"),
+                    "give each its own name: responses show which one applied",
                 );
             }
             let when = self.matcher(tier.when.as_ref());

@@ -101,7 +101,7 @@ fn wrong_type(found: Unexpected<'_>, expected: &str) -> Problem {
             expected
         }
     };
-    let message = format!("expected {}, and found {shown}", expected.message);
+    let message = format!("expected {}, but found {shown}", expected.message);
     Problem::new(message, expected.hint)
 }
 
@@ -122,6 +122,6 @@ fn number_hint(found: Unexpected<'_>) -> String {
         Unexpected::Float(number) if number.fract() == 0.0 && number >= 0.0 => {
             format!("write {number:.0}")
         }
-        _ => "write it in digits alone".to_owned(),
+        _ => "write it in digits only".to_owned(),
     }
 }

@@ -54,14 +54,14 @@ impl<'a> Node<'a> {
         let names: Vec<&str> = fields.keys().filter_map(Value::as_str).collect();
         if names.iter().any(|name| name.starts_with('-')) {
             return Some(Error::from(Problem::new(
-                "expected a list, and found fields whose names begin with a dash",
+                "expected a list, but found fields with names that begin with a dash",
                 "put a space after each dash that begins an item",
             )));
         }
         let strange = |name: &&str| !known.contains(name) && nearest(name, known).is_none();
         (names.len() == fields.len() && !names.is_empty() && names.iter().all(strange)).then(|| {
             Error::from(Problem::new(
-                "expected a list, and found fields of other names",
+                "expected a list, but found fields",
                 format!(
                     "begin each item with a dash; its fields are {}",
                     known.join(", ")
@@ -153,11 +153,11 @@ impl<'de> Deserializer<'de> for Node<'de> {
             },
             _ if name == SHORT => self.deserialize_any(visitor),
             Value::Null => Err(Error::from(Problem::new(
-                "there is nothing here",
+                "the value is missing",
                 format!("the fields are {}", fields.join(", ")),
             ))),
             other => Err(Error::from(Problem::new(
-                format!("expected fields, and found {}", describe(other)),
+                format!("expected fields, but found {}", describe(other)),
                 format!("the fields are {}", fields.join(", ")),
             ))),
         }
@@ -189,7 +189,7 @@ impl<'de> Deserializer<'de> for Node<'de> {
                 ),
             })),
             other => Err(Error::from(Problem::new(
-                format!("expected one word, and found {}", describe(other)),
+                format!("expected one word, but found {}", describe(other)),
                 format!("one of: {known}"),
             ))),
         }
@@ -302,13 +302,16 @@ impl Node<'_> {
         };
         let hint = match (key, &plain, known) {
             (Value::Mapping(_), ..) => {
-                "if {{ … }} is a place to fill in, fill it in before tollgate reads the file; a text that begins with a brace must be in quotes".to_owned()
+                "if {{ … }} is a placeholder, fill it in before tollgate reads the file; a text that begins with a brace must be in quotes".to_owned()
             }
             (_, _, Some(known)) => format!("the fields are {}", known.join(", ")),
             (_, Some(text), None) => format!("write \"{text}\", in quotes"),
-            (_, None, None) => "write a text in front of the colon".to_owned(),
+            (_, None, None) => "write a text before the colon".to_owned(),
         };
-        let message = format!("a field's name is a text, and this is {}", describe(key));
+        let message = format!(
+            "the name of a field is a text, but this is {}",
+            describe(key)
+        );
         let problems = self.sinks.problems;
         match plain {
             Some(text) => problems.error_at_name(&self.path.key(&text), message, hint),

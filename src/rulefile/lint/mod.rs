@@ -29,7 +29,7 @@ pub(super) fn lint(
         {
             problems.warning(
                 path,
-                format!("the rule can never apply: {:?} above it matches all its requests and ends the walk", other.name),
+                format!("the rule can never apply: {:?} above it matches all of its requests and ends the walk", other.name),
                 "move it above that rule, or narrow that rule's match",
             );
         }
@@ -59,8 +59,8 @@ fn lint_paths(problems: &Problems, rule: &Rule, path: &FieldPath) {
         if let Some(name) = colon {
             problems.warning(
                 &path.key("match").key("path"),
-                format!("{text} is about paths with a colon: \":{name}\" is taken literally"),
-                format!("a parameter is written {{{name}}}, and the path in quotes"),
+                format!("{text} matches paths with a colon: \":{name}\" is taken literally"),
+                format!("write a parameter as {{{name}}}, with the path in quotes"),
             );
         }
     }
@@ -80,7 +80,7 @@ fn lint_tiers(problems: &Problems, action: &LimitAction, path: &FieldPath) {
         if let Some(reason) = tier.when.impossible() {
             problems.warning(
                 &at(index),
-                format!("nobody can be in this tier: {reason}"),
+                format!("no request can be in this tier: {reason}"),
                 "change its `when`, or remove the tier",
             );
         } else if let Some(other) = action.tiers[..index]
@@ -90,7 +90,7 @@ fn lint_tiers(problems: &Problems, action: &LimitAction, path: &FieldPath) {
             problems.warning(
                 &at(index),
                 format!(
-                    "nobody can be in this tier: {:?} above it takes them all",
+                    "no request can be in this tier: {:?} above it takes them all",
                     other.name
                 ),
                 "move it above that tier, or narrow that tier's `when`",
@@ -144,7 +144,7 @@ fn lint_ban(problems: &Problems, action: &LimitAction, path: &FieldPath) {
     if action.descriptor.parts.is_empty() {
         problems.warning(
             &at,
-            "the rule has no key, so this ban is on everybody",
+            "the rule has no key, so this ban is for everybody",
             "give the rule a `key`, like [client_ip]",
         );
     }

@@ -99,10 +99,10 @@ impl<'de> Deserialize<'de> for KeyPart {
                         "did you mean client_ip?".to_owned()
                     }
                     name if NamedPart::FIELDS.contains(&name) => {
-                        format!("say which: {{ {name}: NAME }}")
+                        format!("add its name: {{ {name}: NAME }}")
                     }
                     name if name.contains('-') => {
-                        format!("if it is a header, write {{ header: {name} }}")
+                        format!("if this is a header, write {{ header: {name} }}")
                     }
                     _ => format!("one of: {}", key_parts()),
                 };

@@ -91,7 +91,7 @@ impl FromText for RateSpec {
             0 => Ok(Self::Nothing),
             _ => Err(Problem::new(
                 format!("{number} is not a rate"),
-                format!("say per how long, like {number}/m"),
+                format!("add the time, like {number}/m"),
             )),
         })
     }
@@ -118,8 +118,8 @@ impl<'de> Deserialize<'de> for LimitSpec {
 
             fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<LimitSpec, A::Error> {
                 Err(de::Error::custom(Problem::new(
-                    "expected one limit, and found a list",
-                    "write a list of limits under `limits`, each by itself",
+                    "expected one limit, but found a list",
+                    "write a list of limits under `limits`, one item each",
                 )))
             }
 

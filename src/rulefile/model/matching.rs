@@ -154,7 +154,7 @@ impl<'de> Deserialize<'de> for Text {
             type Value = Text;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                Expected::new("a text", "write one, in quotes if it is no word").fmt(f)
+                Expected::new("a text", "write one, in quotes unless it is a word").fmt(f)
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Text, E> {
@@ -182,7 +182,7 @@ impl<'de> Deserialize<'de> for ValueSpec {
             type Value = ValueSpec;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                Expected::new("a value", "write one, in quotes if it is no word; or a list of values, or tests like { prefix: … }").fmt(f)
+                Expected::new("a value", "write one, in quotes unless it is a word; or a list of values, or tests like { prefix: … }").fmt(f)
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<ValueSpec, E> {
@@ -204,7 +204,7 @@ impl<'de> Deserialize<'de> for ValueSpec {
                 }
                 if values.is_empty() {
                     return Err(de::Error::custom(Problem::new(
-                        "an empty list lets no value through",
+                        "an empty list accepts no value",
                         "name one, or write { absent: true }",
                     )));
                 }
@@ -232,7 +232,7 @@ impl FromText for Method {
         // A method by its letters, but no request has it.
         if matches!(upper.as_str(), "*" | "ALL" | "ANY") {
             return Err(Problem::new(
-                format!("{text:?} is no method that requests have"),
+                format!("{text:?} is not a method of requests"),
                 "for all methods, leave `methods` out",
             ));
         }
@@ -244,7 +244,7 @@ impl FromText for Method {
         }
         if text != upper {
             return Err(Problem::new(
-                format!("methods are case-sensitive, and {text:?} is never sent"),
+                format!("methods are case-sensitive, and clients do not send {text:?}"),
                 format!("write {upper}"),
             ));
         }

@@ -142,7 +142,7 @@ impl<'de> Deserialize<'de> for KeyValue {
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 Expected::new(
                     "the value of a key part",
-                    "write what a request would have there, in quotes if it is no word",
+                    "write the value that a request would have, in quotes unless it is a word",
                 )
                 .fmt(f)
             }
@@ -161,8 +161,8 @@ impl<'de> Deserialize<'de> for KeyValue {
 
             fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<KeyValue, A::Error> {
                 Err(de::Error::custom(Problem::new(
-                    "expected one value, and found a list",
-                    "write one override for each",
+                    "expected one value, but found a list",
+                    "write one override for each value value",
                 )))
             }
         }

@@ -103,17 +103,17 @@ texts! {
         "examples": ["10.0.0.0/8", "2001:db8::/32", "192.0.2.1"],
     });
     Regex as "Regex": json_schema!({
-        "description": "A regular expression of Rust's regex crate, about the whole value.",
+        "description": "A regular expression (Rust's regex crate) for the whole value.",
         "type": "string",
         "minLength": 1,
         "maxLength": 1000,
     });
     Text as "Text": json_schema!({
-        "description": "A text; YAML may take it for a number or a truth value.",
+        "description": "A text; YAML may read it as a number or a boolean.",
         "type": ["string", "integer", "boolean"],
     });
     KeyValue as "KeyValue": json_schema!({
-        "description": "The value of a key part as a request would have it; of a secret, also its hash as Redis shows it.",
+        "description": "The value of a key part, as in a request. For a secret, its hash in Redis is accepted too.",
         "type": ["string", "integer", "boolean"],
     });
     Span as "Span": json_schema!({
@@ -123,7 +123,7 @@ texts! {
         "examples": ["30s", "5 minutes", "1h 30m"],
     });
     RateSpec as "Rate": json_schema!({
-        "description": "So many per so long, with a burst if it is a token bucket; `unlimited`; or 0 to deny.",
+        "description": "Requests per time, with a burst for a token bucket; `unlimited`; or 0 to deny.",
         "anyOf": [
             { "type": "string", "pattern": rate() },
             { "enum": ["unlimited", "0", 0] },

@@ -26,8 +26,8 @@ pub(in crate::rulefile) fn parse(text: &str) -> Result<Value, ParseError> {
     let mut value: Value = serde_yaml::from_str(text).map_err(malformed)?;
     if let Some((path, found)) = bad_merge(&value) {
         let problem = Problem::new(
-            format!("`<<` takes in the fields of another mapping, and this is {found}"),
-            "write <<: *name, and &name in front of the fields that are meant",
+            format!("`<<` adds the fields of another mapping, but this is {found}"),
+            "write <<: *name, and &name before the fields to add",
         );
         return Err(ParseError::Node(path, problem));
     }
@@ -35,7 +35,7 @@ pub(in crate::rulefile) fn parse(text: &str) -> Result<Value, ParseError> {
     if value.is_null() {
         let problem = Problem::new(
             "the file is empty",
-            "begin it with `version: 1`; all fields are in docs/rules.md",
+            "begin it with `version: 1`; docs/rules.md lists all fields",
         );
         return Err(ParseError::Node(FieldPath::root(), problem));
     }
@@ -50,10 +50,7 @@ fn duplicate_key(text: &str) -> Option<Malformed> {
         line,
         column,
         width: locate::token_width(locate::line(text, line), column, true),
-        problem: Problem::new(
-            format!("the field {key:?} is written twice"),
-            "keep the one you mean",
-        ),
+        problem: Problem::new(format!("the field {key:?} is written twice"), "keep one"),
     })
 }
 

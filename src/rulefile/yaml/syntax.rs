@@ -30,7 +30,7 @@ struct Cursor<'a> {
 }
 
 /// The hint for wrong indentation.
-const INDENT: &str = "indent it as far as the fields that it belongs with";
+const INDENT: &str = "indent it like its sibling fields";
 
 /// Explains why the library could not parse `text`.
 pub(super) fn explain(text: &str, error: &serde_yaml::Error) -> Malformed {
@@ -60,7 +60,7 @@ pub(super) fn explain(text: &str, error: &serde_yaml::Error) -> Malformed {
         "did not find expected ',' or ']'" => unfinished(at, start, ']'),
         "did not find expected key" => out_of_place(at),
         "did not find expected '-' indicator" => at.malformed(
-            "this is indented neither as the list above nor as a field of its last item",
+            "this is indented neither like the list above nor like a field of its last item",
             format!("{INDENT}; a new item begins with a dash and a space"),
         ),
         "could not find expected ':'" => no_colon(start),
@@ -80,31 +80,31 @@ pub(super) fn explain(text: &str, error: &serde_yaml::Error) -> Malformed {
             "begin it there, or put the value in quotes",
         ),
         "did not find expected node content" => at.malformed(
-            "there is no value here",
-            "write one, or remove what stands around it; a value that begins with a comma or a bracket must be in quotes",
+            "the value is missing",
+            "write one, or remove the characters around it; a value that begins with a comma or a bracket must be in quotes",
         ),
         "unknown anchor" => at.token(
-            "nothing above is marked with this name",
-            "mark what is meant with & and the name; if it is no reference, put the value in quotes",
+            "there is no anchor of this name above",
+            "add the anchor (& and the name); if this is not a reference, put the value in quotes",
         ),
         "recursion limit exceeded" => at.malformed(
             "this contains itself, or is nested too deeply",
-            "remove the reference, or write out what is meant",
+            "remove the reference, or write out the values",
         ),
         "repetition limit exceeded" => at.malformed(
-            "references to references grow beyond bounds",
-            "write out what is meant",
+            "references to references grow without bounds",
+            "write out the values",
         ),
         "control characters are not allowed" => control_character(at),
         _ if problem.contains("more than one document") => second_document(text),
         _ if start.char() == Some('!') => must_be_quoted(start),
         _ if at.source().starts_with('%') => Cursor { column: 1, ..at }.token(
-            "a line that begins with % is for YAML itself, and this one says nothing that it knows",
+            "a line that begins with % is a YAML directive, and this one is unknown",
             "remove it",
         ),
         _ => at.malformed(
             "this cannot be read as YAML",
-            "put the value in quotes, and look for what is not finished on the lines above",
+            "put the value in quotes, and look for an unfinished value on the lines above",
         ),
     }
 }
@@ -202,7 +202,7 @@ fn indent(line: &str) -> usize {
 
 fn tab(at: Cursor<'_>) -> Malformed {
     at.malformed(
-        "YAML is indented with spaces, and this is a tab",
+        "YAML is indented with spaces, but this is a tab",
         "replace the tab with spaces",
     )
 }
@@ -228,13 +228,13 @@ fn colon(at: Cursor<'_>) -> Malformed {
         return Malformed {
             width: whole.chars().count(),
             ..at.at_byte(value_at).malformed(
-                "a value that holds a colon and a space must be in quotes",
+                "a value that contains a colon and a space must be in quotes",
                 format!("write \"{}\"", whole.replace('"', "\\\"")),
             )
         };
     }
     let Some(above) = at.above() else {
-        return at.malformed("there can be no colon here", INDENT);
+        return at.malformed("a colon is not allowed here", INDENT);
     };
     let line = above.halves().1.trim_end();
     if line.contains(": ") || line.ends_with(':') {
@@ -242,7 +242,7 @@ fn colon(at: Cursor<'_>) -> Malformed {
         return Malformed {
             width: name.trim().chars().count().max(1),
             ..at.at_byte(indent(name)).malformed(
-                "this is indented deeper than the field above, which has a value already",
+                "this is indented deeper than the field above, which already has a value",
                 INDENT,
             )
         };
@@ -262,7 +262,7 @@ fn no_colon(at: Cursor<'_>) -> Malformed {
     };
     Malformed {
         width: line.chars().count().max(1),
-        ..at.malformed("there is no name with a colon and a space after it", hint)
+        ..at.malformed("a field name, a colon and a space are missing", hint)
     }
 }
 
@@ -294,7 +294,7 @@ fn unfinished(at: Cursor<'_>, start: Cursor<'_>, closing: char) -> Malformed {
         ),
         _ => at.malformed(
             format!("there is no comma or {closing} before this"),
-            "put a comma between two fields or values, and quotes around a value that holds quotes, braces or commas",
+            "put a comma between two fields or values, and quotes around a value that contains quotes, braces or commas",
         ),
     }
 }
@@ -311,7 +311,7 @@ fn out_of_place(at: Cursor<'_>) -> Malformed {
             )
         }
         Some(_) if after.starts_with(['}', ']']) => at.malformed(
-            "this closes what was not opened",
+            "this closes a bracket that was not opened",
             "remove it, or put the value in quotes",
         ),
         Some(quote @ ('"' | '\'')) => {
@@ -336,8 +336,8 @@ fn out_of_place(at: Cursor<'_>) -> Malformed {
             }
         }
         _ => at.malformed(
-            "this is not indented as what is around it",
-            format!("{INDENT}; the items of a list, as far as each other"),
+            "this is not indented like the lines around it",
+            format!("{INDENT}; items of a list are indented alike"),
         ),
     }
 }
@@ -355,14 +355,14 @@ fn escape(at: Cursor<'_>, start: Cursor<'_>) -> Malformed {
     let value = start.halves().1.strip_prefix('"').unwrap_or_default();
     let hint = match value.find('"') {
         Some(end) if !value[..end].contains('\'') => format!(
-            "in single quotes a backslash is just that: '{}'",
+            "in single quotes a backslash is literal: '{}'",
             &value[..end]
         ),
         _ => "write two backslashes for one".to_owned(),
     };
     Malformed {
         width: 2,
-        ..at.malformed(format!("{sign} means nothing here, in double quotes"), hint)
+        ..at.malformed(format!("{sign} has no meaning in double quotes"), hint)
     }
 }
 
@@ -374,7 +374,7 @@ fn control_character(at: Cursor<'_>) -> Malformed {
         .enumerate()
         .find_map(|(index, line)| Some((index + 1, line.find(is_bad)?)));
     let Some((line, byte)) = found else {
-        return at.malformed("the file holds a control character", "remove it");
+        return at.malformed("the file contains a control character", "remove it");
     };
     let at = Cursor { line, ..at }.at_byte(byte);
     let code = u32::from(at.char().unwrap_or_default());
@@ -394,7 +394,7 @@ fn second_document(text: &str) -> Malformed {
         )
     } else {
         at.token(
-            "this cannot follow what is above",
+            "this cannot follow the lines above",
             "write fields as `name: value`, and rules as a list under `rules:`",
         )
     }
@@ -410,7 +410,7 @@ fn merge_conflict(text: &str) -> Option<Malformed> {
     Some(Malformed {
         width: 7,
         ..at.malformed(
-            "a conflict of two versions of this file is not resolved",
+            "this is an unresolved conflict between two versions of the file",
             "keep one of the two, and remove the lines with <<<<<<<, ======= and >>>>>>>",
         )
     })

@@ -40,7 +40,9 @@ impl Matcher {
         } else {
             format!("not[{index}]")
         };
-        Some(format!("`{place}` excludes everything that is asked for"))
+        Some(format!(
+            "`{place}` excludes everything that the rule matches"
+        ))
     }
 }
 

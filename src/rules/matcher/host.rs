@@ -34,7 +34,7 @@ impl HostPattern {
         if normal.contains('*') {
             return Err(Problem::new(
                 format!("{text:?} is not a host"),
-                "a * stands only in front, with a dot after it: *.example.com is every name below",
+                "a * is only allowed at the start, before a dot: *.example.com matches every name below",
             ));
         }
         if normal.is_empty() || normal.contains([' ', '{', '?']) {
@@ -45,7 +45,7 @@ impl HostPattern {
         }
         if normal.len() != name.strip_suffix('.').unwrap_or(name).len() {
             return Err(Problem::new(
-                format!("{text:?} has a port, and hosts are compared without"),
+                format!("{text:?} has a port, but hosts are compared without one"),
                 format!("write {normal}"),
             ));
         }

@@ -45,7 +45,7 @@ impl PathPattern {
         if params.len() > MAX_PARAMS {
             return Err(Problem::new(
                 format!("the regex has more than {MAX_PARAMS} named groups"),
-                "write (?:…) for those that are in no key",
+                "write (?:…) for groups that no key uses",
             ));
         }
         let is_literal = !text.contains(['.', '[', '\\', '(']);
@@ -57,7 +57,7 @@ impl PathPattern {
                 format!("/{text}")
             };
             return Err(Problem::new(
-                format!("the regex {text:?} can match nothing: paths begin with a slash"),
+                format!("the regex {text:?} cannot match any path: paths begin with a slash"),
                 format!("write {whole}"),
             ));
         }
@@ -224,7 +224,7 @@ mod tests {
         let long = format!("/{}", "a".repeat(1_000));
         for (text, expected) in [
             ("data", "begin with a slash"),
-            ("/data?x=1", "without query"),
+            ("/data?x=1", "without the query"),
             ("/a//b", "after normalisation"),
             ("//", "after normalisation"),
             ("/a/../b", "after normalisation"),
@@ -236,7 +236,7 @@ mod tests {
             ("/**/a/**", "more than one `**`"),
             ("/{}", "is not a parameter"),
             ("/{*}", "is not a parameter"),
-            ("/x{id}", "is a whole segment"),
+            ("/x{id}", "is a whole segment, but"),
             ("/{a}/{a}", "twice"),
             ("/{a}/**/{a}", "twice"),
             ("/{a}/{b}/{c}/{d}/{e}/**/{f}/{g}/{h}/{i}", "more than 8"),

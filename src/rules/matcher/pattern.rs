@@ -63,13 +63,13 @@ impl Pattern {
         if text.is_empty() {
             return Err(Problem::new(
                 "the regex is empty",
-                "write what the whole value looks like, like \"v[0-9]+\"",
+                "write a pattern for the whole value, like \"v[0-9]+\"",
             ));
         }
         if text.len() > MAX_PATTERN {
             return Err(Problem::new(
                 format!(
-                    "the regex has {} bytes, and the most is {MAX_PATTERN}",
+                    "the regex has {} bytes, but at most {MAX_PATTERN} are allowed",
                     text.len()
                 ),
                 "write a list of shorter ones, or several rules",
@@ -79,8 +79,8 @@ impl Pattern {
         build(text).map_err(|error| explain(&error))?;
         let regex = build(&anchored(text)).map_err(|error| match error {
             regex::Error::Syntax(_) => Problem::new(
-                "the regex is not complete by itself",
-                "with (?x), do not end it in a comment",
+                "the regex is not complete",
+                "with (?x), do not end it with a comment",
             ),
             other => explain(&other),
         })?;
@@ -205,15 +205,15 @@ fn explain(error: &regex::Error) -> Problem {
                 .map_or(text.as_str(), |(_, reason)| reason);
             let reason = reason.lines().next().unwrap_or_default().trim();
             let hint = if reason.contains("look-around") {
-                "write what must not be under `not`"
+                "move the pattern under `not`"
             } else if reason.contains("backreferences") {
                 "write it without"
             } else if reason.contains("repetition operator missing") {
-                "*, + and ? repeat what stands before them: any text is .*"
+                "*, + and ? repeat the element before them; .* matches any text"
             } else if reason.contains("Unicode") {
-                "patterns are about bytes: in paths write %C3%A9 for \u{e9}, elsewhere \\xC3\\xA9"
+                "patterns match bytes: in paths write %C3%A9 for \u{e9}, elsewhere \\xC3\\xA9"
             } else {
-                "the syntax is that of https://docs.rs/regex; in YAML, single quotes leave backslashes alone"
+                "the syntax is described at https://docs.rs/regex; in YAML, single quotes keep backslashes"
             };
             Problem::new(format!("the regex is not valid: {reason}"), hint)
         }
@@ -307,7 +307,7 @@ mod tests {
             ("", "is empty"),
             ("[a", "unclosed character class"),
             ("a)|(b", "unopened group"),
-            ("(?x)a # b", "not complete by itself"),
+            ("(?x)a # b", "is not complete"),
             ("(?=a)", "look-around"),
             ("(a)\\1", "backreferences"),
             ("\\pL", "Unicode"),

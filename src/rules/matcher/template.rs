@@ -38,7 +38,10 @@ fn matches_nothing(
     why: impl fmt::Display,
     hint: impl Into<Cow<'static, str>>,
 ) -> Problem {
-    Problem::new(format!("the path {text:?} can match nothing: {why}"), hint)
+    Problem::new(
+        format!("the path {text:?} cannot match any path: {why}"),
+        hint,
+    )
 }
 
 /// The path behind its first slash.
@@ -46,7 +49,7 @@ fn relative(text: &str) -> Result<&str, Problem> {
     if text.len() > MAX_TEMPLATE {
         let length = text.len();
         return Err(Problem::new(
-            format!("the path has {length} bytes, and the most is {MAX_TEMPLATE}"),
+            format!("the path has {length} bytes, but at most {MAX_TEMPLATE} are allowed"),
             "use /** for the rest of the path",
         ));
     }
@@ -64,10 +67,10 @@ fn relative(text: &str) -> Result<&str, Problem> {
     };
     if let Some(at) = text.find(['?', '#']) {
         let path = &text[..at];
-        let hint = format!("write {path}, and conditions on parameters under `query`");
+        let hint = format!("write {path}, and put conditions on parameters under `query`");
         return Err(matches_nothing(
             text,
-            "paths are compared without query",
+            "paths are matched without the query",
             hint,
         ));
     }
@@ -82,7 +85,9 @@ impl Segment {
         }
         if segment.contains(['{', '}']) {
             return Err(Problem::new(
-                format!("a parameter is a whole segment, and {segment:?} in {text:?} is more"),
+                format!(
+                    "a parameter is a whole segment, but {segment:?} in {text:?} has more than that"
+                ),
                 "write /{name}/ between slashes, or { regex: \"…\" }",
             ));
         }
@@ -96,7 +101,7 @@ impl Segment {
         if normal == "/" {
             return Err(matches_nothing(
                 text,
-                format!("{segment:?} is resolved before paths are compared"),
+                format!("{segment:?} is resolved before paths are matched"),
                 "leave it out",
             ));
         }
@@ -112,9 +117,9 @@ impl Segment {
         let message = format!("{segment:?} in {text:?} is not a parameter");
         Err(match name.split_once(':') {
             Some((name, pattern)) => Problem::new(
-                format!("{message}: there is no pattern in it"),
+                format!("{message}: a parameter cannot contain a pattern"),
                 format!(
-                    "write {{{name}}}, or all of the path as {{ regex: \"/…/(?P<{name}>{pattern})\" }}"
+                    "write {{{name}}}, or the whole path as {{ regex: \"/…/(?P<{name}>{pattern})\" }}"
                 ),
             ),
             None => Problem::new(message, "names are letters, digits, _ and -, like {id}"),
@@ -228,7 +233,7 @@ impl Template {
         if names.len() > MAX_PARAMS {
             return Err(Problem::new(
                 format!("the path {text:?} has more than {MAX_PARAMS} parameters"),
-                "write * for those that are in no key",
+                "write * for parameters that no key uses",
             ));
         }
         Ok(())

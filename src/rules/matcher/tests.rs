@@ -233,6 +233,6 @@ fn what_can_never_match_is_known() {
     ];
     assert_eq!(
         impossible.impossible().unwrap(),
-        "`not[1]` excludes everything that is asked for"
+        "`not[1]` excludes everything that the rule matches"
     );
 }

@@ -142,7 +142,7 @@ impl Store for RedisStore {
                 .map_err(|_| StoreError::Overloaded)?;
             let verdict = answer.await.unwrap_or_else(|_| {
                 Err(StoreError::Broken(
-                    "the check went with its connection".to_owned(),
+                    "the connection of the check was closed".to_owned(),
                 ))
             });
             self.connectivity.answered(verdict.as_ref().err());

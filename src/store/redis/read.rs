@@ -56,9 +56,11 @@ impl Reader {
                 return Err(StoreError::Broken(error.to_string()));
             }
         };
-        let now_us = values.pop().as_ref().and_then(time).ok_or_else(|| {
-            StoreError::Malformed("redis did not tell its time when it was asked".to_owned())
-        })?;
+        let now_us = values
+            .pop()
+            .as_ref()
+            .and_then(time)
+            .ok_or_else(|| StoreError::Malformed("redis returned no valid time".to_owned()))?;
         let states = batch.charges().iter().zip(values);
         let states = states.map(|(charge, value)| state(batch, charge, value));
         Ok(Reading {

@@ -154,9 +154,7 @@ fn malformed(value: &Value) -> StoreError {
     if let Some((end, _)) = shown.char_indices().nth(100) {
         shown.truncate(end);
     }
-    StoreError::Malformed(format!(
-        "redis gave an answer that is not a verdict: {shown}"
-    ))
+    StoreError::Malformed(format!("redis returned an invalid reply: {shown}"))
 }
 
 #[cfg(test)]
