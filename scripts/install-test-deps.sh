@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests drive for real: Redis, nginx and Envoy. Prints the path of the Envoy binary.
-# Harmless when all is there.
+# Installs the real programs that the tests run: Redis, nginx and Envoy. Prints the path of the Envoy binary.
+# Does nothing when all of them are there.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

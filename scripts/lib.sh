@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Shared by the scripts here: where the project is, how to speak, and how to get the programs that it needs.
+# Shared by the scripts here: the project's folder, messages, and installing the programs that it needs.
 # Source it; it runs nothing.
 
 # shellcheck disable=SC2034  # used by those who source this
@@ -25,7 +25,7 @@ apt_install() {
   fi
   say "installing $1"
   (
-    # Debian starts a service when it installs it, unless this file says no. We want the program, not a Redis on our port.
+    # Debian starts a service when it is installed, unless this file forbids it. We only want the program.
     policy=/usr/sbin/policy-rc.d
     if [[ ! -e $policy ]]; then
       trap '"${as_root[@]}" rm -f "$policy"' EXIT
@@ -37,7 +37,7 @@ apt_install() {
   ) >&2 || die "could not install $1: see apt's messages above"
 }
 
-# Is $1 an Envoy that knows path_override (1.38 or later)?
+# Whether $1 is an Envoy that knows path_override (1.38 or later).
 envoy_is_recent() {
   local version
   version=$("$1" --version 2>/dev/null | sed -n 's,.*/1\.\([0-9]*\)\.[0-9]*/.*,\1,p')

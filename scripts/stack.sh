@@ -41,10 +41,10 @@ load_settings() {
 
 # --- processes -------------------------------------------------------------------------------------------------------
 
-# What tells a process from a later one with the same number: when it started, in clock ticks since boot.
+# When a process started, in clock ticks since boot: distinguishes it from a later one with the same id.
 birth_of() {
   if [[ -r /proc/$1/stat ]]; then
-    # Field 22; counted behind the name, which may hold blanks and brackets.
+    # Field 22, counted after the name, which may contain spaces and brackets.
     local stat fields
     stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 0
     read -ra fields <<<"${stat##*) }"
@@ -62,7 +62,7 @@ pid_of() {
   echo "$pid"
 }
 
-# start NAME COMMAND...: in a session of its own, so that Ctrl-C in this terminal is not for it.
+# start NAME COMMAND...: starts it in a session of its own, so that Ctrl-C does not reach it.
 start() {
   local name=$1 pid
   shift
@@ -72,7 +72,7 @@ start() {
   STARTED+=("$name")
 }
 
-# stop NAME...: asks all, waits for each, then insists. Succeeds if nothing runs.
+# stop NAME...: sends SIGTERM to all, waits for each, then kills. Succeeds if nothing runs.
 stop() {
   local name pid deadline=$((SECONDS + STOP_SECONDS))
   for name in "$@"; do
@@ -90,7 +90,7 @@ stop() {
 
 # --- ports and health ------------------------------------------------------------------------------------------------
 
-# Who listens on port $1, if the system tells: other users' processes are named to root only.
+# The process that listens on port $1, if known: only root sees the processes of other users.
 holder_of() {
   local line=
   if command -v ss >/dev/null; then
@@ -103,7 +103,7 @@ holder_of() {
 
 port_is_taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-# http_ok PORT PATH: does a GET answer 200?
+# http_ok PORT PATH: whether a GET answers 200.
 http_ok() (
   exec 2>/dev/null 3<>"/dev/tcp/127.0.0.1/$1" || exit 1
   printf 'GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n' "$2" >&3
@@ -137,7 +137,7 @@ fail_start() {
 
 # --- commands --------------------------------------------------------------------------------------------------------
 
-# The ports asked for now, to compare with those of parts that run already.
+# The ports requested now, to compare with those of parts that already run.
 ports_asked() {
   local name
   for name in "${!PORT[@]}"; do echo "$name=${PORT[$name]}"; done | sort
@@ -187,7 +187,7 @@ start_part() {
         "TOLLGATE_LISTEN=127.0.0.1:${PORT[tollgate]}" "TOLLGATE_ADMIN=127.0.0.1:${PORT[tollgate-admin]}" "$BIN" serve ;;
     envoy)
       write_envoy_config
-      # Hot restart would let one Envoy only run on the machine; the access log would be written every 10 s only.
+      # With hot restart, only one Envoy could run on the machine. By default the access log is only written every 10 s.
       start envoy "$ENVOY" -c "$DIR/envoy.yaml" --disable-hot-restart --file-flush-interval-msec 1000 ;;
   esac
 }
@@ -218,7 +218,7 @@ up() {
   ports_asked >"$DIR/ports"
 
   STARTED=()
-  # Whatever goes wrong from here on, leave nothing half started behind.
+  # If anything fails from here on, stop everything that was started.
   trap 'stop "${STARTED[@]}"' EXIT
   for name in "${missing[@]}"; do
     start_part "$name"
@@ -253,7 +253,7 @@ status() {
   return "$all"
 }
 
-# The ports that the running parts were given, whatever the environment says now.
+# The ports of the running parts, not those in the environment now.
 load_running_ports() {
   local key value
   [[ -f $DIR/ports ]] || return 0

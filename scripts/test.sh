@@ -2,7 +2,7 @@
 # Installs what the tests need, then runs every test. Arguments go to `cargo test`:
 #
 #   scripts/test.sh                    all
-#   scripts/test.sh --test reload      one file
+#   scripts/test.sh --test rules       one binary: rules, limits, service, envoy or house
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -19,7 +19,7 @@ cargo test --locked "$@" 2>&1 | tee "$log" || status=$?
 awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 }
      END { printf "tests in all: %d passed, %d failed, %d ignored\n", passed, failed, ignored }' "$log"
 if [[ $# == 0 ]]; then
-  # Each benchmark once, so that none is broken unseen.
+  # Runs each benchmark once, so that a broken one is noticed.
   cargo test --locked --bench '*' --quiet >/dev/null || die "a benchmark fails: cargo test --bench '*'"
 fi
 exit "$status"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Starts the compose stack as a newcomer would, checks what clients see, and takes it down again:
+# Starts the compose stack like a new user, checks what clients see, and stops it again:
 # healthy, five requests let through and two refused, an image under 15 MB, an Envoy that starts with no warning.
 # Uses ports of its own, so that a stack that runs already stays as it is (TOLLGATE_STACK_*_PORT to choose them).
 set -euo pipefail
@@ -31,7 +31,7 @@ finish() {
   exit "$status"
 }
 
-# One word for each container, "healthy" for those that are.
+# Prints one word per container: "healthy" or its status.
 health() {
   local ids
   mapfile -t ids < <("${compose[@]}" ps -q)

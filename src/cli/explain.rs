@@ -52,7 +52,7 @@ pub(super) struct ExplainArgs {
     #[command(flatten)]
     redis: RedisArgs,
 
-    /// How the answer is printed
+    /// The output format
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Text)]
     format: Format,
 }

@@ -58,7 +58,7 @@ pub struct Cli {
 enum Command {
     /// Answer checks (the default)
     Serve(Box<serve::ServeArgs>),
-    /// Check a rule file and print everything that is wrong with it
+    /// Check a rule file and print all of its problems
     Validate(validate::ValidateArgs),
     /// Explain what would be decided about a request, and why; charges nothing
     Explain(Box<explain::ExplainArgs>),

@@ -31,7 +31,7 @@ pub struct ServeArgs {
     #[command(flatten)]
     rules: RulesArg,
 
-    /// Where proxies ask: HOST:PORT or unix:/path
+    /// The check port, for proxies: HOST:PORT or unix:/path
     #[arg(
         long,
         env = "TOLLGATE_LISTEN",
@@ -40,7 +40,7 @@ pub struct ServeArgs {
     )]
     listen: ListenAddr,
 
-    /// Where operators look (/livez /readyz /metrics /rules /explain): HOST:PORT or unix:/path
+    /// The admin port (/livez /readyz /metrics /rules /explain): HOST:PORT or unix:/path
     #[arg(
         long,
         env = "TOLLGATE_ADMIN",
@@ -64,11 +64,11 @@ pub struct ServeArgs {
     #[arg(long, env = "TOLLGATE_DEADLINE", value_name = "TIME", default_value = "50ms", value_parser = duration)]
     deadline: Duration,
 
-    /// How many tollgates share the Redis; divides limits with on_store_error: local
+    /// How many replicas share the Redis; divides limits with on_store_error: local
     #[arg(long, env = "TOLLGATE_REPLICAS", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     replicas: u64,
 
-    /// The most counters kept in memory (about 250 bytes each); further clients share one per rule
+    /// The most counters in memory (about 250 bytes each); when full, clients share one per limit
     #[arg(long, env = "TOLLGATE_MAX_KEYS", value_name = "N", default_value_t = 250_000, value_parser = clap::value_parser!(u64).range(1..))]
     max_keys: u64,
 
@@ -84,7 +84,7 @@ pub struct ServeArgs {
     #[arg(long, env = "TOLLGATE_IDLE_TIMEOUT", value_name = "TIME", default_value = "75m", value_parser = duration)]
     idle_timeout: Duration,
 
-    /// How long a shutdown waits for checks under way
+    /// How long a shutdown waits for checks in progress
     #[arg(long, env = "TOLLGATE_DRAIN_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = duration)]
     drain_timeout: Duration,
 
@@ -100,7 +100,7 @@ pub struct ServeArgs {
     #[arg(long, env = "TOLLGATE_LOG_DECISIONS_RATE", value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     log_decisions_rate: u32,
 
-    /// How log lines look
+    /// The format of log lines
     #[arg(long, env = "TOLLGATE_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
 
@@ -112,7 +112,7 @@ pub struct ServeArgs {
 /// Where counters are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum StoreKind {
-    /// In this process: for one replica, and for trying it out
+    /// In this process: for one replica, or to try it out
     Memory,
     /// In Redis: shared by all replicas
     Redis,

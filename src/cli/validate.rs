@@ -26,7 +26,7 @@ pub(super) struct ValidateArgs {
     )]
     file: PathBuf,
 
-    /// How the findings are printed
+    /// The output format
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Text)]
     format: Format,
 }
