@@ -7,13 +7,22 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-TOLLGATE_TEST_ENVOY=$("$ROOT/scripts/install-test-deps.sh") || die "could not install what the tests need: see above"
-export TOLLGATE_TEST_ENVOY
 export PATH=$PATH:/usr/sbin   # where Debian keeps nginx
 cd "$ROOT"
-
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+envoy=$(mktemp)
+trap 'rm -f "$log" "$envoy"' EXIT
+
+# Downloading those programs and compiling the tests take about as long, so both are done at once.
+scripts/install-test-deps.sh >"$envoy" &
+installing=$!
+compiled=0
+cargo test --locked --no-run "$@" || compiled=$?
+wait "$installing" || die "could not install the programs that the tests need: see above"
+[[ $compiled == 0 ]] || exit "$compiled"
+TOLLGATE_TEST_ENVOY=$(<"$envoy")
+export TOLLGATE_TEST_ENVOY
+
 status=0
 cargo test --locked "$@" 2>&1 | tee "$log" || status=$?
 awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 }

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn manual_clock_moves_only_when_told() {
+    fn a_manual_clock_moves_only_on_request() {
         let clock = Arc::new(ManualClock::new(5));
         assert_eq!(clock.now_us(), 5);
         clock.advance(Duration::from_millis(2));

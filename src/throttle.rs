@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn each_key_is_let_through_once() {
+    fn each_key_is_permitted_once() {
         let first = FirstTime::default();
         assert!(first.permit("a"));
         assert!(first.permit("b"));

@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_regular_file_is_not_read() {
+    fn only_regular_files_are_read() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(
             read(dir.path()).unwrap_err().kind(),

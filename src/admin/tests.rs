@@ -126,7 +126,7 @@ async fn head_has_the_length_and_no_body() {
 }
 
 #[tokio::test]
-async fn other_methods_and_paths_are_told_what_there_is() {
+async fn other_methods_and_paths_are_answered_with_what_exists() {
     let (admin, _) = admin();
     let (status, seen, _) = ask(&admin, Method::POST, "/rules").await;
     assert_eq!(status, 405);

@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_there_is_said_with_the_address() {
+    async fn a_failure_to_connect_names_the_address() {
         let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap())
             .await
             .unwrap();

@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_not_text_are_no_way_out() {
+    fn bytes_that_are_not_text_do_not_avoid_a_limit() {
         let mut check = parts("GET", "/v1/check", &[METHOD]);
         let raw = |bytes: &[u8]| HeaderValue::from_bytes(bytes).unwrap();
         check
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn the_query_of_a_fixed_path_says_nothing() {
+    fn the_query_of_a_fixed_path_is_ignored() {
         let check = parts(
             "GET",
             "/v1/check?x-forwarded-uri=/other&x=1",

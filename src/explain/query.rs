@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_asked_is_said() {
+    fn an_invalid_query_is_reported_with_a_hint() {
         let error = |question: Query| question.checked().unwrap_err().to_string();
         assert!(error(query("data")).contains("\"data\" is not a path"));
         let method = Query {

@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn series_of_rules_that_are_gone_are_dropped() {
+    fn series_of_removed_rules_are_dropped() {
         let metrics = Metrics::new();
         for name in ["old", "kept"] {
             let rule = metrics.rule(name);
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn series_of_limits_that_are_gone_are_dropped() {
+    fn series_of_removed_limits_are_dropped() {
         let metrics = Metrics::new();
         for (rule, limit) in [("a", "a/1s"), ("a", "a/60s"), ("b", "b/ban")] {
             metrics.limit(rule, limit).inc();

@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_clients_are_told_apart_by_prefix() {
+    fn ipv6_clients_are_distinguished_by_prefix() {
         let key = |text: &str, prefix| {
             let mut out = String::new();
             ClientIpPolicy {

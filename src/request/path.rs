@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_already_normal_is_borrowed() {
+    fn a_normal_path_is_borrowed() {
         assert!(matches!(
             normal_path("/v1/acme/search?q=1"),
             Cow::Borrowed("/v1/acme/search")

@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_query_is_what_stands_between_question_mark_and_fragment() {
+    fn a_query_is_between_question_mark_and_fragment() {
         for (target, expected) in [
             ("/data", ""),
             ("/data?", ""),

@@ -265,7 +265,7 @@ mod tests {
     /// Shows the middle, the beginning and the end of a very long line, with the caret under the
     /// same character.
     #[test]
-    fn of_a_long_line_the_part_around_the_place_is_shown() {
+    fn a_long_line_is_shown_around_the_place() {
         let line = (0..1_000).fold(String::new(), |line, n| format!("{line}[{n:03}]"));
         let at = |column| {
             let place = Location {
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_long_text_its_beginning_and_its_end_are_told() {
+    fn a_long_text_is_shown_by_its_beginning_and_end() {
         let long = format!("{:?} is not a rate", "x".repeat(100_000));
         let told = one_line(&long);
         assert_eq!(told.chars().count(), MAX_TEXT + 1);

@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_a_way_out() {
+    fn an_invalid_rate_is_reported_with_a_hint() {
         for (text, message, hint) in [
             ("5", "\"5\" is not a rate", "add the time"),
             (

@@ -52,7 +52,7 @@ fn report(text: &str) -> String {
 }
 
 #[test]
-fn all_errors_are_told_in_one_go_with_place_and_remedy() {
+fn all_errors_are_reported_in_one_go_with_place_and_hint() {
     insta::assert_snapshot!(report(
         r#"version: 2
 client_ip: { ipv6_prefix: 200, trusted_proxies: [10.0.0.0/8, nonsense] }
@@ -82,7 +82,7 @@ rules:
 }
 
 #[test]
-fn broken_yaml_is_told_with_its_place() {
+fn broken_yaml_is_reported_with_its_place() {
     insta::assert_snapshot!("tab", report("version: 1\nrules:\n\t- name: x\n"));
     insta::assert_snapshot!(
         "duplicate",
@@ -98,7 +98,7 @@ fn broken_yaml_is_told_with_its_place() {
 }
 
 #[test]
-fn a_mark_of_the_encoding_is_no_part_of_the_file() {
+fn a_byte_order_mark_is_ignored() {
     let text = "\u{feff}version: 1\nrules: [{ name: a, limit: 5/m }]\n";
     assert!(load("rules.yaml", text).is_ok());
 }
@@ -133,7 +133,7 @@ fn places_are_those_that_an_editor_shows() {
 }
 
 #[test]
-fn of_very_much_that_is_wrong_some_is_told() {
+fn a_long_list_of_problems_is_cut_short() {
     use std::fmt::Write as _;
     let mut aliases = "version: 1\nx: &x { a: 1, b: 2, c: 3 }\nrules:\n".to_owned();
     for _ in 0..300 {
@@ -191,7 +191,7 @@ fn a_file_that_several_rules_name_is_read_once() {
 }
 
 #[test]
-fn an_overrides_file_in_another_encoding_is_told_with_the_remedy() {
+fn an_overrides_file_in_another_encoding_is_reported_with_a_hint() {
     let text = "version: 1\nrules: [{ name: a, key: host, limit: 5/m, overrides_file: o }]\n";
     let read = |_: &Path| {
         let reason = "line 3 is not UTF-8 text";

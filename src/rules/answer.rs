@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_template_is_refused() {
+    fn an_invalid_template_is_refused() {
         for (text, expected) in [
             ("{who}", "{who} is not known"),
             ("{}", "{} is not known"),

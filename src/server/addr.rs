@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_says_what_to_write() {
+    fn an_invalid_address_is_reported_with_a_hint() {
         for (text, needle) in [
             ("", "no port"),
             ("8081", "`8081` has no port"),

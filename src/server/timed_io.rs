@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_busy_connection_has_no_limit_an_idle_one_the_long_one() {
+    async fn only_idle_connections_time_out() {
         let (mut client, mut io, progress) = connection();
         client.write_all(b"GET").await.unwrap();
         assert_eq!(read(&mut io).await.0, Ok(3));

@@ -1,5 +1,4 @@
-//! What a client sends cannot free it from its limit, nor charge another's, over both of Envoy's
-//! contracts.
+//! A client can neither avoid its limit nor charge another's, over both of Envoy's contracts.
 
 use std::net::Ipv4Addr;
 
@@ -21,7 +20,8 @@ rules:
     limit: 2/day
 ";
 
-/// The contracts. Patient and closed: a time-out must look like neither an escape nor a denial.
+/// The contracts, with long time-outs and failing closed: a time-out must look like neither an
+/// admission nor a denial.
 fn contracts() -> [(&'static str, Config); 2] {
     let fixed = Config::shipped().fail_closed().patient();
     [
@@ -30,7 +30,7 @@ fn contracts() -> [(&'static str, Config); 2] {
     ]
 }
 
-/// A client that has used up its limit sends each of `requests`, none of which may get through.
+/// A client that has used up its limit sends each of `requests`. None may get through.
 async fn none_escapes(requests: &[Vec<u8>]) {
     for (contract, config) in contracts() {
         none_escapes_from(contract, config, requests).await;
@@ -52,7 +52,7 @@ async fn none_escapes_from(contract: &str, config: Config, requests: &[Vec<u8>])
         assert_eq!(answer.status, 429, "{contract}: {sent}");
     }
     assert_eq!(stack.upstream.count(), 2, "{contract}");
-    // Nor was anybody else charged: a stranger has all of its limit.
+    // No other client was charged: a new one has all of its limit.
     let stranger = ask_from(
         Ipv4Addr::new(127, 0, 0, 9),
         stack.envoy.addr,
@@ -181,12 +181,12 @@ fn spellings() -> Vec<Vec<u8>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_spelling_of_the_path_meets_the_same_limit() {
+async fn another_spelling_of_the_path_has_the_same_limit() {
     none_escapes(&spellings()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_spelling_meets_the_same_limit_when_envoy_does_not_normalise() {
+async fn another_spelling_has_the_same_limit_when_envoy_does_not_normalise() {
     for (contract, config) in contracts() {
         none_escapes_from(contract, config.raw_paths(), &spellings()).await;
     }
@@ -237,7 +237,7 @@ rules:
                 11 - used,
                 "{contract}: {path} is charged like any other"
             );
-            // `/readyz` is one of the stand-in application's own.
+            // The demo upstream answers `/readyz` itself.
             assert!(
                 path == "/readyz" || answer.json()["service"] == "upstream",
                 "{contract}: {path}: {answer:?}"

@@ -1,4 +1,4 @@
-//! What a client gets, over each way in which Envoy can ask.
+//! The responses that clients get, for each way in which Envoy can ask.
 
 use super::{
     Stack,
@@ -16,7 +16,8 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 async fn the_shipped_configuration_turns_200_into_429_after_five() {
     let redis = Redis::start();
     let rules = include_str!("../../config/rules.yaml");
-    // Time-outs alone are not as shipped: on a slow machine they would decide, and not the limit.
+    // Only the time-outs differ from the shipped configuration: on a slow machine they would decide
+    // instead of the limit.
     let settings = Settings {
         rules,
         redis: Some(&redis),
@@ -59,7 +60,7 @@ async fn the_shipped_configuration_turns_200_into_429_after_five() {
             None,
             "is for the access log"
         );
-        // README shows it as it comes, after a second.
+        // README shows this response after one second.
         let as_shown = answer.body.replace(&format!("in {wait} s"), "in 59 s");
         let as_shown = as_shown.replace(&format!(":{wait}}}"), ":59}");
         assert!(
@@ -97,7 +98,7 @@ async fn the_shipped_configuration_turns_200_into_429_after_five() {
     .await;
 }
 
-/// Names method, host and path, so that an attribute that does not arrive shows.
+/// The name has method, host and path, so that a missing attribute is noticed.
 const RULES: &str = "
 version: 1
 rules:
@@ -107,8 +108,8 @@ rules:
     limit: 3/day
 ";
 
-/// Three get through and the fourth does not; another tenant, key, method or host has nothing to do
-/// with it.
+/// Three requests get through and the fourth does not; another tenant, key, method or host is not
+/// affected.
 async fn limits(name: &str, config: Config, unix: bool, contract: &str) {
     let settings = Settings {
         rules: RULES,
@@ -151,7 +152,7 @@ async fn limits(name: &str, config: Config, unix: bool, contract: &str) {
     );
 }
 
-/// The transports; patient, because nothing here is about what happens when Envoy gives up.
+/// The transports, with long time-outs, because nothing here is about Envoy giving up.
 fn transports() -> [(&'static str, Config, bool); 4] {
     let http1 = Config::shipped().fail_closed().patient();
     [

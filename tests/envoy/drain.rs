@@ -1,4 +1,4 @@
-//! SIGTERM under load: whatever tollgate has accepted, it answers.
+//! SIGTERM under load: tollgate answers every check that it has accepted.
 
 use std::{
     io,
@@ -26,7 +26,7 @@ rules:
   - { name: all, limit: 1000000/day }
 ";
 
-/// Clients that ask as fast as they can.
+/// Clients that send checks as fast as they can.
 #[derive(Clone, Default)]
 struct Load {
     stop: Arc<AtomicBool>,
@@ -52,9 +52,9 @@ impl Load {
     }
 }
 
-/// As a proxy with HTTP/1.1 does: over one connection, until an answer says that it will be closed,
-/// then over another. Every request that was written to a connection must be answered; only
-/// connecting may fail.
+/// Like a proxy with HTTP/1.1: over one connection until a response announces its end, then over
+/// another. Every request that was written to a connection must be answered; only connecting may
+/// fail.
 async fn keep_asking(addr: std::net::SocketAddr, load: Load) {
     while !load.stopped() {
         let mut connection = match Connection::open(addr).await {
@@ -155,8 +155,8 @@ async fn envoy_loses_no_check_while_replicas_are_replaced() {
         while let Some(client) = clients.join_next().await {
             client.unwrap();
         }
-        // While a replica was gone Envoy could not connect to it, and let those requests through.
-        // Of the checks that it did send, none is without an answer.
+        // While a replica was down, Envoy could not connect to it, and let those requests through.
+        // Every check that it did send was answered.
         let refused = envoy
             .stat("cluster.tollgate.upstream_rq_pending_failure_eject")
             .await;

@@ -1,5 +1,5 @@
-//! 1,000 requests at once, a limit of 100: exactly 100 and 900, for each algorithm, with one
-//! tollgate and with three.
+//! With a limit of 100, 1,000 concurrent requests get exactly 100 and 900, for each algorithm, with
+//! one and with three replicas.
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
@@ -14,11 +14,11 @@ use super::support::{
     upstream::Upstream,
 };
 
-/// A day, so that nothing comes back while a slow machine is at it (100 an hour is a token every 36
+/// A day, so that nothing flows back meanwhile on a slow machine (100 an hour is a token every 36
 /// s).
 ///
-/// `proxy`, together with an Envoy that fails closed: should Redis not answer in time, that is a
-/// 503 and so an error of the test, rather than a count of another limiter's.
+/// `proxy`, with an Envoy that fails closed: if Redis is late, the result is a 503 and the test
+/// fails, instead of counting in another place.
 const RULES: &str = "
 version: 1
 defaults: { on_store_error: proxy }
@@ -35,8 +35,7 @@ async fn exactly_100_of_1000_pass(replicas: usize) {
     let upstream = Upstream::start().await;
     let mut tollgates = Vec::new();
     for _ in 0..replicas {
-        // A thousand checks at once on a slow machine take longer than the deadline that suits
-        // production.
+        // A thousand checks at once on a slow machine take longer than the default deadline.
         let args = &["--deadline=20s"];
         tollgates.push(
             Tollgate::start(Settings {
@@ -49,7 +48,7 @@ async fn exactly_100_of_1000_pass(replicas: usize) {
         );
     }
     let addrs: Vec<&ListenAddr> = tollgates.iter().map(|tollgate| &tollgate.listen).collect();
-    // Here too a time-out would decide in the place of the limit.
+    // A time-out would decide here instead of the limit.
     let envoy = Envoy::start(Config::shipped().fail_closed().patient(), &addrs, &upstream).await;
 
     for algorithm in Algorithm::ALL {

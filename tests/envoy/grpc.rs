@@ -1,4 +1,4 @@
-//! What callers of gRPC are told: HTTP/2 all the way to Envoy, and a denial in gRPC's own words.
+//! gRPC clients: HTTP/2 up to Envoy, and denials as gRPC statuses.
 
 use bytes::Bytes;
 use http::{HeaderMap, Request};
@@ -16,7 +16,7 @@ rules:
   - { name: internal, match: { path: '/pets.Admin/**' }, action: deny }
 ";
 
-/// Calls a method, as clients of gRPC do; the answer's headers.
+/// Calls a method like a gRPC client, and returns the headers of the response.
 async fn call(client: &mut SendRequest<Empty<Bytes>>, method: &str) -> HeaderMap {
     let request = Request::post(format!("http://app.test{method}"))
         .header("content-type", "application/grpc")
@@ -32,7 +32,7 @@ async fn call(client: &mut SendRequest<Empty<Bytes>>, method: &str) -> HeaderMap
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_denial_is_told_in_the_words_of_grpc() {
+async fn a_denial_is_reported_as_a_grpc_status() {
     let config = Config::shipped().fail_closed().patient();
     let stack = Stack::with_rules(config, RULES).await;
     let stream = TcpStream::connect(stack.envoy.addr).await.unwrap();
@@ -46,7 +46,7 @@ async fn a_denial_is_told_in_the_words_of_grpc() {
     assert_eq!(admitted["ratelimit-policy"], "\"calls\";q=1;w=86400");
     assert_eq!(stack.upstream.last().target, "/pets.Pets/List");
 
-    // UNAVAILABLE, which is what Envoy makes of a 429.
+    // UNAVAILABLE, which Envoy makes of a 429.
     let limited = call(&mut client, "/pets.Pets/List").await;
     assert_eq!(limited["grpc-status"], "14");
     assert_eq!(limited["content-type"], "application/grpc");

@@ -1,4 +1,4 @@
-//! What lies in Redis after clients have sent what they like.
+//! The keys in Redis, for hostile values from clients.
 
 use std::collections::HashSet;
 
@@ -30,8 +30,8 @@ rules:
     limits: [2/day, 2/h]
 ";
 
-/// The longest key that these rules should make: prefix, rule, an IPv4 address, a value of 64
-/// bytes, and the limit.
+/// The longest key that these rules can make: prefix, rule, an IPv4 address, a value of 64 bytes,
+/// and the limit.
 const LONGEST_KEY: usize = 160;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,7 +75,7 @@ async fn keys_are_short_readable_unambiguous_and_have_a_time_to_live() {
     }
     requests.push(head("GET", "/secret", &["x-api-key: hunter2"]));
 
-    // Each of them is a caller of its own: two get through, and one caller's do not count for
+    // Each is a caller of its own: two requests get through, and one caller does not charge
     // another.
     for _ in 0..2 {
         for request in &requests {
@@ -111,8 +111,7 @@ async fn keys_are_short_readable_unambiguous_and_have_a_time_to_live() {
         keys.len(),
         "{listed}"
     );
-    // A key with a line break in it would be two lines above, and there would be fewer keys than
-    // lines.
+    // A key with a line break would print two lines, and there would be fewer keys than lines.
     assert_eq!(
         redis.cli(&["DBSIZE"]),
         keys.len().to_string(),

@@ -1,6 +1,6 @@
-//! Every kind of condition, key, limit and action, as clients of a real Envoy meet them.
-//! `tests/service/language.rs` plays more cases at the check endpoint; here is what each kind takes
-//! of Envoy's configuration to arrive.
+//! Every kind of condition, key, limit and action through a real Envoy. `tests/service/language.rs`
+//! has more cases for the check endpoint; here each kind is tested with the Envoy configuration
+//! that it needs.
 
 use std::net::Ipv4Addr;
 
@@ -45,7 +45,7 @@ impl<'a> Play<'a> {
     }
 }
 
-/// The shipped configuration with the headers that these rules use, there and back. Patient and
+/// The shipped configuration with the headers of these rules, in both directions. Patient and
 /// closed: no time-out may look like an admission.
 fn config() -> Config {
     let asked = [
@@ -69,7 +69,7 @@ fn config() -> Config {
         )
 }
 
-/// The lines that name headers, so far indented.
+/// The lines that name headers, with their indentation.
 fn patterns(indent: usize, names: &[&str]) -> String {
     let indent = " ".repeat(indent);
     let pattern = |name| format!("{indent}- {{ exact: {name}, ignore_case: true }}\n");
@@ -98,7 +98,7 @@ impl Language {
         answer
     }
 
-    /// Plays the requests in order, and compares the answers.
+    /// Sends the requests in order, and compares the responses.
     async fn plays(&mut self, expected: &[(Play<'_>, u16)]) {
         for (index, (play, status)) in expected.iter().enumerate() {
             let answer = self.ask(*play).await;
@@ -110,8 +110,8 @@ impl Language {
         }
     }
 
-    /// The rule admits one request for each caller: the first two are two callers, the second two
-    /// are one.
+    /// The rule admits one request per caller: the first two are two callers, the second two are
+    /// one.
     async fn tells_apart(&mut self, two: [Play<'_>; 2], one: [Play<'_>; 2]) {
         let [a, b] = two;
         self.plays(&[(a, GOOD), (b, GOOD), (a, OVER), (b, OVER)])
@@ -119,8 +119,8 @@ impl Language {
         self.plays(&[(one[0], GOOD), (one[1], OVER)]).await;
     }
 
-    /// What was admitted has reached the application, and nothing else; every check was understood
-    /// and answered.
+    /// Exactly the admitted requests reached the application; every check was understood and
+    /// answered.
     async fn ends(self) {
         assert_eq!(self.stack.upstream.count(), self.admitted);
         assert_eq!(self.stack.envoy.check_errors().await, 0);

@@ -1,4 +1,4 @@
-//! tollgate behind a real Envoy that runs the configuration we ship: what clients see.
+//! tollgate behind a real Envoy with the shipped configuration.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "../support/mod.rs"]

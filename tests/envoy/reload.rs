@@ -1,4 +1,4 @@
-//! A rule is edited while clients use it.
+//! A rule is edited under traffic.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ use super::{
     },
 };
 
-/// Clients that ask for a path with no limit, each over one connection, and take nothing but 200.
+/// Clients that request an unlimited path, each over one connection, and accept only 200.
 struct Traffic {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicUsize>,
@@ -53,8 +53,7 @@ impl Traffic {
         }
     }
 
-    /// Waits until some more requests have been answered, so that whatever has just changed has
-    /// seen traffic.
+    /// Waits until some more requests were answered, so that the last change has seen traffic.
     async fn goes_on(&self) {
         let before = self.answered.load(Ordering::Relaxed);
         eventually("traffic goes on", async || {
@@ -77,7 +76,7 @@ async fn an_edited_limit_acts_at_once_on_what_is_counted_and_a_broken_edit_chang
     let redis = Redis::start();
     let rules = include_str!("../../config/rules.yaml");
     assert_eq!(rules.matches("    limit: 5/m\n").count(), 1);
-    // Neither a slow Redis nor an impatient Envoy may decide on a slow machine.
+    // Neither a slow Redis nor a time-out of Envoy may decide on a slow machine.
     let settings = Settings {
         rules,
         redis: Some(&redis),

@@ -1,5 +1,5 @@
-//! Redis is stopped, paused and back while clients ask, and each rule does as its `on_store_error`
-//! says.
+//! Redis is stopped, paused and restarted under traffic, and each rule follows its
+//! `on_store_error`.
 
 use std::{
     collections::BTreeMap,
@@ -31,12 +31,11 @@ rules:
   - { name: background, match: { path: /background }, limit: 1000000/day, on_store_error: allow }
 ";
 
-/// Twenty times the default, so that a slow machine does not bring it about while Redis is there.
-/// Far less than what Envoy waits in these tests: that every rule has its say shows that the
-/// deadline decided, and not Envoy's time-out.
+/// Twenty times the default, so that a slow machine does not exceed it while Redis is there, and
+/// far below Envoy's time-out in these tests. So the deadline decides, and not Envoy.
 const DEADLINE: &str = "--deadline=1s";
 
-/// Asks for `/background` all the time.
+/// Requests `/background` all the time.
 struct Background {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicUsize>,
@@ -86,7 +85,7 @@ impl Background {
     }
 }
 
-/// One client after another: each phase of a test has one that nothing has been counted for.
+/// One client per phase of a test, without any counters yet.
 struct Client<'a> {
     stack: &'a Stack,
     addr: Ipv4Addr,
@@ -162,7 +161,7 @@ impl Client<'_> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_rule_does_as_it_says_and_exact_counting_resumes() {
+async fn each_rule_follows_on_store_error_and_exact_counting_resumes() {
     let mut redis = Redis::start();
     let settings = Settings {
         rules: RULES,
@@ -228,7 +227,7 @@ async fn each_rule_does_as_it_says_and_exact_counting_resumes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rule_that_leaves_it_to_the_proxy_is_let_through_by_an_envoy_that_fails_open() {
+async fn on_store_error_proxy_admits_behind_an_envoy_that_fails_open() {
     let mut redis = Redis::start();
     let settings = Settings {
         rules: RULES,

@@ -1,4 +1,4 @@
-//! The documents say what is so.
+//! The documents match the code.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -94,7 +94,7 @@ fn the_shipped_rules_are_valid_with_their_examples() {
     assert!(set.rules.len() >= 3);
 }
 
-/// Rules that ask for other headers bring a warning: what it says must be so.
+/// Rules that use other headers cause a warning, and its text must be right.
 #[test]
 fn the_shipped_proxies_forward_the_headers_that_rules_may_count_on() {
     let envoy = read("envoy/envoy.yaml");
@@ -118,9 +118,9 @@ fn the_shipped_proxies_forward_the_headers_that_rules_may_count_on() {
     assert_eq!(of_nginx, rulefile::SHIPPED_HEADERS);
 }
 
-/// The mistake that the documents make in the shipped rules is told as they say.
+/// The mistake in the documents is reported as they show it.
 #[test]
-fn the_mistake_in_the_documents_is_told_so() {
+fn the_mistake_in_the_documents_is_reported_as_shown() {
     let rules = read("config/rules.yaml").replacen("limit: 5/m", "limit: 10/fortnight", 1);
     let report = rulefile::load("config/rules.yaml", &rules).unwrap_err();
     let told = report.to_string();
@@ -208,7 +208,7 @@ fn metrics_in_the_documents_exist() {
     assert!(count > 5);
 }
 
-/// Every source file has a line in the map of the house, and no line is about a file that is gone.
+/// Every source file has a line in the map, and every line has a file.
 #[test]
 fn the_architecture_lists_every_source_file() {
     fn collect(dir: &Path, out: &mut BTreeSet<String>) {
@@ -240,7 +240,7 @@ fn the_architecture_lists_every_source_file() {
     assert_eq!(files, listed);
 }
 
-/// Files that documents and comments name are there.
+/// Files that documents and comments name exist.
 #[test]
 fn files_that_are_named_exist() {
     let named = regex::Regex::new(r"(?:src|tests|docs|config|scripts)/[\w/.-]*\w\.\w+").unwrap();

@@ -1,4 +1,4 @@
-//! The floor plan of `src`: which module may import which, and that no two files import each other.
+//! The layers of `src`: which module may import which, and that no two files import each other.
 //!
 //! Imports are read from the source text: every `use`, and every path that begins with `crate::`,
 //! `super::`, `self::` or the name of a child module. A name that a module only passes on is
@@ -12,7 +12,7 @@ use std::{
 
 use regex::Regex;
 
-/// The floors, from the ground up: each module with what it may import.
+/// The layers, from the bottom up: each module with the modules that it may import.
 const FLOORS: &[(&str, &[&str])] = &[
     // Leaves: no module of tollgate.
     ("clock", &[]),
@@ -25,7 +25,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("throttle", &[]),
     ("watch", &[]),
     ("words", &[]),
-    // What is counted.
+    // Limits and counting.
     ("limit", &["words"]),
     ("counter_key", &["limit"]),
     ("metrics", &["words"]),
@@ -47,7 +47,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "words",
         ],
     ),
-    // The way of a check.
+    // A check, from the socket to the store.
     (
         "store",
         &[
@@ -80,7 +80,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         "check",
         &["contract", "engine", "metrics", "problem", "throttle"],
     ),
-    // Beside it.
+    // Beside the checks.
     ("server", &["throttle"]),
     (
         "explain",
@@ -92,7 +92,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "contract", "engine", "explain", "health", "metrics", "problem", "rules", "words",
         ],
     ),
-    // What puts it together.
+    // The program.
     (
         "app",
         &[
@@ -121,7 +121,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Crates that a module must not name, because of what it does not know.
+/// Crates that a module must not name.
 const UNKNOWN: &[(&str, &[&str])] = &[
     (
         "limit",

@@ -1,4 +1,4 @@
-//! The repository itself: the floors of `src`, and documents that say what is so.
+//! The repository itself: the layers of `src`, and documents that match the code.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -1,11 +1,11 @@
-//! What a ban promises, whatever comes.
+//! The properties of a ban, for any sequence of requests.
 
 use proptest::prelude::*;
 use tollgate::limit::ban::{Ban, InvalidBan};
 
 const START: u64 = 1_700_000_000_000_000;
 
-/// A ban, and what comes to it: the pause before each request, and whether the limits fit.
+/// A ban and its requests: the pause before each, and whether the limits fit.
 fn banned() -> impl Strategy<Value = (Ban, Vec<(u64, bool)>)> {
     let ban = (1_u64..6, 1_000_u64..100_000, 1_000_u64..100_000);
     ban.prop_flat_map(|(after, within, duration)| {
@@ -19,13 +19,13 @@ fn banned() -> impl Strategy<Value = (Ban, Vec<(u64, bool)>)> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
 
-    /// Exactly as many denials within the window begin a ban; it denies until its end, whatever
-    /// comes, and not after.
+    /// Exactly `after` denials within the window begin a ban. It denies until its end, whatever
+    /// requests come, and not after that.
     #[test]
-    fn a_ban_begins_and_ends_when_it_says((ban, requests) in banned()) {
+    fn a_ban_begins_and_ends_on_time((ban, requests) in banned()) {
         let mut now = START;
         let mut state = None;
-        // Denials of the window, as they came; and the end of the ban.
+        // Denials in the window, in order, and the end of the ban.
         let mut denials: Vec<u64> = Vec::new();
         let mut until = 0;
         for (pause, fits) in requests {
@@ -62,10 +62,9 @@ proptest! {
         }
     }
 
-    /// However far the clock goes back, a ban ends when it has said, and lasts no longer than bans
-    /// do.
+    /// However far the clock goes back, a ban ends on time, and lasts no longer than its length.
     #[test]
-    fn a_ban_ends_though_the_clock_goes_back((ban, _) in banned(), back in 1_u64..10_000_000_000) {
+    fn a_ban_ends_even_if_the_clock_goes_back((ban, _) in banned(), back in 1_u64..10_000_000_000) {
         let once = Ban::new(1, ban.within_us(), ban.for_us()).unwrap();
         let (state, _) = once.step(None, START, false).write.unwrap();
         let now = START - back;
@@ -96,8 +95,8 @@ fn a_changed_ban_acts_at_once() {
     const MINUTE: u64 = 60_000_000;
     let long = Ban::new(1, MINUTE, 60 * MINUTE).unwrap();
     let (state, _) = long.step(None, START, false).write.unwrap();
-    // A shorter ban ends when it would have ended if it had been so from the beginning, whenever
-    // its caller comes.
+    // A shortened ban ends as if it had been that short from the beginning, whenever its caller
+    // comes.
     let short = Ban::new(1, MINUTE, 10 * MINUTE).unwrap();
     let step = short.step(Some(state), START + 4 * MINUTE, true);
     assert_eq!(step.outcome.wait_us, 6 * MINUTE);

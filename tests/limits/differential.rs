@@ -1,6 +1,5 @@
-//! The Lua in Redis and the Rust in memory are one arithmetic: driven with the same limits, costs
-//! and times on a real Redis, they give the same answers, store the same text and keep it for the
-//! same time.
+//! Lua in Redis and Rust in memory do the same arithmetic. With the same limits, costs and times on
+//! a real Redis, they return the same results, store the same text and keep it for the same time.
 
 use crate::support::{redis::Redis, script::Scripted};
 use proptest::{prelude::*, test_runner::TestRunner};
@@ -49,11 +48,11 @@ fn limit() -> impl Strategy<Value = Limit> {
         )
 }
 
-/// The windows of a limit that does not begin them with a request.
+/// The windows of a limit that do not begin with a request.
 #[derive(Debug, Clone)]
 enum Windows {
     Calendar(Calendar),
-    /// So many microseconds each, since the epoch.
+    /// Of a fixed length in microseconds, aligned to the epoch.
     Even(u64),
 }
 
@@ -74,7 +73,7 @@ impl Windows {
     }
 }
 
-/// A limit, what it becomes when the rule file changes, and its windows if a calendar gives them.
+/// A limit, its version after a change of the rule file, and its windows if a calendar gives them.
 #[derive(Debug, Clone)]
 struct Counter {
     limit: Limit,
@@ -83,7 +82,7 @@ struct Counter {
 }
 
 impl Counter {
-    /// The limit as it stands at `now`, before or after the change.
+    /// The limit at `now`, before or after the change.
     fn at(&self, now: u64, is_changed: bool) -> Limit {
         let limit = if is_changed { self.changed } else { self.limit };
         match &self.windows {
@@ -128,7 +127,7 @@ fn ban() -> impl Strategy<Value = Ban> {
         .prop_map(|(after, within, duration)| Ban::new(after, within, duration).unwrap())
 }
 
-/// A ban on those whom some of the limits before it deny.
+/// A ban for denials by some of the limits before it.
 #[derive(Debug, Clone, Copy)]
 struct Banned {
     ban: Ban,
@@ -169,8 +168,8 @@ fn rule() -> impl Strategy<Value = Rule> {
 enum Movement {
     /// By a share of the longest window, in millionths; it may go back.
     Share(i64),
-    /// To the instant that the last answer of a limit or a ban promised, or one microsecond beside
-    /// it: where the comparisons turn.
+    /// To the instant that the last outcome of a limit or a ban promised, or one microsecond beside
+    /// it: comparisons turn there.
     Promised { charge: usize, beside: i64 },
     /// As [`Promised`](Self::Promised), to an edge of a window of the calendar.
     Edge {
@@ -244,11 +243,11 @@ fn scenario() -> impl Strategy<Value = Scenario> {
 #[derive(Debug, Clone, Copy)]
 enum Charge {
     Limit(Limit, u64),
-    /// For so many entries before it.
+    /// The number of entries before it that it counts.
     Ban(Ban, usize),
 }
 
-/// The entries of a request by rules that know it to be `now`, each with its group.
+/// The entries of a request at `now`, each with its group.
 fn charges(rules: &[Rule], now: u64, request: &Request) -> Vec<(Charge, u32)> {
     let mut out = Vec::new();
     for rule in rules {
@@ -270,7 +269,7 @@ fn charges(rules: &[Rule], now: u64, request: &Request) -> Vec<(Charge, u32)> {
 }
 
 impl Charge {
-    /// Its window; of a ban, how long denials count.
+    /// The window of a limit; for a ban, the time in which denials count.
     fn span(&self) -> u64 {
         match self {
             Self::Limit(limit, _) => limit.window_us(),
@@ -279,7 +278,7 @@ impl Charge {
     }
 }
 
-/// What the Rust arithmetic says, kept as a store would.
+/// The results of the Rust arithmetic, kept as a store would.
 #[derive(Default)]
 struct Model {
     states: Vec<Option<(State, u64)>>,
@@ -354,7 +353,7 @@ fn compare(redis: &Scripted, number: u64, scenario: &Scenario) -> Result<(), Tes
         .unwrap_or(1);
     let mut now = START;
     let mut times = vec![START];
-    // What the request before this one was charged to, and its waits.
+    // The limits that the previous request was charged to, and its waits.
     let mut last: Vec<(Charge, u32)> = Vec::new();
     let mut waits = vec![longest];
     for request in &scenario.requests {

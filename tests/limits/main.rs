@@ -1,4 +1,4 @@
-//! Limits: what each algorithm promises, and that memory and Redis keep the same promise.
+//! Limits: the properties of each algorithm, and that memory and Redis agree.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

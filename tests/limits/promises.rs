@@ -1,4 +1,4 @@
-//! What each algorithm promises, for any limit and any arrivals.
+//! The properties of each algorithm, for any limit and any arrivals.
 
 use proptest::prelude::*;
 use tollgate::limit::{Algorithm, Limit, MAX_LOG, MAX_WAIT_US, State, Step, calendar::Edges};
@@ -31,7 +31,7 @@ fn limited() -> impl Strategy<Value = (Limit, Vec<(u64, u64)>)> {
     limit(algorithm()).prop_flat_map(|limit| (Just(limit), arrivals(limit.window_us())))
 }
 
-/// A caller with one limit, as a store would keep it.
+/// A caller with one limit, with its state kept as by a store.
 struct Caller {
     limit: Limit,
     state: Option<State>,
@@ -60,7 +60,7 @@ impl Caller {
     }
 }
 
-/// What was admitted in the half-open span of one window that ends with `now`. Of all spans that
+/// The amount admitted in the half-open span of one window that ends with `now`. Of all spans that
 /// hold the same requests, one ends with the last of them.
 fn within(log: &[(u64, u64)], limit: &Limit, now: u64) -> u64 {
     let counts = log.iter().filter(|(at, _)| at + limit.window_us() > now);
@@ -70,7 +70,8 @@ fn within(log: &[(u64, u64)], limit: &Limit, now: u64) -> u64 {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
 
-    /// Denied at every instant before it, admitted at it, when nobody else comes.
+    /// It is denied at every instant before that one, and admitted at it, if no other request
+    /// comes.
     #[test]
     fn retry_after_is_exact((limit, arrivals) in limited()) {
         let mut caller = Caller::new(limit);
@@ -89,7 +90,7 @@ proptest! {
         }
     }
 
-    /// What is left is what a request of that cost, and none that is greater, can have.
+    /// `remaining` is the highest cost that a request can have.
     #[test]
     fn remaining_is_what_can_still_be_had((limit, arrivals) in limited()) {
         let mut caller = Caller::new(limit);
@@ -101,9 +102,9 @@ proptest! {
         }
     }
 
-    /// More is left when `wait` says so, and not before.
+    /// More is left after `wait`, and not before.
     #[test]
-    fn an_admission_says_when_more_is_left((limit, arrivals) in limited()) {
+    fn an_admission_says_when_more_will_be_left((limit, arrivals) in limited()) {
         let mut caller = Caller::new(limit);
         for (pause, cost) in arrivals {
             caller.now += pause;
@@ -117,8 +118,7 @@ proptest! {
         }
     }
 
-    /// From `expires` on, the state means the same as none: a store may forget it then and not
-    /// earlier.
+    /// From `expires` on, the state equals no state: a store may forget it then and not earlier.
     #[test]
     fn an_expired_state_means_nothing((limit, arrivals) in limited()) {
         let mut caller = Caller::new(limit);
@@ -135,7 +135,7 @@ proptest! {
     /// Between two beginnings of a window, never more than N; so in no span of one window more than
     /// twice N.
     #[test]
-    fn a_fixed_window_admits_no_more_than_it_says(
+    fn a_fixed_window_admits_no_more_than_its_limit(
         (limit, arrivals) in limit(Just(Algorithm::FixedWindow)).prop_flat_map(|l| (Just(l), arrivals(l.window_us()))),
     ) {
         let mut caller = Caller::new(limit);
@@ -158,9 +158,9 @@ proptest! {
         }
     }
 
-    /// Between two edges, never more than N, and the answers turn exactly at the edge.
+    /// Between two edges, never more than N, and the outcome turns exactly at the edge.
     #[test]
-    fn a_window_with_edges_admits_no_more_than_it_says(
+    fn a_window_with_edges_admits_no_more_than_its_limit(
         (limit, arrivals) in limit(Just(Algorithm::FixedWindow)).prop_flat_map(|l| (Just(l), arrivals(l.window_us()))),
         lengths in [1_u64..100_000, 1_u64..100_000, 1_u64..100_000],
     ) {
@@ -207,8 +207,8 @@ proptest! {
         }
     }
 
-    /// What is left of requests that came evenly is estimated as if one more could still be there,
-    /// and never as less than there is. What came at once leaves at once.
+    /// For requests that came evenly, the estimate is at most one too high and never too low.
+    /// Requests that came at once leave at once.
     #[test]
     fn a_sliding_window_knows_what_came_evenly(
         count in 1_u64..50,
@@ -234,7 +234,7 @@ proptest! {
 
     /// In no half-open span of one window more than N, wherever it begins.
     #[test]
-    fn a_sliding_log_keeps_its_word(
+    fn a_sliding_log_is_exact_in_any_window(
         (limit, arrivals) in limit(Just(Algorithm::SlidingLog)).prop_flat_map(|l| (Just(l), arrivals(l.window_us()))),
     ) {
         let mut caller = Caller::new(limit);
@@ -250,7 +250,7 @@ proptest! {
         }
     }
 
-    /// In any span, the burst and what flowed back meanwhile.
+    /// In any span, at most the burst and the tokens that flowed back meanwhile.
     #[test]
     fn a_token_bucket_keeps_its_bound(
         (limit, arrivals) in limit(Just(Algorithm::TokenBucket)).prop_flat_map(|l| (Just(l), arrivals(l.window_us()))),
@@ -265,7 +265,7 @@ proptest! {
             let mut sum = 0;
             for (at, cost) in log.iter().rev() {
                 sum += cost;
-                // Tokens flow back in whole ones, so a span may hold one more than its length alone
+                // Whole tokens flow back, so a span may have one more than its length alone
                 // explains.
                 let refilled = u128::from(caller.now - at) * u128::from(limit.amount()) / u128::from(limit.window_us());
                 prop_assert!(u128::from(sum) <= u128::from(limit.burst()) + refilled + 1);
@@ -273,10 +273,10 @@ proptest! {
         }
     }
 
-    /// A clock that goes back opens no window: what was used is still used, and the wait stays
+    /// A clock that goes back opens no window: the used amount stays used, and the wait stays
     /// bounded.
     #[test]
-    fn a_clock_that_goes_back_frees_nobody((limit, arrivals) in limited(), back in 1_u64..10_000_000_000) {
+    fn a_clock_that_goes_back_frees_no_quota((limit, arrivals) in limited(), back in 1_u64..10_000_000_000) {
         let mut caller = Caller::new(limit);
         for (pause, cost) in arrivals {
             caller.now += pause;
@@ -290,7 +290,7 @@ proptest! {
         }
     }
 
-    /// Raising a limit gives the difference at once; lowering it takes it at once.
+    /// A raised limit adds the difference at once; a lowered limit removes it at once.
     #[test]
     fn a_changed_limit_acts_on_what_is_counted(algorithm in algorithm(), used in 1_u64..20, more in 0_u64..20) {
         let small = Limit::new(algorithm, used, 60_000_000, None).unwrap();

@@ -1,9 +1,9 @@
-//! A third opinion on every limit: a slow model, written from the definitions in docs/rules.md and
-//! the modules of `limit` and not from their code, decides as the store in memory and the script in
-//! Redis do.
+//! An independent model of every limit. It is slow, written from the definitions in docs/rules.md
+//! and the modules of `limit` and not from their code. It must decide like the store in memory and
+//! the script in Redis.
 //!
-//! It keeps every request that was ever charged and asks its definitions anew for each. What a
-//! limit has left and how long to wait follow from one question: how much is used at an instant.
+//! It keeps every charged request and evaluates its definitions for each new one. Remaining amount
+//! and wait follow from one value: the amount used at an instant.
 
 use std::{fmt::Write as _, sync::Arc};
 
@@ -20,18 +20,18 @@ use tollgate::{
 
 const START: u64 = 1_700_000_000_000_000;
 
-/// How a limit is defined.
+/// The definition of a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Definition {
     /// N per window, which begins with the first request after the last one ended.
     Fixed,
     /// N per window, and all windows are as long and follow each other since the epoch.
     Aligned,
-    /// N in any window, the requests of the previous one as if spread evenly.
+    /// N in any window, with the requests of the previous one taken as evenly spread.
     Sliding,
     /// N in any window, exactly.
     Log,
-    /// So many tokens, N of which flow back in a window.
+    /// A number of tokens, N of which flow back per window.
     Bucket { capacity: u64 },
 }
 
@@ -59,7 +59,7 @@ impl Defined {
         }
     }
 
-    /// How much is used at `at`, when these requests have been charged and nobody else comes.
+    /// The amount used at `at`, if these requests were charged and no others come.
     fn used(self, log: &[Charged], at: u64) -> u64 {
         let window = self.window;
         match self.definition {
@@ -108,7 +108,7 @@ impl Defined {
         u64::try_from(owed).unwrap()
     }
 
-    /// What it says to a request of `cost` at `now`.
+    /// The outcome for a request of `cost` at `now`.
     fn says(self, log: &[Charged], now: u64, cost: u64) -> Outcome {
         let capacity = self.capacity();
         let allowed = self.used(log, now) + cost <= capacity;
@@ -123,7 +123,7 @@ impl Defined {
         } else if allowed && used == 0 {
             0
         } else {
-            // Until more is left, or this one fits.
+            // Until more is left, or until this one fits.
             let target = if allowed { used - 1 } else { capacity - cost };
             first(now, |at| self.used(&after, at) <= target) - now
         };
@@ -134,7 +134,7 @@ impl Defined {
         }
     }
 
-    /// What the program calls it, with the edges around `now`.
+    /// The limit in tollgate's terms, with the edges around `now`.
     fn limit(self, now: u64) -> Limit {
         let new = |algorithm, burst| Limit::new(algorithm, self.amount, self.window, burst);
         match self.definition {
@@ -186,7 +186,7 @@ fn fading(log: &[Charged], window: u64, at: u64) -> u64 {
     u64::try_from(count).unwrap()
 }
 
-/// The first instant from `now` on at which it is so; once it is, it stays so.
+/// The first instant from `now` on at which `holds` is true; from then on it stays true.
 fn first(now: u64, is_so: impl Fn(u64) -> bool) -> u64 {
     let (mut not_yet, mut so) = (now, now + (1 << 47));
     assert!(!is_so(not_yet) && is_so(so));
@@ -209,7 +209,7 @@ struct Rule {
     group: u32,
 }
 
-/// What a rule has counted: requests charged to each limit, and denials while no ban was in force.
+/// What a rule has counted: requests charged to each limit, and denials outside bans.
 #[derive(Debug, Clone, Default)]
 struct Counted {
     logs: Vec<Vec<Charged>>,
@@ -217,7 +217,7 @@ struct Counted {
 }
 
 impl Counted {
-    /// The denials that count at `at`, and until when a ban is in force.
+    /// The denials that count at `at`, and the end of the ban in force.
     fn denied(&self, ban: Ban, at: u64) -> (u64, Option<u64>) {
         let (mut count, mut since, mut until) = (0, 0, 0);
         for denial in &self.denials {
@@ -235,7 +235,7 @@ impl Counted {
         (count, (at < until).then_some(until))
     }
 
-    /// What a ban says, when the limits of its rule fit or do not; a denial is noted.
+    /// The outcome of a ban, given whether the limits of its rule fit. Notes a denial.
     fn says(&mut self, ban: Ban, now: u64, fit: bool) -> Outcome {
         let (_, before) = self.denied(ban, now);
         if before.is_none() && !fit {
@@ -244,22 +244,22 @@ impl Counted {
         let (count, banned) = self.denied(ban, now);
         Outcome {
             allowed: banned.is_none(),
-            // Of a ban that begins now, 1.
+            // `remaining` is 1 for a ban that begins now.
             remaining: banned.map_or(ban.after() - count, |_| u64::from(before.is_none())),
             wait_us: banned.map_or(0, |until| until - now),
         }
     }
 }
 
-/// Everything that was ever counted.
+/// Everything that was charged or denied.
 struct Model<'a> {
     rules: &'a [Rule],
     counted: Vec<Counted>,
 }
 
 impl Model<'_> {
-    /// A request is admitted if everything enforced has room; then all is charged. A shadow rule is
-    /// charged if it has room itself.
+    /// A request is admitted if every enforced limit has room; then all are charged. A shadow rule
+    /// is charged if it has room itself.
     fn charge(&mut self, now: u64, share: u64) -> ChargeResult {
         let mut outcomes = Vec::new();
         let mut denied = Vec::new();
@@ -350,7 +350,7 @@ fn rule() -> impl Strategy<Value = Rule> {
 enum Movement {
     /// By a share of the longest window, in millionths.
     Share(u64),
-    /// To the instant that an answer promised, or one microsecond beside it.
+    /// To the instant that a response promised, or one microsecond beside it.
     Promised { charge: usize, beside: i64 },
     /// To one window, count of denials or ban after an earlier request, or one microsecond beside
     /// it.
@@ -404,7 +404,7 @@ fn batch(rules: &[Rule], now: u64, share: u64, start: &str) -> Batch {
     batch
 }
 
-/// When the script wrote each counter, and what.
+/// When the script wrote each counter, and the text.
 #[derive(Default)]
 struct Written(Vec<Option<(u64, (String, u64))>>);
 

@@ -1,4 +1,4 @@
-//! One behavioural suite over both stores, and what only one of them can do.
+//! One suite of behaviour for both stores, and tests of what only one of them can do.
 
 use std::{
     sync::{
@@ -74,7 +74,7 @@ where
 }
 
 #[tokio::test]
-async fn each_algorithm_admits_what_it_says_and_no_more() {
+async fn each_algorithm_admits_exactly_its_limit() {
     on_both(|store| async move {
         for algorithm in Algorithm::ALL {
             let batch = batch(&[(algorithm.as_str(), limit(algorithm, 5), ENFORCED)]);
@@ -284,7 +284,7 @@ fn ban_key(caller: &str) -> String {
 }
 
 #[tokio::test]
-async fn who_is_denied_too_often_is_banned_and_charged_nothing_meanwhile() {
+async fn a_caller_denied_too_often_is_banned_and_not_charged_meanwhile() {
     on_both(|store| async move {
         let batch = with_ban("a", 1, 3, ENFORCED);
         let first = charge(&*store, &batch).await;
@@ -298,7 +298,8 @@ async fn who_is_denied_too_often_is_banned_and_charged_nothing_meanwhile() {
         let banned = charge(&*store, &batch).await;
         assert!(!banned.admitted && !banned.outcomes[1].allowed);
         assert_eq!(banned.outcomes[1].wait_us, HOUR);
-        // The limit is raised: it would admit, and the ban still denies and charges nothing.
+        // With a raised limit there would be room, but the ban still denies, and nothing is
+        // charged.
         let raised = with_ban("a", 10, 3, ENFORCED);
         for _ in 0..5 {
             let banned = charge(&*store, &raised).await;
@@ -353,7 +354,7 @@ fn edges(first: u64) -> Edges {
 }
 
 #[tokio::test]
-async fn a_window_of_the_calendar_ends_when_it_says() {
+async fn a_calendar_window_ends_on_time() {
     on_both(|store| async move {
         let today = Calendar::new(Period::Day, "Pacific/Kiritimati").unwrap();
         let edges = today.edges(store.now_us());
@@ -484,18 +485,18 @@ async fn when_memory_is_full_new_callers_share_and_known_ones_stay() {
 }
 
 #[tokio::test]
-async fn when_memory_is_full_nobody_is_banned_for_what_strangers_do() {
+async fn when_memory_is_full_no_caller_is_banned_for_the_denials_of_others() {
     let clock = Arc::new(ManualClock::new(1_700_000_000_000_000));
     let store = memory(2, clock.clone());
     let ask = |caller: &str| store.charge_now(&with_ban(caller, 1, 2, ENFORCED));
     assert!(ask("a").admitted && ask("b").admitted);
-    // Strangers share a limit, and no ban.
+    // New callers share a limit, but no ban.
     assert!(ask("c").admitted);
     for stranger in ["d", "e", "f", "g"] {
         let denied = ask(stranger);
         assert!(!denied.outcomes[0].allowed && denied.outcomes[1].allowed);
     }
-    // Those who are known are limited as before. There is no room to count what they are denied.
+    // Known callers are limited as before. There is no room to count their denials.
     for _ in 0..5 {
         let known = ask("a");
         assert!(!known.outcomes[0].allowed && known.outcomes[1].allowed);
@@ -590,7 +591,7 @@ async fn a_forgotten_script_is_loaded_again() {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_not_there_is_told_at_once_and_found_when_it_comes() {
+async fn a_missing_redis_is_reported_at_once_and_used_when_it_starts() {
     let mut redis = Redis::stopped();
     let options = Options {
         url: redis.url(),
@@ -631,7 +632,7 @@ async fn a_redis_that_is_not_there_is_told_at_once_and_found_when_it_comes() {
 }
 
 #[tokio::test]
-async fn a_redis_that_hangs_is_given_up_and_found_when_it_goes_on() {
+async fn a_hanging_redis_is_given_up_and_used_again_when_it_resumes() {
     let redis = Redis::start();
     let store = redis_store(&redis, 2).await;
     let batch = batch(&[("k", limit(Algorithm::FixedWindow, 1_000_000), ENFORCED)]);
@@ -664,7 +665,7 @@ async fn a_check_that_is_past_its_deadline_is_not_charged() {
     let redis = Redis::start();
     let store = redis_store(&redis, 1).await;
     let batch = batch(&[("k", limit(Algorithm::FixedWindow, 5), ENFORCED)]);
-    // Nobody waits for these any more when the lane looks at them.
+    // No check waits for these any more when the lane reaches them.
     for _ in 0..3 {
         let late = store.charge(&batch, Instant::now());
         assert!(late.await.is_err());
@@ -673,7 +674,7 @@ async fn a_check_that_is_past_its_deadline_is_not_charged() {
 }
 
 #[tokio::test]
-async fn redis_errors_are_told_with_a_remedy() {
+async fn redis_errors_are_reported_with_a_hint() {
     let redis = Redis::start();
     let store = redis_store(&redis, 1).await;
     redis.cli(&["RPUSH", "tollgate:{x:}:fixed_window:1s", "oops"]);

@@ -1,4 +1,4 @@
-//! What a rule file with a ban makes of requests.
+//! The decisions of a rule with a ban.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ rules:
     )
 }
 
-/// The name of what denied, and for how long.
+/// The name of the limit or ban that denied, and the wait.
 async fn denied_by(world: &World) -> (String, Duration) {
     let decision = world.ask(GET).await;
     let (Verdict::Limited { retry_after_us } | Verdict::Banned { retry_after_us }) =
@@ -37,7 +37,7 @@ async fn a_ban_begins_with_the_denial_that_completes_it_and_ends_on_time() {
     assert_eq!(world.admitted(3, GET).await, 1);
     let hour = MINUTE * 60;
     assert_eq!(denied_by(&world).await, ("login/ban".to_owned(), hour));
-    // The limit has room again, and nothing that comes meanwhile makes the ban longer.
+    // The limit has room again, but requests during the ban do not make it longer.
     world.clock.advance(MINUTE * 30);
     for _ in 0..10 {
         assert_eq!(
@@ -60,7 +60,7 @@ async fn a_ban_begins_with_the_denial_that_completes_it_and_ends_on_time() {
 }
 
 #[tokio::test]
-async fn denials_that_are_spread_out_bring_no_ban() {
+async fn denials_spread_over_time_do_not_ban() {
     let world = World::new(&login(""));
     for _ in 0..20 {
         assert!(world.admits(GET).await);
@@ -71,7 +71,7 @@ async fn denials_that_are_spread_out_bring_no_ban() {
 }
 
 #[tokio::test]
-async fn who_is_banned_is_charged_nothing_by_other_rules() {
+async fn a_banned_caller_is_not_charged_by_other_rules() {
     let world = World::new(&login(
         "  - { name: all, key: [client_ip], limit: 2/day }\n",
     ));
@@ -79,7 +79,7 @@ async fn who_is_banned_is_charged_nothing_by_other_rules() {
     world.clock.advance(MINUTE * 61);
     assert!(world.admits(GET).await, "one of two a day was left");
     world.clock.advance(MINUTE * 2);
-    // Now it is the other rule that denies, which is not what this ban counts.
+    // Now the other rule denies, which this ban does not count.
     for _ in 0..10 {
         assert_eq!(denied_by(&world).await.0, "all");
     }
@@ -105,7 +105,7 @@ async fn a_ban_in_shadow_mode_denies_nobody() {
     let by = |limit| format!("tollgate_denials_total{{rule=\"login\",limit=\"{limit}\"}}");
     assert_eq!(world.metric(&by("login")), 2);
     assert_eq!(world.metric(&by("login/ban")), 7);
-    // When the rule denies in earnest, nobody is shut out for what was only tried.
+    // When the rule is enforced, no caller is banned for denials in shadow mode.
     world.engine.replace(compile(&login("")));
     assert_eq!(denied_by(&world).await, ("login".to_owned(), MINUTE));
 }
@@ -125,13 +125,13 @@ async fn tiers_and_overrides_change_the_limits_and_not_the_ban() {
     };
     assert_eq!(world.admitted(10, gold).await, 2);
     assert_eq!(denied_by(&world).await.0, "login/ban");
-    // Nothing is counted of who is unlimited, and so the ban is not asked.
+    // Nothing is counted for unlimited callers, so the ban does not apply.
     let staff = Ask {
         headers: &[("x-plan", "staff")],
         ..GET
     };
     assert!(world.admits(staff).await);
-    // Who may have nothing is not banned: that would end.
+    // Callers with `limit: 0` are not banned, because a ban would end.
     let nobody = Ask {
         ip: Some("192.0.2.9"),
         ..GET

@@ -1,9 +1,9 @@
-//! Rule files that are wrong, as people write them, and what is said about each.
+//! Rule files with mistakes that people make, and the diagnostics for each.
 //!
-//! `corpus/bad` holds files that cannot be used, `corpus/warned` files that can and are probably
-//! not what was meant. A file of overrides stands beside the rule file that names it:
-//! `NAME.overrides.yaml`. What is printed about each file is a snapshot; to change many of them at
-//! once: `INSTA_UPDATE=always cargo test --test rules corpus`.
+//! `corpus/bad` has files that are refused, `corpus/warned` files that load with warnings. A file
+//! of overrides is beside the rule file that names it: `NAME.overrides.yaml`. The diagnostics of
+//! each file are a snapshot; to change many of them at once: `INSTA_UPDATE=always cargo test --test
+//! rules corpus`.
 
 use std::{
     collections::BTreeSet,
@@ -22,7 +22,7 @@ struct Case {
     name: String,
     /// Its text.
     text: String,
-    /// What became of it.
+    /// The result of loading it.
     loaded: Loaded,
 }
 
@@ -56,7 +56,7 @@ fn load(folder: &str, name: &str, text: String) -> Case {
     }
 }
 
-/// What of a library must not come through to people: words of its own, and names of Rust's types.
+/// Jargon of libraries that must not reach users: their own terms, and names of Rust types.
 const JARGON: &[&str] = &[
     "invalid type",
     "invalid value",
@@ -81,7 +81,7 @@ const JARGON: &[&str] = &[
     "deserialize",
 ];
 
-/// Everything that must hold of what is said about any file.
+/// Checks what must hold for the diagnostics of any file.
 fn check(case: &Case) {
     let Case { name, text, loaded } = case;
     let report = loaded.diagnostics.to_string();
@@ -154,10 +154,10 @@ fn warned_files_are_taken_with_a_warning() {
     }
 }
 
-/// Leaves out each sign that means something to YAML, of each file: whatever becomes of it, there
-/// is something to say.
+/// Leaves out each character with a meaning in YAML, one at a time. There must be a good message
+/// for each result.
 #[test]
-fn no_sign_that_is_missing_leaves_people_without_words() {
+fn every_missing_character_gets_a_helpful_message() {
     let mut count = 0;
     for (folder, case) in ["bad", "warned"]
         .into_iter()
@@ -167,7 +167,7 @@ fn no_sign_that_is_missing_leaves_people_without_words() {
             ':', '{', '}', '[', ']', '"', '\'', '-', ',', ' ', '\n', '\\', '&', '*', '<', '#',
         ]);
         for (at, sign) in signs {
-            // Of a row of them, one.
+            // One of each run of equal characters.
             if case.text[..at].ends_with(sign) {
                 continue;
             }
@@ -180,7 +180,7 @@ fn no_sign_that_is_missing_leaves_people_without_words() {
 }
 
 #[test]
-fn no_snapshot_is_left_of_a_file_that_is_gone() {
+fn every_snapshot_has_its_file() {
     for folder in ["bad", "warned"] {
         let names: BTreeSet<String> = cases(folder).into_iter().map(|case| case.name).collect();
         for entry in fs::read_dir(Path::new("tests/rules/snapshots/corpus").join(folder)).unwrap() {

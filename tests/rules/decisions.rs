@@ -1,4 +1,4 @@
-//! One decision: what a rule file makes of a request.
+//! Single decisions of a rule file.
 
 use std::time::Duration;
 
@@ -35,8 +35,8 @@ rules:
     );
 
     assert_eq!(world.ask(get("/never")).await.verdict, Verdict::Forbidden);
-    // Two of `wide` are used: the denied ones and the forbidden one cost nothing. `/free` stands
-    // behind it and pays.
+    // Two of `wide` are used: the denied requests and the forbidden one cost nothing. `/free` is
+    // below it and is charged.
     assert_eq!(world.admitted(3, get("/free")).await, 2);
     assert_eq!(world.ask(get("/free")).await.rule.as_deref(), Some("wide"));
     assert_eq!(world.decisions("free", "allowed"), 2);
@@ -85,7 +85,7 @@ async fn retry_after_is_kept_to_the_microsecond() {
 }
 
 #[tokio::test]
-async fn callers_are_told_apart_by_every_part_of_the_key() {
+async fn every_part_of_the_key_separates_callers() {
     let world = World::new(
         "
 version: 1
@@ -179,7 +179,7 @@ async fn ipv6_clients_share_by_prefix() {
 }
 
 #[tokio::test]
-async fn a_missing_value_means_what_the_rule_says() {
+async fn a_missing_value_follows_on_missing() {
     let world = World::new(
         "
 version: 1
@@ -218,7 +218,7 @@ rules:
     assert_eq!(first.quotas.len(), 1);
     assert_eq!(world.admitted(5, get("/")).await, 2);
     assert_eq!(world.decisions("dark", "allowed"), 1);
-    // Asked six times: one fitted; the others would have been denied, whatever `real` said.
+    // Six requests: one fits; the others would have been denied, whatever `real` decides.
     assert_eq!(world.decisions("dark", "shadow_denied"), 5);
 }
 
@@ -273,7 +273,7 @@ async fn a_changed_rule_acts_on_what_is_counted() {
 }
 
 #[tokio::test]
-async fn of_several_limits_the_one_that_denies_longest_is_told() {
+async fn the_limit_with_the_longest_wait_is_reported() {
     let world = World::new("{ version: 1, rules: [{ name: a, limits: [1/s, 1/h] }] }");
     assert!(world.admits(GET).await);
     let denied = world.ask(GET).await;
@@ -319,12 +319,12 @@ async fn without_store(broken: Broken) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_store_each_rule_does_as_it_says() {
+async fn without_a_store_each_rule_follows_on_store_error() {
     without_store(Broken::Refuses).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_a_store_that_hangs_each_rule_does_as_it_says_at_the_deadline() {
+async fn with_a_hanging_store_each_rule_follows_on_store_error_at_the_deadline() {
     without_store(Broken::Hangs).await;
 }
 

@@ -1,6 +1,6 @@
-//! Rule files: what is accepted, what is said about what is not, and what the rules decide.
+//! Rule files: which are accepted, the messages for those that are not, and the decisions of rules.
 //!
-//! Nothing here opens a socket: decisions are asked of an engine with counters in memory.
+//! Nothing here opens a socket: decisions come from an engine with counters in memory.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -1,4 +1,4 @@
-//! What must hold of any rule file and any request.
+//! Properties of any rule file and any request.
 
 use std::{fmt::Write as _, net::IpAddr};
 
@@ -14,7 +14,7 @@ use tollgate::{
     store::read::Untouched,
 };
 
-/// Few names, so that rules and requests meet.
+/// Few names, so that rules and requests often match.
 fn word() -> impl Strategy<Value = &'static str> {
     select(vec!["a", "b", "c"])
 }
@@ -34,7 +34,7 @@ fn path() -> impl Strategy<Value = String> {
             let mut seen = false;
             let mut text = String::new();
             for segment in front {
-                // A parameter's name may stand once.
+                // The name of a parameter may occur once.
                 let again = segment == "{p}" && std::mem::replace(&mut seen, true);
                 text = text + "/" + if again { "*" } else { &segment };
             }
@@ -126,7 +126,7 @@ fn rule_file() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// The index finds what trying every rule finds.
+    /// The index finds the same rules as trying every rule.
     #[test]
     fn the_index_finds_every_rule_that_matches(
         text in rule_file(),
@@ -187,14 +187,14 @@ const SOURCES: [&str; 12] = [
     "{ cookie: id }",
 ];
 
-/// What one caller has for each source.
+/// The values of one caller, by source.
 #[derive(Debug, Clone)]
 struct Caller {
     client_ip: Option<IpAddr>,
     host: &'static str,
     method: &'static str,
     segment: Vec<u8>,
-    /// Whether there is a token; its claims are those that are texts.
+    /// Whether there is a token; its claims are the values that are texts.
     token: Option<[Option<String>; 2]>,
     headers: [Option<Vec<u8>>; 2],
     query: [Option<Vec<u8>>; 2],
@@ -272,7 +272,7 @@ fn counted() -> impl Strategy<Value = Counted> {
     ];
     (select(vec!["a", "b", "a.b", "a-method"]), sources, caller()).prop_map(
         |(rule, mut sources, caller)| {
-            // A part may stand once.
+            // A part may occur once.
             let mut seen = [false; SOURCES.len()];
             sources.retain(|source| !std::mem::replace(&mut seen[*source], true));
             Counted {
@@ -284,19 +284,19 @@ fn counted() -> impl Strategy<Value = Counted> {
     )
 }
 
-/// How the plain header of one looks like something of the other.
+/// The plain value of one source resembles the encoded value of another.
 #[derive(Debug, Clone, Copy)]
 enum Likeness {
     None,
-    /// As it would be if it were encoded once more.
+    /// The value encoded once more.
     Encoded,
-    /// As its hash.
+    /// The value as its hash.
     Hashed,
     /// As the header and the query parameter after it.
     Merged,
 }
 
-/// Two that have much in common.
+/// Two callers that have much in common.
 fn pair() -> impl Strategy<Value = (Counted, Counted)> {
     let is_other = vec(prop::bool::weighted(0.2), 12);
     let likeness = prop_oneof![
@@ -330,7 +330,7 @@ fn pair() -> impl Strategy<Value = (Counted, Counted)> {
     })
 }
 
-/// `one`, with some of what `other` has.
+/// `one`, with some values of `other`.
 fn beside(one: &Counted, other: Counted, is_other: Vec<bool>) -> Counted {
     let mut near = one.clone();
     let Caller {
@@ -378,7 +378,7 @@ impl Caller {
         Some(format!("Bearer e30.{payload}.c2ln"))
     }
 
-    /// What tells this caller from another for a source.
+    /// The value that distinguishes this caller for a source.
     fn value(&self, source: usize) -> Option<Vec<u8>> {
         let claim = |place: usize| {
             let claim = self.token.as_ref()?[place].as_ref()?;
@@ -405,7 +405,7 @@ impl Caller {
 }
 
 impl Counted {
-    /// What must tell a counter from all others.
+    /// All that must distinguish a counter from others.
     fn identity(&self) -> (&str, &[usize], Vec<Option<Vec<u8>>>) {
         let sources = self.sources.iter();
         let values = sources.map(|source| self.caller.value(*source));

@@ -1,4 +1,4 @@
-//! The JSON Schema says what the rule file's reader says, as far as a schema can.
+//! The JSON Schema accepts and refuses the same files as tollgate, as far as a schema can.
 
 use std::{fs, path::Path};
 
@@ -26,8 +26,7 @@ fn complaints(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// An error, or those of all alternatives that it might have fitted, of which an editor shows the
-/// deepest.
+/// An error, or the errors of all alternatives, of which an editor shows the deepest.
 fn leaves(error: &ValidationError<'_>) -> Vec<String> {
     match error.kind() {
         ValidationErrorKind::AnyOf { context } => {
@@ -79,7 +78,7 @@ fn the_shipped_rules_name_their_schema() {
 }
 
 #[test]
-fn what_is_valid_is_valid_by_the_schema() {
+fn valid_files_are_valid_by_the_schema() {
     let mut count = 0;
     let documents = ["README.md", "docs/rules.md"].map(|path| fs::read_to_string(path).unwrap());
     let blocks = documents
@@ -97,7 +96,7 @@ fn what_is_valid_is_valid_by_the_schema() {
     assert!(count > 25, "only {count} rule files found");
 }
 
-/// Every way to write a value that has more than one.
+/// Every way to write a value that has several.
 #[test]
 fn every_short_form_is_valid_by_the_schema() {
     let text = r#"
@@ -117,7 +116,7 @@ rules:
     overrides: [{ key: [a, 1, true, d], limit: unlimited }]
 "#;
     assert_eq!(complaints(text), Vec::<String>::new());
-    // All but `0/m`, which stands alone, is also what the reader takes.
+    // All but `0/m`, which cannot be combined, are also accepted by tollgate.
     let read = rulefile::load(
         "rules.yaml",
         &text.replace("\"0/m\", ", "").replace("9/month", "9/day"),
@@ -125,10 +124,10 @@ rules:
     assert!(read.is_ok(), "{}", read.unwrap_err());
 }
 
-/// A schema cannot know everything. Which of the bad files it takes is written down, so that it
-/// does not get worse unseen.
+/// A schema cannot check everything. The bad files that it accepts are listed in a snapshot, so
+/// that a regression is noticed.
 #[test]
-fn what_is_wrong_is_wrong_by_the_schema_as_far_as_it_can_know() {
+fn invalid_files_are_invalid_by_the_schema_where_it_can_tell() {
     let hash_key = HashKey::default();
     let read = |_: &Path| Err(std::io::Error::other("not here"));
     let surroundings = rulefile::LoadContext {
@@ -154,7 +153,7 @@ fn what_is_wrong_is_wrong_by_the_schema_as_far_as_it_can_know() {
 }
 
 #[test]
-fn typos_are_told_where_they_are() {
+fn typos_are_reported_where_they_are() {
     for (text, expected) in [
         (
             "version: 1\nrules: [{ name: a, limit: 5/m }, { name: b, limt: 5/m }]",

@@ -1,4 +1,4 @@
-//! The command line as a user meets it.
+//! The command line, as users run it.
 
 use std::{
     collections::BTreeMap,
@@ -109,7 +109,7 @@ fn rules_can_come_from_a_pipe() {
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_is_no_failure() {
+fn a_closed_pipe_is_not_a_failure() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let output = Command::new(env!("CARGO_BIN_EXE_tollgate"))
@@ -123,7 +123,7 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
 }
 
 #[test]
-fn a_file_in_another_encoding_is_told_with_its_line() {
+fn a_file_in_another_encoding_is_reported_with_its_line() {
     let file = rules_file("");
     std::fs::write(file.path(), b"version: 1\n# caf\xe9\nrules: []\n").unwrap();
     let output = tollgate(&["validate", file.path().to_str().unwrap()]);
@@ -158,7 +158,7 @@ fn a_taken_port_is_1_and_named() {
 }
 
 #[test]
-fn a_bad_redis_url_is_told_without_its_password() {
+fn a_bad_redis_url_is_reported_without_its_password() {
     let output = tollgate(&["--redis-url", "redis//user:hunter2@host"]);
     assert_eq!(output.status.code(), Some(1));
     let text = stderr(&output);

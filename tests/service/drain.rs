@@ -33,7 +33,7 @@ struct Tally {
     lost: AtomicUsize,
 }
 
-/// Sends request after request until told that the connection closes.
+/// Sends request after request until the server closes the connection.
 async fn hammer(mut client: Connection, tally: Arc<Tally>) {
     loop {
         match client.get("/").await {
@@ -190,7 +190,7 @@ async fn half_a_head_is_waited_for_and_answered() {
 }
 
 #[tokio::test]
-async fn what_does_not_end_is_cut_off_at_the_deadline() {
+async fn requests_that_do_not_end_are_cut_off_at_the_deadline() {
     let options = Options {
         drain_timeout: Duration::from_millis(50),
         ..Options::default()
@@ -255,7 +255,7 @@ async fn http2_requests_in_flight_are_answered_and_the_connection_retired() {
     // The GOAWAY ends the client's connection in order.
     conn.await.unwrap().unwrap();
     let report = report.await.unwrap();
-    // The connections that looked for the listener count too.
+    // The connections of the search for the listener count too.
     assert!(report.finished >= 1);
     assert_eq!(report.aborted, 0);
 }

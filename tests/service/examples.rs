@@ -1,4 +1,4 @@
-//! The examples in `config/examples`, played through the check endpoint.
+//! The examples in `config/examples`, run through the check endpoint.
 
 use std::{collections::BTreeSet, fs};
 
@@ -18,7 +18,7 @@ const GOOD: u16 = 200;
 const OVER: u16 = 429;
 const SHUT: u16 = 403;
 
-/// The examples that have a play below.
+/// The examples that have a test below.
 const PLAYED: &[&str] = &[
     "api-plans",
     "crawler",
@@ -42,7 +42,7 @@ fn example(name: &str) -> String {
 /// A tollgate with the rules of an example.
 struct Stage(Tollgate);
 
-/// Who asks for what.
+/// The client and the request.
 #[derive(Clone, Copy)]
 struct Play<'a> {
     method: &'a str,
@@ -98,7 +98,8 @@ impl Stage {
         ask(self.0.addr(), &head("GET", "/v1/check", &lines)).await
     }
 
-    /// Plays it so many times; each is answered so. The last answer.
+    /// Sends the request a number of times, checks the status of each response, and returns the
+    /// last one.
     async fn expect(&self, status: u16, times: usize, play: Play<'_>) -> Response {
         assert!(times > 0);
         let mut last = None;
@@ -114,7 +115,7 @@ impl Stage {
         last.unwrap()
     }
 
-    /// How often a rule would have denied.
+    /// How often a rule in shadow mode would have denied.
     async fn shadow_denied(&self, rule: &str) -> u64 {
         let name = format!("tollgate_decisions_total{{rule=\"{rule}\",outcome=\"shadow_denied\"}}");
         self.0.metric(&name).await
@@ -145,13 +146,13 @@ async fn login_brute_force() {
     assert!((1..=900 + 30).contains(&wait(&denied)), "{denied:?}");
     assert_eq!(denied.json()["error"], "too_many_attempts");
     assert_eq!(denied.json()["retry_after"], wait(&denied));
-    // Another door to the same room; the form; and another address.
+    // Another spelling of the path; the form; and another address.
     stage.expect(OVER, 1, post("/oauth/token")).await;
     stage.expect(GOOD, 20, get("/login")).await;
     stage
         .expect(GOOD, 5, post("/login").from("203.0.113.8"))
         .await;
-    // The tenth refusal is one too many.
+    // The tenth denial is one too many.
     let ninth = stage.expect(OVER, 6, post("/login")).await;
     assert_eq!(ninth.header("x-tollgate-limit"), Some("login/900s"));
     let banned = stage.expect(OVER, 3, post("/login")).await;
@@ -210,7 +211,7 @@ async fn api_plans() {
 async fn graphql_cost() {
     let stage = Stage::of("graphql-cost").await;
     let key = "x-api-key: a";
-    // 250 at most, whatever is said; without a cost, 5; then 245 are left.
+    // At most 250, whatever the header says; without a cost, 5; then 245 are left.
     let costs = [
         [key, "x-query-cost: 99999"],
         [key, "x-query-cost: 250"],
@@ -282,7 +283,7 @@ async fn multi_tenant_quota() {
     assert_eq!(denied.json()["title"], "Limit reached");
     assert_eq!(denied.json()["detail"], "tenant/trial allows 25/month");
     assert_eq!(denied.json()["usage"], "https://example.com/usage");
-    // What tells them about it stays readable, and the others have theirs.
+    // The pages about the quota stay readable, and other tenants have quotas of their own.
     stage.expect(GOOD, 1, get("/t/demo/usage")).await;
     stage.expect(GOOD, 1, get("/t/demo/invoices/2026/01")).await;
     stage.expect(OVER, 1, post("/t/demo/usage")).await;
@@ -304,7 +305,7 @@ async fn webhook_burst() {
     stage.expect(GOOD, 50, post("/hooks/github")).await;
     let denied = stage.expect(OVER, 1, post("/hooks/github")).await;
     assert_eq!(rule(&denied), "hooks");
-    // One more in 12 seconds, and up to a minute more to spread them out.
+    // One more in 12 seconds, and up to a minute more to spread clients out.
     assert!((1..=12 + 60).contains(&wait(&denied)), "{denied:?}");
     assert_eq!(denied.body, format!("Try again in {} s.\n", wait(&denied)));
     stage.expect(GOOD, 1, post("/hooks/gitlab")).await;
@@ -319,8 +320,8 @@ async fn internal_exemption() {
     for ip in ["10.1.2.3", "198.51.100.9", "2001:db8:1:7::1"] {
         stage.expect(GOOD, 120, page.from(ip)).await;
     }
-    // The bucket is empty after 100 at once; on a machine that is too slow for that, the hour's
-    // limit is reached.
+    // The bucket is empty after 100 requests at once; on a machine that is too slow for that, the
+    // limit of the hour denies.
     for ip in ["203.0.113.7", "10.66.0.1"] {
         let mut denied = None;
         for _ in 0..700 {
@@ -342,7 +343,7 @@ async fn internal_exemption() {
     stage
         .expect(SHUT, 1, get("/admin/users").from("10.1.2.3"))
         .await;
-    // Behind the load balancer, the client is whom it names.
+    // Behind the load balancer, the client is the one in `X-Forwarded-For`.
     let balanced = get("/admin/users").from("192.0.2.10");
     let office = ["x-forwarded-for: 198.51.100.9"];
     stage.expect(GOOD, 1, balanced.with(&office)).await;
@@ -368,7 +369,7 @@ async fn emergency_brake() {
     let denied = stage.expect(OVER, 1, report("203.0.113.4")).await;
     assert_eq!(rule(&denied), "reports");
 
-    // The one word.
+    // The single edit that switches the brake on.
     let pulled = example("emergency-brake").replace("mode: shadow", "mode: enforce");
     let lines = |text: &str| text.lines().filter(|l| l.trim() == "mode: enforce").count();
     assert_eq!(lines(&pulled), 1);
@@ -426,7 +427,7 @@ async fn downloads() {
 #[tokio::test(flavor = "multi_thread")]
 async fn signed_in_users() {
     let stage = Stage::of("signed-in-users").await;
-    // {"sub":"a"}, {"sub":"b"} and {}; the signature is the proxy's to look at.
+    // {"sub":"a"}, {"sub":"b"} and {}; checking the signature is the proxy's task.
     let a = ["authorization: Bearer e30.eyJzdWIiOiJhIn0.x"];
     let b = ["authorization: Bearer e30.eyJzdWIiOiJiIn0.x"];
     let nobody = ["authorization: Bearer e30.e30.x"];
@@ -499,7 +500,7 @@ fn every_example_says_what_the_proxies_must_forward() {
     }
 }
 
-/// An example as rules, and what is said about it.
+/// An example as rules, and its diagnostics.
 fn load(name: &str) -> (RuleSet, String) {
     let loaded = rulefile::load_with(
         name,

@@ -1,4 +1,4 @@
-//! `explain` says what a check would be answered and why, and leaves no trace.
+//! `explain` predicts the response to a check and its reasons, and changes nothing.
 
 use std::{path::Path, process::Command};
 
@@ -33,7 +33,7 @@ rules:
   - { name: all, key: [client_ip], limit: 12/day, algorithm: fixed_window }
 "#;
 
-/// A request, as a question and as the lines of a check.
+/// A request, as a query and as the lines of a check.
 #[derive(Debug, Clone)]
 struct Request {
     method: &'static str,
@@ -128,7 +128,7 @@ fn stored(told: &Value) -> Vec<&Value> {
     limits.map(|limit| &limit["stored"]).collect()
 }
 
-/// However many requests have come: what is explained is what the next check is answered.
+/// After any number of requests, the explanation is the response to the next check.
 async fn agrees(redis: Option<&Redis>) {
     let tollgate = Tollgate::start(Settings {
         rules: RULES,
@@ -177,17 +177,17 @@ async fn agrees(redis: Option<&Redis>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_explained_is_what_happens_in_memory() {
+async fn the_explanation_is_what_happens_in_memory() {
     agrees(None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_explained_is_what_happens_in_redis() {
+async fn the_explanation_is_what_happens_in_redis() {
     let redis = Redis::start();
     agrees(Some(&redis)).await;
 }
 
-/// `tollgate explain`; its exit code, what it prints and what it complains about.
+/// `tollgate explain`: its exit code, standard output and standard error.
 fn explain(args: &[&str], rules: &Path) -> (Option<i32>, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_tollgate"))
         .env_clear()
@@ -213,7 +213,7 @@ fn rule_file() -> (tempfile::TempDir, std::path::PathBuf) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_command_reads_the_counters_and_leaves_no_trace() {
+async fn the_command_reads_the_counters_and_changes_nothing() {
     let redis = Redis::start();
     let tollgate = Tollgate::start(Settings {
         rules: RULES,
@@ -295,7 +295,7 @@ async fn the_command_reads_the_counters_and_leaves_no_trace() {
 }
 
 #[test]
-fn every_fate_is_told_in_words() {
+fn every_result_is_explained_in_words() {
     let (_dir, rules) = rule_file();
     let mut told = String::new();
     for args in [
@@ -342,7 +342,7 @@ fn every_fate_is_told_in_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_admin_port_answers_in_words_too_and_says_what_is_no_question() {
+async fn the_admin_port_explains_as_text_too_and_refuses_an_invalid_query() {
     let tollgate = Tollgate::start(Settings {
         rules: RULES,
         ..Settings::default()
@@ -384,7 +384,7 @@ async fn the_admin_port_answers_in_words_too_and_says_what_is_no_question() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_is_away_is_told_and_not_guessed_at() {
+async fn an_unreachable_redis_is_reported_not_guessed() {
     let mut redis = Redis::start();
     let tollgate = Tollgate::start(Settings {
         rules: RULES,
@@ -449,9 +449,9 @@ fn timeless(text: &str) -> String {
     out
 }
 
-/// Every command in the document prints what stands below it. `UPDATE_DOCS=1` writes it there.
+/// Every command in the document prints the output below it. `UPDATE_DOCS=1` writes it there.
 #[test]
-fn the_document_says_what_explain_says() {
+fn the_examples_in_the_document_are_what_explain_prints() {
     let path = "docs/explain.md";
     let document = std::fs::read_to_string(path).unwrap();
     let mut fresh = String::new();
@@ -491,7 +491,7 @@ fn the_document_says_what_explain_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_admin_port_tells_no_secret_of_the_rule_file_and_survives_foreign_counters() {
+async fn the_admin_port_shows_no_secret_of_the_rule_file_and_survives_foreign_counters() {
     let redis = Redis::start();
     let tollgate = Tollgate::start(Settings {
         rules: "version: 1

@@ -1,5 +1,4 @@
-//! Every kind of condition, key, limit and action, as a proxy meets them: through the check
-//! endpoint.
+//! Every kind of condition, key, limit and action, through the check endpoint.
 
 use crate::support::{
     client::{Response, ask, head},
@@ -12,7 +11,7 @@ const GOOD: u16 = 200;
 const OVER: u16 = 429;
 const SHUT: u16 = 403;
 
-/// A request as a proxy tells of it.
+/// A request as a proxy describes it.
 #[derive(Clone, Copy)]
 struct Play<'a> {
     method: &'a str,
@@ -54,7 +53,7 @@ async fn start(rules: &str) -> Tollgate {
     .await
 }
 
-/// Plays the requests in order, and compares the answers.
+/// Sends the requests in order, and compares the responses.
 async fn plays(rules: &str, expected: &[(Play<'_>, u16)]) {
     let tollgate = start(&format!("version: 1\nrules:\n{rules}")).await;
     for (index, (request, status)) in expected.iter().enumerate() {
@@ -189,8 +188,8 @@ async fn conditions_on_method_host_headers_query_and_address() {
     .await;
 }
 
-/// A rule with this key admits one request for each caller: the first pair are two callers, the
-/// second pair one.
+/// A rule with this key admits one request per caller. The first pair are two callers, the second
+/// pair one.
 async fn tells_apart(path: &str, key: &str, two: [Play<'_>; 2], one: [Play<'_>; 2]) {
     let rules =
         format!("  - {{ name: k, match: {{ path: {path} }}, key: [{key}], limit: 1/day }}\n");
@@ -253,7 +252,7 @@ async fn keys_of_every_kind() {
         [get("/?key=a&x", &[]), get("/y?x&key=%61", &[])],
     )
     .await;
-    // {"sub":"a"}, {"sub":"b"}; the signature is not looked at.
+    // {"sub":"a"}, {"sub":"b"}; the signature is not checked.
     tells_apart(
         "/**",
         "{ jwt: sub }",
@@ -356,7 +355,7 @@ async fn costs_fixed_and_from_a_header() {
     )
     .await;
     let rule = "  - { name: c, key: [client_ip], cost: { header: x-cost, default: 2, max: 6 }, limit: 10/day }\n";
-    // Above the maximum is the maximum; what is no cost is the default.
+    // A cost above the maximum is the maximum; an invalid cost is the default.
     plays(
         rule,
         &[
@@ -460,7 +459,7 @@ rules:
         play(&tollgate, partner).await.status == OVER
     })
     .await;
-    // What is wrong in the file is told with its place there, and changes nothing.
+    // A mistake in the file is reported with its place there, and changes nothing.
     std::fs::write(
         &partners,
         "version: 1\noverrides: [{ key: partner, limit: 2/fortnight }]\n",
@@ -612,12 +611,12 @@ rules:
         assert!(!tollgate.log().contains("hunter2") && !tollgate.log().contains("without a key"));
         keys.push(listed.lines().count());
     }
-    // Another key is another caller; the same key is the same.
+    // A different key is a different caller; an equal key is the same caller.
     assert_eq!(keys, [1, 2, 2]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bans_are_told_seen_and_lifted() {
+async fn bans_are_reported_listed_and_lifted() {
     let redis = Redis::start();
     let tollgate = Tollgate::start(Settings {
         rules: "version: 1
@@ -644,7 +643,7 @@ rules:
         // The day's limit denies for longer than the ban.
         assert!(banned.remaining().1 > 80_000, "{banned:?}");
     }
-    // Who has been given more is still banned.
+    // A caller with a higher limit is still banned.
     redis.cli(&[
         "DEL",
         "tollgate:{login:client_ip=203.0.113.7}:sliding_window:86400s",
@@ -672,7 +671,7 @@ rules:
         detail.starts_with("banned after 2 denials within 10h; try again in"),
         "{detail}"
     );
-    // A ban is on one rule and one caller.
+    // A ban is for one rule and one caller.
     assert_eq!(play(&tollgate, get("/", &[])).await.status, GOOD);
     assert_eq!(
         play(&tollgate, from("203.0.113.8", "/login")).await.status,

@@ -1,4 +1,4 @@
-//! The built program as its users meet it: command line, ports, reload, drain, explanations, nginx.
+//! The built program: command line, ports, reload, drain, explanations, nginx.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -54,7 +54,7 @@ impl Stack {
     }
 }
 
-/// Waits so long that no time-out of nginx's decides on a slow machine.
+/// With such long time-outs that none of nginx's decides on a slow machine.
 fn patient() -> Config {
     Config::shipped()
         .with("proxy_connect_timeout 50ms;", "proxy_connect_timeout 20s;")
@@ -62,7 +62,7 @@ fn patient() -> Config {
         .with("proxy_read_timeout    250ms;", "proxy_read_timeout 20s;")
 }
 
-/// Says 503 when tollgate does not answer.
+/// Answers 503 when tollgate does not answer.
 fn closed() -> Config {
     patient().with(
         "location @no_answer { return 204; }",
@@ -148,7 +148,7 @@ async fn a_rule_that_denies_is_a_403_and_the_applications_own_answers_pass() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_status_of_ones_own_is_a_denial_and_no_500() {
+async fn a_custom_status_is_a_denial_and_not_a_500() {
     let rules = "
 version: 1
 rules:
@@ -212,7 +212,7 @@ async fn connections_are_kept_to_tollgate_and_to_the_client() {
     })
     .await;
     let counted = Forwarder::start(tollgate.addr()).await;
-    // Workers have connections of their own; one makes it plain to count.
+    // Workers have connections of their own; with one worker they can be counted.
     let config = closed().with("worker_processes auto;", "worker_processes 1;");
     let nginx = Nginx::start(config, counted.addr, upstream.addr).await;
     let mut client = Connection::open(nginx.addr).await.unwrap();
@@ -288,7 +288,7 @@ async fn a_post_arrives_whole_and_is_limited() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_client_sends_changes_neither_its_limit_nor_anothers() {
+async fn a_client_can_change_neither_its_limit_nor_anothers() {
     let stack = Stack::start(closed(), RULES).await;
     for _ in 0..2 {
         assert_eq!(get(stack.nginx.addr, "/data").await.status, 200);
@@ -320,14 +320,13 @@ async fn what_a_client_sends_changes_neither_its_limit_nor_anothers() {
         let answer = ask(stack.nginx.addr, &head("GET", target, &[])).await;
         assert_eq!(answer.status, 429, "{target}");
     }
-    // An encoded slash means two things: nginx would route it to /data, and tollgate would match
+    // An encoded slash is ambiguous: nginx would route it to /data, and tollgate would match
     // /free/**.
     for target in ["/free/..%2fdata", "/free/%2E%2E%2Fdata", "/%2Fdata"] {
         let answer = ask(stack.nginx.addr, &head("GET", target, &[])).await;
         assert_eq!(answer.status, 400, "{target}");
     }
-    // nginx passes bytes on as they are, whatever they are; tollgate must not answer "cannot
-    // decide" to them.
+    // nginx passes any bytes on unchanged; tollgate must not answer "cannot decide" to them.
     for target in [&b"/data?x=\xff"[..], b"/free/\xff/../../data"] {
         let request = [b"GET ", target, b" HTTP/1.1\r\nhost: app.test\r\n\r\n"].concat();
         let answer = ask(stack.nginx.addr, &request).await;
@@ -442,8 +441,8 @@ async fn without_tollgate_requests_pass_or_not_as_configured() {
     }
 }
 
-/// Set-ups that cannot make a 429 of tollgate's answer, such as ingress-nginx with its `auth-url`,
-/// ask here and pass a 403 on.
+/// Set-ups that cannot pass on a 429, such as ingress-nginx with its `auth-url`, ask here and pass
+/// on a 403.
 #[tokio::test(flavor = "multi_thread")]
 async fn plain_auth_request_denies_with_403_and_the_headers_of_the_limit() {
     let plain = patient()

@@ -1,5 +1,5 @@
-//! The server as proxies meet it: protocols, limits, and what misbehaving peers and handlers do to
-//! the others.
+//! The server under real connections: protocols, limits, and isolation from misbehaving peers and
+//! handlers.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -50,8 +50,8 @@ async fn one_connection_takes_many_requests_also_pipelined_and_without_host() {
         .await
         .unwrap();
     assert_eq!(client.response().await.unwrap().body, "/d");
-    // An answer to HEAD has the length of the body that it does not have, which the client here
-    // would wait for.
+    // The response to HEAD has the length of a body that is not sent; the client here would wait
+    // for it.
     client.send("T /g HTTP/1.1\r\n\r\n").await.unwrap();
     let rest = client.response().await.unwrap();
     assert_eq!(rest.status, 200);
@@ -90,7 +90,7 @@ async fn http2_with_prior_knowledge_shares_the_port() {
 }
 
 #[tokio::test]
-async fn a_body_that_never_comes_is_not_waited_for() {
+async fn a_body_that_never_arrives_is_not_awaited() {
     // nginx sends this for a POST unless it is told not to.
     let server = Server::start(TCP, Options::default(), echo_path).await;
     let mut client = server.connect().await;
@@ -99,20 +99,19 @@ async fn a_body_that_never_comes_is_not_waited_for() {
         .await
         .unwrap();
     assert_eq!(client.response().await.unwrap().body, "/a");
-    // The next bytes could be the body or a request: there is no telling, so this connection is
-    // done with.
+    // The next bytes could be the body or another request, so this connection cannot be used again.
     client.closed().await;
 }
 
 #[tokio::test]
-async fn a_body_that_is_not_read_does_not_destroy_the_answer() {
+async fn an_unread_body_does_not_destroy_the_answer() {
     let server = Server::start(TCP, Options::default(), echo_path).await;
     for _ in 0..20 {
         let mut client = server.connect().await;
         let head = "POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 900000\r\n\r\n";
         client.send(head).await.unwrap();
-        // Whether all of it is taken depends on the kernel's buffers; the reading on after the
-        // answer is tested in `timed_io`.
+        // Whether all of it is read depends on the kernel's buffers; `timed_io` tests reading on
+        // after the response.
         let _ = client.send(vec![b'x'; 900_000]).await;
         assert_eq!(
             client.response().await.expect("the answer was lost").status,
@@ -239,7 +238,7 @@ async fn a_client_that_goes_away_cancels_its_request() {
     eventually("the handler is dropped", async || drops.try_recv().is_ok()).await;
 }
 
-/// Runs itself again with few file descriptors, for they are the whole process's.
+/// Runs itself again with few file descriptors, because that limit is for the whole process.
 #[tokio::test]
 async fn out_of_file_descriptors_it_waits_and_goes_on() {
     const INSIDE: &str = "TOLLGATE_TEST_FEW_FILES";

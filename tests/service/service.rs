@@ -1,4 +1,4 @@
-//! The running service as its operator sees it: what it says of itself when something is wrong.
+//! The running service, as operators see it: its logs, health and metrics when something is wrong.
 
 use crate::support::{
     client::{Connection, Response, ask, head},
@@ -18,7 +18,7 @@ async fn check(tollgate: &Tollgate) -> Response {
     ask(tollgate.addr(), &head("GET", "/v1/check", &lines)).await
 }
 
-/// What `/readyz` says of a component.
+/// The entry of a component in `/readyz`.
 async fn detail(tollgate: &Tollgate, component: &str) -> String {
     let report = tollgate.ask_admin("/readyz").await.json();
     let components = report["components"].as_array().unwrap();
@@ -27,7 +27,7 @@ async fn detail(tollgate: &Tollgate, component: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_edit_that_is_undone_is_over() {
+async fn undoing_a_broken_edit_ends_the_degradation() {
     let tollgate = Tollgate::start(Settings {
         rules: RULES,
         ..Settings::default()
@@ -49,7 +49,7 @@ async fn a_broken_edit_that_is_undone_is_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_refuses_is_told_with_a_remedy() {
+async fn a_redis_that_refuses_is_reported_with_a_hint() {
     let redis = Redis::start();
     let tollgate = Tollgate::start(Settings {
         rules: RULES,
@@ -74,7 +74,7 @@ async fn a_redis_that_refuses_is_told_with_a_remedy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_lets_nobody_in_says_why() {
+async fn a_redis_that_refuses_the_login_says_why() {
     let redis = Redis::start();
     let tollgate = Tollgate::start(Settings {
         rules: RULES,
@@ -100,8 +100,8 @@ async fn a_redis_that_lets_nobody_in_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_nobody_reads_holds_up_no_check() {
-    /// Ended when it is dropped, also when the test fails.
+async fn a_blocked_log_delays_no_check() {
+    /// Ends when it is dropped, also when the test fails.
     struct Unread(std::process::Child);
     impl Drop for Unread {
         fn drop(&mut self) {
@@ -131,7 +131,7 @@ async fn a_log_that_nobody_reads_holds_up_no_check() {
     let uri = format!("x-forwarded-uri: /{}", "a".repeat(200));
     let lines = ["x-forwarded-method: GET", &uri, "x-real-ip: 192.0.2.1"];
     let request = head("GET", "/v1/check", &lines);
-    // More than the pipe holds, and more than wait behind it.
+    // More than the pipe and the queue behind it can hold.
     let mut connection = Connection::open(listen).await.unwrap();
     for _ in 0..12_000 {
         assert_eq!(connection.ask(&request).await.unwrap().status, 403);

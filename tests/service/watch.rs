@@ -1,4 +1,4 @@
-//! Each way in which a rule file is changed, on a real file system.
+//! Every way to change a rule file, on a real file system.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -14,7 +14,7 @@ use tollgate::watch::{self, Options, Other, force_on_sighup, watch};
 /// Only a failing test waits for it.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// So slow that only events can be what was noticed.
+/// So slow that only an event can lead to a reload.
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
 struct Watched {
@@ -46,7 +46,7 @@ impl Watched {
             force: force.clone(),
         };
         let root = dir.path().to_owned();
-        // A file names the others that belong to it in its lines that begin with `+`.
+        // A file names the other files in its lines that begin with `+`.
         let apply = move |bytes| {
             let text = String::from_utf8(bytes).unwrap();
             let others = text.lines().filter_map(|line| line.strip_prefix('+'));
@@ -54,7 +54,7 @@ impl Watched {
                 content: watch::read(&root.join(path)).ok(),
                 path: path.into(),
             });
-            // One that begins with a question mark does not tell.
+            // A file that begins with a question mark does not name them.
             let others = (!text.starts_with('?')).then(|| others.collect());
             sender.send(text).unwrap();
             others
@@ -75,8 +75,8 @@ impl Watched {
         self.dir.path().join(name)
     }
 
-    /// The next content applied is this one. Half a save may have been applied before it when the
-    /// machine is slow.
+    /// Waits for this content to be applied next. Half a save may be applied first when the machine
+    /// is slow.
     async fn expect(&mut self, content: &str) {
         let wait = async { while self.applied.recv().await.unwrap() != content {} };
         assert!(
@@ -85,13 +85,13 @@ impl Watched {
         );
     }
 
-    /// Nothing is applied for ten times as long as a change needs to be noticed.
+    /// Nothing is applied for ten times the time that a change takes to be noticed.
     async fn expect_nothing(&mut self) {
         let quiet = tokio::time::timeout(Duration::from_millis(200), self.applied.recv()).await;
         assert!(quiet.is_err(), "{quiet:?} was applied");
     }
 
-    /// As a deployment does it: never half a file.
+    /// Like a deployment: never half a file.
     fn replace(&self, name: &str, content: &str) {
         fs::write(self.path("new"), content).unwrap();
         fs::rename(self.path("new"), self.path(name)).unwrap();
@@ -224,9 +224,9 @@ async fn created_after_the_start_in_a_directory_that_was_missing() {
     watched.stop().await;
 }
 
-/// A link above the watched directories: no event comes of it.
+/// A link above the watched directories, which causes no event.
 #[tokio::test]
-async fn what_sends_no_event_is_found_by_polling() {
+async fn polling_finds_changes_without_events() {
     let dir = tempfile::tempdir().unwrap();
     for (name, content) in [("v1", "one"), ("v2", "two")] {
         fs::create_dir(dir.path().join(name)).unwrap();
@@ -245,7 +245,7 @@ async fn what_sends_no_event_is_found_by_polling() {
 async fn the_same_content_is_applied_again_only_when_forced() {
     let mut watched = Watched::start(Duration::from_millis(5), "one", plain).await;
     for _ in 0..20 {
-        // By rename, for in place there is a moment in which the file is empty.
+        // By renaming, because a save in place empties the file for a moment.
         fs::write(watched.path("tmp"), "one").unwrap();
         fs::rename(watched.path("tmp"), watched.path("rules.yaml")).unwrap();
         tokio::task::yield_now().await;
@@ -284,7 +284,7 @@ async fn a_change_of_a_file_that_belongs_to_it_applies_it_again() {
     fs::create_dir(watched.path("plans")).unwrap();
     fs::write(watched.path("plans/partners.yaml"), "a").unwrap();
     watched.expect("+plans/partners.yaml").await;
-    // A new directory's first events can be two looks.
+    // The first events of a new directory can cause two looks.
     while watched.applied.try_recv().is_ok() {}
     fs::write(watched.path("plans/partners.yaml"), "b").unwrap();
     watched.expect("+plans/partners.yaml").await;
@@ -293,8 +293,8 @@ async fn a_change_of_a_file_that_belongs_to_it_applies_it_again() {
     watched.stop().await;
 }
 
-/// A file that tells not which others belong to it, because it cannot be read as YAML, leaves those
-/// that do; and nothing is applied twice, whether it is refused or not.
+/// A file that cannot be read as YAML does not name its other files, so the previous ones stay; and
+/// nothing is applied twice, refused or not.
 #[tokio::test]
 async fn the_same_content_is_applied_once() {
     let mut watched = Watched::start(NEVER, "+other", |dir| {

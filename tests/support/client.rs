@@ -1,5 +1,4 @@
-//! An HTTP/1.1 client that sends what it is given, byte by byte, and so can send what a
-//! well-behaved one would not.
+//! An HTTP/1.1 client that sends exactly the bytes that it is given, invalid ones too.
 
 use std::{
     collections::BTreeMap,
@@ -18,11 +17,11 @@ use tokio::{
 };
 use tollgate::server::{ListenAddr, Stream};
 
-/// An answer later than this is a failure of the test. Only so that a test ends: nothing is said
-/// about speed.
+/// A response later than this fails the test. It only ensures that tests end, and is no claim about
+/// speed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// An answer.
+/// A response.
 #[derive(Debug, Clone)]
 pub struct Response {
     pub status: u16,
@@ -69,14 +68,14 @@ impl Response {
     }
 }
 
-/// A connection, kept open as long as the server lets it.
+/// A connection, kept open as long as the server allows.
 pub struct Connection {
     stream: Stream,
     unread: Vec<u8>,
 }
 
 impl Connection {
-    /// A connection to a server of our own, over TCP or a Unix socket.
+    /// Connects to our own server, over TCP or a Unix socket.
     pub async fn to(addr: &ListenAddr) -> io::Result<Self> {
         Ok(Self::over(patiently(Stream::connect(addr)).await?))
     }
@@ -92,7 +91,7 @@ impl Connection {
         Self::open_from(Ipv4Addr::LOCALHOST, addr).await
     }
 
-    /// From another loopback address, and so another client.
+    /// Connects from another loopback address, as another client.
     pub async fn open_from(client: Ipv4Addr, addr: SocketAddr) -> io::Result<Self> {
         let socket = TcpSocket::new_v4()?;
         if client != Ipv4Addr::LOCALHOST {
@@ -102,7 +101,7 @@ impl Connection {
         Ok(Self::over(stream.into()))
     }
 
-    /// Sends a request and reads its answer.
+    /// Sends a request and reads the response.
     pub async fn ask(&mut self, request: &[u8]) -> io::Result<Response> {
         self.stream.write_all(request).await?;
         patiently(self.read(request.starts_with(b"HEAD "))).await
@@ -279,7 +278,7 @@ pub async fn all_at_once(
     clients.join_all().await
 }
 
-/// How many answers there were of each status.
+/// The number of responses by status.
 pub fn statuses(answers: &[Response]) -> BTreeMap<u16, usize> {
     let mut counts = BTreeMap::new();
     for answer in answers {

@@ -1,4 +1,4 @@
-//! A real Envoy with the configuration that this project ships.
+//! A real Envoy with the shipped configuration.
 
 use std::{
     env, fs,
@@ -12,18 +12,18 @@ use tollgate::server::ListenAddr;
 
 use super::{client, free_port, process::Process, upstream::Upstream};
 
-/// `envoy/envoy.yaml`, and what a test varies in it.
+/// `envoy/envoy.yaml`, and the changes that a test makes to it.
 #[derive(Clone)]
 pub struct Config(String);
 
 impl Config {
-    /// As it is shipped.
+    /// The file as shipped.
     pub fn shipped() -> Self {
         Self(include_str!("../../envoy/envoy.yaml").to_owned())
     }
 
-    /// Puts `new` in the place of `old`, which must be there exactly once: a variation that changes
-    /// nothing tests nothing.
+    /// Replaces `old`, which must occur exactly once, with `new`: a change that changes nothing
+    /// would test nothing.
     pub fn with(mut self, old: &str, new: &str) -> Self {
         assert_eq!(
             self.0.matches(old).count(),
@@ -34,7 +34,7 @@ impl Config {
         self
     }
 
-    /// The contract for any Envoy, in place of the one for 1.38 and later.
+    /// The contract for any Envoy, instead of the one for 1.38 and later.
     pub fn path_prefix(self) -> Self {
         self.with("path_override: /v1/check\n", "path_prefix: /v1/envoy\n")
     }
@@ -47,7 +47,7 @@ impl Config {
         )
     }
 
-    /// Hands paths on as clients write them.
+    /// Passes paths on as clients write them.
     pub fn raw_paths(self) -> Self {
         self.with("normalize_path: true", "normalize_path: false")
             .with("merge_slashes: true", "merge_slashes: false")
@@ -58,7 +58,7 @@ impl Config {
         self.with("failure_mode_allow: true\n", "failure_mode_allow: false\n")
     }
 
-    /// Waits so long that no time-out of Envoy's decides on a slow machine.
+    /// With such long time-outs that none of Envoy's decides on a slow machine.
     pub fn patient(self) -> Self {
         self.with("timeout: 0.25s ", "timeout: 20s ")
             .with("connect_timeout: 0.1s", "connect_timeout: 20s")
@@ -114,18 +114,18 @@ fn socket_address(addr: SocketAddr) -> String {
     format!("{{ address: {}, port_value: {} }}", addr.ip(), addr.port())
 }
 
-/// An Envoy of its own, gone when it is dropped.
+/// An Envoy that ends when it is dropped.
 pub struct Envoy {
     process: Process,
-    /// Where clients ask.
+    /// The address for clients.
     pub addr: SocketAddr,
     admin: SocketAddr,
     _dir: TempDir,
 }
 
 impl Envoy {
-    /// Starts one in front of `upstream` that asks `tollgates`; waits until it serves, and fails if
-    /// it warned.
+    /// Starts an Envoy in front of `upstream` that asks `tollgates`, and waits until it serves.
+    /// Fails if it warned.
     pub async fn start(config: Config, tollgates: &[&ListenAddr], upstream: &Upstream) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (port, admin_port) = (free_port(), free_port());
@@ -138,8 +138,8 @@ impl Envoy {
         )
         .unwrap();
         let mut command = Command::new(program());
-        // Hot restart would let one Envoy only run on the machine; the access log would else be
-        // written every 10 s only.
+        // With hot restart, only one Envoy could run on the machine. By default the access log is
+        // only written every 10 s.
         command.arg("-c").arg(&file).args([
             "--disable-hot-restart",
             "--file-flush-interval-msec",
@@ -186,7 +186,7 @@ impl Envoy {
         }
     }
 
-    /// How many checks went wrong: no answer, too late an answer, or "cannot decide".
+    /// The number of failed checks: no response, a late one, or "cannot decide".
     pub async fn check_errors(&self) -> u64 {
         self.stat("http.ingress.ext_authz.tollgate.error").await
     }

@@ -1,4 +1,4 @@
-//! What integration tests share. Each test binary uses a part of it.
+//! Shared by the integration tests. Each test binary uses a part of it.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -23,7 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Asks again and again until it is so; fails after 20 seconds.
+/// Polls until the condition holds; fails after 20 seconds.
 pub async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !is_so().await {
@@ -32,9 +32,9 @@ pub async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// A port that was free a moment ago, and that nobody is likely to take before it is used: below
-/// those that the kernel gives to outgoing connections (tests open thousands), handed out once, and
-/// begun elsewhere by each test binary.
+/// A port that was free a moment ago and is unlikely to be taken before it is used: below the ports
+/// of outgoing connections (tests open thousands), handed out once, with another start in each test
+/// binary.
 pub fn free_port() -> u16 {
     const FIRST: u16 = 10_000;
     const COUNT: u16 = 20_000;
@@ -45,9 +45,8 @@ pub fn free_port() -> u16 {
     loop {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);
         let port = FIRST + start.wrapping_add(step) % COUNT;
-        // Listening there to see whether one can would be inherited, for a moment, by a program
-        // that another test starts just then: and the port be taken for the one that it is meant
-        // for.
+        // Trying to listen there could be inherited, for a moment, by a program that another test
+        // starts just then, and the port would look taken.
         if TcpStream::connect(("127.0.0.1", port)).is_err() {
             return port;
         }

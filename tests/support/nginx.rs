@@ -1,4 +1,4 @@
-//! A real nginx with the configuration that this project ships.
+//! A real nginx with the shipped configuration.
 
 use std::{
     env, fs,
@@ -13,18 +13,18 @@ use tempfile::TempDir;
 
 use super::{client, free_port, process::Process};
 
-/// `nginx/nginx.conf`, and what a test varies in it.
+/// `nginx/nginx.conf`, and the changes that a test makes to it.
 #[derive(Clone)]
 pub struct Config(String);
 
 impl Config {
-    /// As it is shipped.
+    /// The file as shipped.
     pub fn shipped() -> Self {
         Self(include_str!("../../nginx/nginx.conf").to_owned())
     }
 
-    /// Puts `new` in the place of `old`, which must be there exactly once: a variation that changes
-    /// nothing tests nothing.
+    /// Replaces `old`, which must occur exactly once, with `new`: a change that changes nothing
+    /// would test nothing.
     pub fn with(mut self, old: &str, new: &str) -> Self {
         assert_eq!(
             self.0.matches(old).count(),
@@ -57,19 +57,19 @@ impl Config {
     }
 }
 
-/// An nginx of its own, gone when it is dropped.
+/// An nginx that ends when it is dropped.
 pub struct Nginx {
     process: Process,
-    /// Where clients ask.
+    /// The address for clients.
     pub addr: SocketAddr,
     _dir: TempDir,
 }
 
 impl Nginx {
-    /// Starts one in front of `upstream` that asks `tollgate`; waits until it serves.
+    /// Starts an nginx in front of `upstream` that asks `tollgate`, and waits until it serves.
     pub async fn start(config: Config, tollgate: SocketAddr, upstream: SocketAddr) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        // Started by root, its workers are another user, who must get at the files in there.
+        // Started by root, its workers run as another user and need access to these files.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let file = dir.path().join("nginx.conf");
@@ -99,7 +99,7 @@ impl Nginx {
         nginx
     }
 
-    /// What it has complained about.
+    /// The lines of its error log so far.
     pub fn log(&self) -> String {
         self.process.log()
     }
@@ -115,7 +115,7 @@ const INSTALL: &str = "install it with: apt-get install nginx-light";
 fn program() -> PathBuf {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
-        // Where Debian keeps it, and users' PATH does not lead.
+        // Debian's place for it, which is not in the PATH of users.
         .chain([PathBuf::from("/usr/sbin")])
         .map(|dir| dir.join("nginx"))
         .find(|candidate| candidate.is_file())

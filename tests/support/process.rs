@@ -1,4 +1,4 @@
-//! A program that a test runs, with what it prints kept in a file.
+//! A program that a test runs, with its output in a file.
 
 use std::{
     fs::{self, File},
@@ -16,7 +16,7 @@ pub struct Process {
     child: Child,
     name: &'static str,
     log: PathBuf,
-    /// What ends it: SIGKILL at once, or a signal after which it ends its own children too.
+    /// How to end it: SIGKILL at once, or a signal after which it ends its own children too.
     last_signal: Signal,
 }
 
@@ -40,18 +40,18 @@ impl Process {
         }
     }
 
-    /// For a program with children of its own, which would outlive a SIGKILL of their parent.
+    /// For a program with children, which would outlive a SIGKILL of their parent.
     pub fn ended_by(mut self, signal: Signal) -> Self {
         self.last_signal = signal;
         self
     }
 
-    /// What it has written to its standard error so far.
+    /// Its standard error so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap()).into_owned()
     }
 
-    /// What it has written to its standard output so far.
+    /// Its standard output so far.
     pub fn output(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.log.with_extension("out")).unwrap()).into_owned()
     }
@@ -63,7 +63,7 @@ impl Process {
             .unwrap_or_else(|error| panic!("cannot signal {}: {error}", self.name));
     }
 
-    /// Asks until it is ready; fails at once if the program has ended.
+    /// Polls until it is ready; fails at once if the program has ended.
     pub async fn until_ready(&mut self, mut is_ready: impl AsyncFnMut() -> bool) {
         let (child, name, log) = (&mut self.child, self.name, &self.log);
         eventually(&format!("{name} is ready"), async || {
@@ -107,8 +107,8 @@ impl Drop for Process {
     }
 }
 
-/// Lets this process, and those that it starts, have as many files open as it may: a thousand
-/// clients at once need more than the 1024 that many systems begin with.
+/// Raises the limit on open files of this process and its children to the maximum: a thousand
+/// clients at once need more than the usual 1024.
 pub fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limits = getrlimit(Resource::Nofile);

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::free_port;
 
-/// A `redis-server` of its own, gone when it is dropped.
+/// A `redis-server` that ends when it is dropped.
 pub struct Redis {
     child: Option<Child>,
     port: u16,

@@ -1,4 +1,4 @@
-//! The script of the store in a real Redis, with a clock that a test sets.
+//! The script of the store in a real Redis, with a clock that the test sets.
 
 use redis::{Value, aio::MultiplexedConnection};
 use tokio::runtime::{Builder, Runtime};
@@ -34,7 +34,7 @@ impl Scripted {
         }
     }
 
-    /// What the script answers when it is `now` there.
+    /// The reply of the script at `now`.
     pub fn charge(&self, batch: &Batch, now: u64) -> ScriptReply {
         let mut command = script::command("EVAL", &self.source, batch);
         command.arg(now);
@@ -42,7 +42,7 @@ impl Scripted {
         script::decode(answer, batch.charges().len()).unwrap()
     }
 
-    /// The text of a counter, and for how long (milliseconds) the script wants it kept.
+    /// The text of a counter, and how long (milliseconds) the script wants it kept.
     pub fn stored(&self, key: &str) -> Option<(String, u64)> {
         let mut command = redis::cmd("MGET");
         command.arg(key).arg(format!("{key}:ttl"));
@@ -65,8 +65,8 @@ impl Scripted {
     }
 }
 
-/// The script with two lines replaced: its clock reads the last argument, and the time to live of a
-/// key is stored beside it instead of being set (Redis' own clock runs on meanwhile).
+/// The script with two lines replaced: it reads its clock from the last argument, and stores the
+/// time to live of a key beside it instead of setting it (Redis' own clock goes on meanwhile).
 fn with_injected_clock() -> String {
     let clock = "local time = redis.call('TIME')\nlocal now = time[1] * 1000000 + time[2]";
     let write = "redis.call('SET', KEYS[i], values[i], 'PX', ";

@@ -18,20 +18,20 @@ use super::{
     redis::Redis,
 };
 
-/// How to start one.
+/// Options to start one.
 #[derive(Default)]
 pub struct Settings<'a> {
     /// The text of the rule file.
     pub rules: &'a str,
-    /// The Redis that it counts in; without one, in memory.
+    /// The Redis to count in; without one, in memory.
     pub redis: Option<&'a Redis>,
-    /// Ask it on a Unix socket.
+    /// Listen on a Unix socket.
     pub unix: bool,
     /// Further arguments.
     pub args: &'a [&'a str],
 }
 
-/// A `tollgate serve` of its own, gone when it is dropped.
+/// A `tollgate serve` that ends when it is dropped.
 pub struct Tollgate {
     process: Process,
     pub listen: ListenAddr,
@@ -90,7 +90,7 @@ impl Tollgate {
             .await;
     }
 
-    /// Where checks go, over TCP.
+    /// The address for checks over TCP.
     pub fn addr(&self) -> SocketAddr {
         match &self.listen {
             ListenAddr::Tcp(addr) => *addr,
@@ -98,7 +98,7 @@ impl Tollgate {
         }
     }
 
-    /// An answer of the admin port.
+    /// A response of the admin port.
     pub async fn ask_admin(&self, path: &str) -> Response {
         client::get(self.admin, path).await
     }
@@ -111,7 +111,7 @@ impl Tollgate {
         .await;
     }
 
-    /// The sum of the metrics whose lines begin with `prefix`; there must be one.
+    /// The sum of the metrics whose lines begin with `prefix`. At least one must exist.
     pub async fn metric(&self, prefix: &str) -> u64 {
         let text = self.ask_admin("/metrics").await.body;
         let lines = text.lines().filter(|line| line.starts_with(prefix));
@@ -127,13 +127,13 @@ impl Tollgate {
         self.dir.path().join("rules.yaml")
     }
 
-    /// What it has logged so far. A line is written a moment after what it tells of: wait for it
-    /// with [`until_logged`](Self::until_logged).
+    /// Its log so far. A line is written a moment after its event: wait for it with
+    /// [`until_logged`](Self::until_logged).
     pub fn log(&self) -> String {
         self.process.log()
     }
 
-    /// Waits until it has logged this.
+    /// Waits until the log contains this text.
     pub async fn until_logged(&self, text: &str) {
         let is_there = async || self.log().contains(text);
         eventually(&format!("the log has {text:?}"), is_there).await;
@@ -151,7 +151,7 @@ impl Tollgate {
 
 fn spawn(args: &[String], dir: &Path) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-    // Whatever whoever runs the tests has set for a tollgate of their own.
+    // Settings of a tollgate in the environment of the person who runs the tests.
     for (name, _) in std::env::vars_os() {
         if name == "REDIS_URL" || name.to_string_lossy().starts_with("TOLLGATE_") {
             command.env_remove(name);

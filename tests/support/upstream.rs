@@ -1,4 +1,5 @@
-//! The application behind the proxy: the demo upstream, with a record of what reached it.
+//! The application behind the proxy: the demo upstream, with a record of the requests that reached
+//! it.
 
 use std::{
     net::SocketAddr,
@@ -21,7 +22,7 @@ pub struct Seen {
     pub body: Vec<u8>,
 }
 
-/// Runs within the test's own process until the test ends.
+/// Runs in the test's own process until the test ends.
 pub struct Upstream {
     pub addr: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,

@@ -1,4 +1,4 @@
-//! An engine with a clock that is moved by hand, for tests of decisions.
+//! An engine with a manual clock, for tests of decisions.
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::HeaderMap;
@@ -27,7 +27,7 @@ pub struct World {
     pub metrics: Arc<Metrics>,
 }
 
-/// A request in the making.
+/// Builds a request.
 #[derive(Clone)]
 pub struct Ask<'a> {
     pub method: &'a str,
@@ -129,11 +129,11 @@ pub fn compile(yaml: &str) -> RuleSet {
     rulefile::load("rules.yaml", yaml).unwrap_or_else(|report| panic!("{report}"))
 }
 
-/// A store that never gives a verdict.
+/// A store that never returns a result.
 pub enum Broken {
-    /// It says so.
+    /// It returns an error.
     Refuses,
-    /// It says nothing.
+    /// It never returns.
     Hangs,
 }
 

@@ -137,7 +137,7 @@ fn days_of_23_and_of_25_hours() {
 }
 
 #[test]
-fn the_hour_that_is_skipped_has_no_window_and_the_one_that_comes_twice_has_two() {
+fn a_skipped_hour_has_no_window_and_a_repeated_hour_has_two() {
     let paris = "Europe/Paris";
     check(
         Period::Hour,
@@ -241,7 +241,7 @@ fn a_day_whose_midnight_is_skipped_begins_where_the_clock_jumps() {
 }
 
 #[test]
-fn a_midnight_that_comes_twice_counts_the_first_time() {
+fn a_repeated_midnight_begins_the_window_at_the_first() {
     // Back from 00:01 to 23:01 of the day before: the hour before midnight, a second time, belongs
     // to the day that has begun.
     for now in [
@@ -270,7 +270,7 @@ fn a_midnight_that_comes_twice_counts_the_first_time() {
 }
 
 #[test]
-fn a_date_that_was_left_out_has_no_window() {
+fn a_skipped_date_has_no_window() {
     let samoa = "Pacific/Apia";
     check(
         Period::Day,

@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scheme_has_no_case_and_padding_is_forgiven() {
+    fn the_scheme_ignores_case_and_padding() {
         // {"sub":"a"} has 11 bytes: one `=` of padding.
         for authorization in [
             "bearer e30.eyJzdWIiOiJhIn0.x",
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_has_no_claim() {
+    fn an_invalid_token_has_no_claim() {
         let deep = token(&("[".repeat(10_000) + &"]".repeat(10_000)));
         let long = token(&format!(r#"{{"sub":"a","x":"{}"}}"#, "x".repeat(MAX_TOKEN)));
         for authorization in [

@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn of_too_many_patterns_the_first_are_taken() {
+    fn with_too_many_patterns_the_first_are_taken() {
         let patterns: Vec<Pattern> = (0..20)
             .map(|number| Pattern::parse(&format!("/[a-z]+/{number}")).unwrap())
             .collect();

@@ -224,7 +224,7 @@ fn one_matcher_covers_another() {
 }
 
 #[test]
-fn what_can_never_match_is_known() {
+fn impossible_conditions_are_found() {
     let mut impossible = matcher("{ path: /a/b, methods: [HEAD] }");
     assert_eq!(impossible.impossible(), None);
     impossible.not = vec![

@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn another_time_is_told_and_is_no_verdict() {
+    fn a_time_outside_the_edges_is_reported_and_decides_nothing() {
         let answer = Value::Array(vec![Value::Int(2), Value::Int(17)]);
         let answer = decode(answer, 3).unwrap();
         assert_eq!(answer.now_us, 17);
