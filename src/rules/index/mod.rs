@@ -193,6 +193,14 @@ fn values_of<'a, N: for<'n> From<&'n K> + PartialEq<K>, K: ?Sized>(
 
 /// The conditions that a rule could be filed under, each with all of its keys.
 fn choices<'a>(when: &'a Conditions) -> Vec<Vec<IndexKey<'a>>> {
+    let Conditions {
+        paths,
+        methods: _, // too few of them to select by
+        hosts,
+        client_ip,
+        headers,
+        query,
+    } = when;
     let mut out = Vec::new();
     let is_regex = |pattern: &PathPattern| matches!(pattern, PathPattern::Regex { .. });
     // Regular expressions by their beginning, or as a whole.
@@ -208,29 +216,29 @@ fn choices<'a>(when: &'a Conditions) -> Vec<Vec<IndexKey<'a>>> {
             (!regex_front(regex.as_str()).is_empty()).then_some(IndexKey::Path(pattern))
         }
     };
-    let forms: &[bool] = if when.paths.iter().any(is_regex) {
+    let forms: &[bool] = if paths.iter().any(is_regex) {
         &[false, true]
     } else {
         &[false]
     };
     for is_whole in forms {
-        let keys = when.paths.iter().map(|pattern| key(pattern, *is_whole));
+        let keys = paths.iter().map(|pattern| key(pattern, *is_whole));
         out.extend(keys.collect::<Option<Vec<_>>>());
     }
-    let hosts = when.hosts.iter().map(|host| match host.parts() {
+    let names = hosts.iter().map(|host| match host.parts() {
         (name, false) => IndexKey::Host(name),
         (name, true) => IndexKey::Domain(name),
     });
-    out.push(hosts.collect());
-    for HeaderTest { name, test } in &when.headers {
+    out.push(names.collect());
+    for HeaderTest { name, test } in headers {
         let values = test.exact.as_slice().iter();
         out.push(values.map(|value| IndexKey::Header(name, value)).collect());
     }
-    for QueryTest { name, test } in &when.query {
+    for QueryTest { name, test } in query {
         let values = test.exact.as_slice().iter();
         out.push(values.map(|value| IndexKey::Query(name, value)).collect());
     }
-    if let Some(networks) = &when.client_ip {
+    if let Some(networks) = client_ip {
         let narrow = |block: &IpNet| match block {
             IpNet::V4(v4) => v4.prefix_len() >= SHORTEST_BLOCKS.0,
             IpNet::V6(v6) => v6.prefix_len() >= SHORTEST_BLOCKS.1,

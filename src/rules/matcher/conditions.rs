@@ -72,32 +72,41 @@ impl Conditions {
     }
 
     fn walk<'a>(&'a self, request: &'a Attributes<'_>) -> Result<Params<'a>, Failed<'a>> {
-        let params = if self.paths.is_empty() {
+        // Takes all fields apart: a condition that is forgotten here would match every request.
+        let Self {
+            paths,
+            methods,
+            hosts,
+            client_ip,
+            headers,
+            query,
+        } = self;
+        let params = if paths.is_empty() {
             Params::default()
         } else {
-            self.paths
+            paths
                 .iter()
                 .find_map(|path| path.matches(&request.path))
-                .ok_or(Failed::Path(&self.paths))?
+                .ok_or(Failed::Path(paths))?
         };
-        if !self.matches_method(request.method) {
-            return Err(Failed::Method(&self.methods));
+        if !matches_method(methods, request.method) {
+            return Err(Failed::Method(methods));
         }
-        if !self.hosts.is_empty() && !self.hosts.iter().any(|host| host.matches(&request.host)) {
-            return Err(Failed::Host(&self.hosts));
+        if !hosts.is_empty() && !hosts.iter().any(|host| host.matches(&request.host)) {
+            return Err(Failed::Host(hosts));
         }
-        if let Some(networks) = &self.client_ip
+        if let Some(networks) = client_ip
             && !request.client_ip.is_some_and(|ip| networks.contains(ip))
         {
             return Err(Failed::ClientIp(networks));
         }
-        for header in &self.headers {
+        for header in headers {
             let value = request.headers.get(&header.name);
             if !header.test.holds(value.map(http::HeaderValue::as_bytes)) {
                 return Err(Failed::Header(header));
             }
         }
-        for parameter in &self.query {
+        for parameter in query {
             let value = request.query_value(&parameter.name);
             if !parameter.test.holds(value.as_deref()) {
                 return Err(Failed::Query(parameter));
@@ -105,14 +114,13 @@ impl Conditions {
         }
         Ok(params)
     }
+}
 
-    /// `GET` includes `HEAD`: servers do the same work for it, and a limit on `GET` that `HEAD`
-    /// evades is none.
-    fn matches_method(&self, method: &str) -> bool {
-        self.methods.is_empty()
-            || self
-                .methods
-                .iter()
-                .any(|m| m == method || (m == "GET" && method == "HEAD"))
-    }
+/// Whether one of these methods is that of the request; none is no condition.
+///
+/// `GET` includes `HEAD`: servers do the same work for it, and a limit on `GET` that `HEAD` evades
+/// is none.
+fn matches_method(methods: &[String], method: &str) -> bool {
+    let is_same = |m: &String| m == method || (m == "GET" && method == "HEAD");
+    methods.is_empty() || methods.iter().any(is_same)
 }

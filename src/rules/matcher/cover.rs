@@ -21,7 +21,15 @@ impl Matcher {
 
     /// Why no request can ever match, if that can be shown.
     pub fn impossible(&self) -> Option<String> {
-        let Conditions { headers, query, .. } = &self.when;
+        // The other conditions can always hold: the reader refuses values that no request has.
+        let Conditions {
+            headers,
+            query,
+            paths: _,
+            methods: _,
+            hosts: _,
+            client_ip: _,
+        } = &self.when;
         for HeaderTest { name, test } in headers {
             if test.is_impossible() {
                 return Some(format!("no value of the header {name} is both: {test}"));
@@ -54,29 +62,38 @@ impl Conditions {
             ours.is_empty()
                 || (!theirs.is_empty() && theirs.iter().all(|b| ours.iter().any(|a| covers(a, b))))
         }
-        let headers = self.headers.iter().all(|ours| {
+        // Takes all fields apart: a condition that is forgotten here would make rules unreachable.
+        let Self {
+            paths,
+            methods,
+            hosts,
+            client_ip,
+            headers,
+            query,
+        } = self;
+        let headers_cover = headers.iter().all(|ours| {
             other
                 .headers
                 .iter()
                 .any(|theirs| ours.name == theirs.name && ours.test.covers(&theirs.test))
         });
-        let query = self.query.iter().all(|ours| {
+        let query_covers = query.iter().all(|ours| {
             other
                 .query
                 .iter()
                 .any(|theirs| ours.name == theirs.name && ours.test.covers(&theirs.test))
         });
-        let client_ip = match (&self.client_ip, &other.client_ip) {
+        let client_ip_covers = match (client_ip, &other.client_ip) {
             (None, _) => true,
             (Some(_), None) => false,
             (Some(ours), Some(theirs)) => ours.covers(theirs),
         };
-        headers
-            && query
-            && client_ip
-            && all(&self.paths, &other.paths, PathPattern::covers)
-            && all(&self.hosts, &other.hosts, HostPattern::covers)
-            && all(&self.methods, &other.methods, |a, b| {
+        headers_cover
+            && query_covers
+            && client_ip_covers
+            && all(paths, &other.paths, PathPattern::covers)
+            && all(hosts, &other.hosts, HostPattern::covers)
+            && all(methods, &other.methods, |a, b| {
                 a == b || (a == "GET" && b == "HEAD")
             })
     }
