@@ -11,7 +11,7 @@
 //! A port of its own, because a proxy that passes a client's path on lets the client choose among
 //! everything on the check port, and a `200` from here would count as an admitted request there.
 //!
-//! Each resource has a file. To add one: a value of [`Endpoint`], and what the compiler then asks
+//! Each resource has a file. To add one: a value of `Endpoint`, and what the compiler then asks
 //! for.
 
 mod answer;

@@ -7,13 +7,13 @@
 //! text ─yaml─▶ tree ─decode─▶ model ─compile─▶ RuleSet ─lint─▶ warnings
 //! ```
 //!
-//! * [`yaml`]: the tree, and where its nodes are in the text.
-//! * [`decode`]: a serde deserializer that goes on after an error.
-//! * [`model`]: the file as it is written; the JSON Schema is derived from it.
-//! * [`compile`]: what the values mean together.
-//! * [`lint`]: what is valid and probably a mistake.
-//! * [`problems`] collects what they find, [`document`] finds its position in the text, and
-//!   [`diagnostic`] prints it.
+//! * `yaml`: the tree, and where its nodes are in the text.
+//! * `decode`: a serde deserializer that goes on after an error.
+//! * `model`: the file as it is written; the JSON Schema is derived from it.
+//! * `compile`: what the values mean together.
+//! * `lint`: what is valid and probably a mistake.
+//! * `problems` collects what they find, `document` finds its position in the text, and
+//!   `diagnostic` prints it.
 
 mod compile;
 mod decode;

@@ -219,7 +219,7 @@ fn the_architecture_lists_every_source_file() {
                 continue;
             }
             let name = path.strip_prefix("src").unwrap().display().to_string();
-            let is_source = name.ends_with(".rs") || name.ends_with(".lua");
+            let is_source = [".rs", ".lua"].iter().any(|ending| name.ends_with(ending));
             if is_source && !name.ends_with("tests.rs") {
                 out.insert(name);
             }
