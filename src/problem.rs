@@ -1,6 +1,6 @@
 //! A message for people in two halves: what is wrong, and what to do about it.
 //!
-//! Every check of input that somebody wrote (the rule file, an option, a proxy's configuration)
+//! Every check of input that people write (the rule file, an option, a proxy's configuration)
 //! fails with a [`Problem`]. Whoever reports it decides how the halves are laid out.
 
 use std::{borrow::Cow, error::Error, fmt};

@@ -1,4 +1,4 @@
-//! Keeping the log readable: at most so many lines a second, each thing once, the rest counted.
+//! Keeps the log readable: a maximum of lines per second, each event once, the rest counted.
 //!
 //! | type            | lets through               | used by                                        |
 //! |-----------------|----------------------------|------------------------------------------------|

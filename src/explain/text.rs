@@ -138,13 +138,13 @@ fn counts_text(f: &mut fmt::Formatter<'_>, counts: &LimitStatuses, width: usize)
         let LimitStatus {
             name, rate, left, ..
         } = ban;
-        let stands = match (ban.wait_us, left) {
+        let progress = match (ban.wait_us, left) {
             (None, 1) => "not banned, 1 denial to go".to_owned(),
             (None, _) => format!("not banned, {left} denials to go"),
             (Some(_), 1) => "not banned, and this request would begin it".to_owned(),
             (Some(wait), _) => format!("banned for {}", wait_text(wait)),
         };
-        detail(f, width, "ban", &format!("{name}: {rate}: {stands}"))?;
+        detail(f, width, "ban", &format!("{name}: {rate}: {progress}"))?;
         stored_text(f, ban, width)?;
     }
     Ok(())

@@ -73,7 +73,7 @@ words! {
 words! {
     /// How a proxy is configured wrongly.
     pub enum ContractFault {
-        /// A path that is no check endpoint.
+        /// A path that is not a check endpoint.
         UnknownPath => "unknown_path",
         /// A header that the proxy has to set is missing.
         MissingHeader => "missing_header",

@@ -145,7 +145,7 @@ fn a_long_list_of_problems_is_cut_short() {
     assert!(last.message == "1401 more problems not shown", "{last:?}");
     assert!(report.to_string().ends_with("fix the ones above first"));
 
-    // What is wrong in a file that several rules name is told once, and errors come before
+    // A problem in a file that several rules name is reported once, and errors come before
     // warnings.
     let mut rules = "version: 1\nrules:\n".to_owned();
     for index in 0..300 {

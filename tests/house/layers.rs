@@ -13,7 +13,7 @@ use std::{
 use regex::Regex;
 
 /// The layers, from the bottom up: each module with the modules that it may import.
-const FLOORS: &[(&str, &[&str])] = &[
+const LAYERS: &[(&str, &[&str])] = &[
     // Leaves: no module of tollgate.
     ("clock", &[]),
     ("hash", &[]),
@@ -279,13 +279,13 @@ impl Sources {
         imports.collect()
     }
 
-    /// The modules on other floors that each file names, whoever defines the items.
-    fn floors(&self) -> BTreeMap<Module, BTreeSet<String>> {
+    /// The modules on other layers that each file names, whoever defines the items.
+    fn layers(&self) -> BTreeMap<Module, BTreeSet<String>> {
         let named = self.0.iter().filter(|(module, _)| !module.is_empty());
         let named = named.map(|(module, code)| {
             let paths = self.named_paths(module, code).into_iter();
-            let floors = paths.filter_map(|path| path.into_iter().next());
-            let others = floors.filter(|floor| *floor != module[0]);
+            let layers = paths.filter_map(|path| path.into_iter().next());
+            let others = layers.filter(|layer| *layer != module[0]);
             (module.clone(), others.collect())
         });
         named.collect()
@@ -426,12 +426,12 @@ fn circle(imports: &BTreeMap<Module, BTreeSet<Module>>, from: &Module) -> Option
 
 #[test]
 fn imports_point_down() {
-    let floors: BTreeMap<&str, &[&str]> = FLOORS.iter().copied().collect();
+    let layers: BTreeMap<&str, &[&str]> = LAYERS.iter().copied().collect();
     let mut count = 0;
-    for (module, others) in Sources::read().floors() {
+    for (module, others) in Sources::read().layers() {
         for other in others {
             assert!(
-                floors[module[0].as_str()].contains(&other.as_str()),
+                layers[module[0].as_str()].contains(&other.as_str()),
                 "{} imports {other}, which is not below {}",
                 module.join("::"),
                 module[0]
@@ -444,13 +444,13 @@ fn imports_point_down() {
 
 #[test]
 fn every_permission_is_used() {
-    let imports = Sources::read().floors();
-    for (floor, allowed) in FLOORS {
+    let imports = Sources::read().layers();
+    for (layer, allowed) in LAYERS {
         for below in *allowed {
-            let mut files = imports.iter().filter(|(module, _)| module[0] == *floor);
+            let mut files = imports.iter().filter(|(module, _)| module[0] == *layer);
             assert!(
                 files.any(|(_, others)| others.contains(*below)),
-                "{floor} does not import {below} any more"
+                "{layer} does not import {below} any more"
             );
         }
     }
@@ -495,7 +495,7 @@ fn paths_are_followed_to_the_file_that_defines_them() {
 
 #[test]
 fn every_module_has_a_floor() {
-    let known: BTreeSet<&str> = FLOORS.iter().map(|(module, _)| *module).collect();
+    let known: BTreeSet<&str> = LAYERS.iter().map(|(module, _)| *module).collect();
     let lib = fs::read_to_string("src/lib.rs").unwrap();
     let declared = Regex::new(r"(?m)^(?:pub )?mod (\w+);").unwrap();
     let declared = declared

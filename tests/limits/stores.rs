@@ -590,6 +590,24 @@ async fn a_forgotten_script_is_loaded_again() {
     );
 }
 
+/// Waits until the store reaches Redis.
+async fn until_it_charges(store: &RedisStore, batch: &Batch) {
+    eventually("the store reaches redis", async || {
+        let charged = store.charge(batch, Instant::now() + PATIENCE).await;
+        charged.is_ok()
+    })
+    .await;
+}
+
+/// Waits until the store gives up at once.
+async fn until_it_is_unavailable(store: &RedisStore, batch: &Batch) {
+    eventually("the store notices that redis is down", async || {
+        let charged = store.charge(batch, Instant::now() + PATIENCE).await;
+        matches!(charged, Err(StoreError::Unavailable(_)))
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_missing_redis_is_reported_at_once_and_used_when_it_starts() {
     let mut redis = Redis::stopped();
@@ -606,29 +624,11 @@ async fn a_missing_redis_is_reported_at_once_and_used_when_it_starts() {
         .unwrap_err();
     assert_eq!(error.kind().as_str(), "unavailable", "{error}");
     redis.resume_process();
-    eventually("the store finds redis", async || {
-        store
-            .charge(&batch, Instant::now() + PATIENCE)
-            .await
-            .is_ok()
-    })
-    .await;
+    until_it_charges(&store, &batch).await;
     redis.kill();
-    eventually("the store notices", async || {
-        matches!(
-            store.charge(&batch, Instant::now() + PATIENCE).await,
-            Err(StoreError::Unavailable(_))
-        )
-    })
-    .await;
+    until_it_is_unavailable(&store, &batch).await;
     redis.resume_process();
-    eventually("the store finds redis again", async || {
-        store
-            .charge(&batch, Instant::now() + PATIENCE)
-            .await
-            .is_ok()
-    })
-    .await;
+    until_it_charges(&store, &batch).await;
 }
 
 #[tokio::test]
@@ -643,21 +643,9 @@ async fn a_hanging_redis_is_given_up_and_used_again_when_it_resumes() {
         .await
         .unwrap_err();
     assert_eq!(error.kind().as_str(), "deadline", "{error}");
-    eventually("checks are answered without waiting", async || {
-        matches!(
-            store.charge(&batch, Instant::now() + PATIENCE).await,
-            Err(StoreError::Unavailable(_))
-        )
-    })
-    .await;
+    until_it_is_unavailable(&store, &batch).await;
     redis.unpause();
-    eventually("the store goes on", async || {
-        store
-            .charge(&batch, Instant::now() + PATIENCE)
-            .await
-            .is_ok()
-    })
-    .await;
+    until_it_charges(&store, &batch).await;
 }
 
 #[tokio::test]
