@@ -1,9 +1,10 @@
 //! What must hold of any rule set and any request.
 
 use tollgate::{
+    counter_key::PREFIX,
     hash::MAX_VALUE,
     request::Attributes,
-    rules::{LimitAction, Rule, RuleSet, key::PREFIX, matcher::Params},
+    rules::{LimitAction, Rule, RuleSet, matcher::Params},
 };
 
 /// The time at which limits are tried, in microseconds since the epoch.

@@ -11,7 +11,8 @@ use tollgate::{
     contract,
     limit::{Algorithm, State, ban},
     request::{Attributes, normal_path, query_of},
-    rules::{self, RuleSet, key::claim},
+    rulefile,
+    rules::{RuleSet, key::claim},
 };
 
 /// Every kind of condition and key.

@@ -8,7 +8,7 @@ use std::{cell::LazyCell, io, path::Path, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use libfuzzer_sys::fuzz_target;
 use tokio::runtime::{Builder, Runtime};
-use tollgate::{rulefile,
+use tollgate::{
     clock::{Clock, ManualClock},
     contract::{self, Endpoint},
     engine::{Engine, Options},
@@ -16,7 +16,8 @@ use tollgate::{rulefile,
     hash::HashKey,
     metrics::Metrics,
     request::{Attributes, normal_host, normal_path, parse_ip, query_of},
-    rules::{self, Diagnostic, Report, RuleSet, LoadContext},
+    rulefile::{self, Diagnostic, Diagnostics, LoadContext},
+    rules::RuleSet,
     store::{deadline::Guarded, memory::MemoryStore},
 };
 
@@ -89,7 +90,7 @@ fuzz_target!(|data: &[u8]| {
 });
 
 /// The report can be written in every form, and each of its places is one of the text.
-fn told(report: &Report, text: &str, other: &str) {
+fn told(report: &Diagnostics, text: &str, other: &str) {
     let shown = report.to_string();
     assert_eq!(shown.is_empty(), report.list.is_empty());
     assert!(serde_json::to_string(report).is_ok());
@@ -187,7 +188,8 @@ fn used(set: RuleSet) {
                 "what is explained is what happens"
             );
             let options = contract::AnswerOptions::default();
-            let report = explain::Report::new(&request, explanation, Counters::NotRead, options);
+            let report =
+                explain::ExplainReport::new(&request, explanation, Counters::NotRead, options);
             assert!(report.to_json().len() > 2 && !report.to_string().is_empty());
             let answer = contract::answer(&decision, endpoint, contract::AnswerOptions::default());
             if let Some(custom) = &decision.answer {
