@@ -162,7 +162,7 @@ impl<'de> Deserialize<'de> for KeyValue {
             fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<KeyValue, A::Error> {
                 Err(de::Error::custom(Problem::new(
                     "expected one value, but found a list",
-                    "write one override for each value value",
+                    "write one override for each value",
                 )))
             }
         }
