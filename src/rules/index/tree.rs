@@ -59,8 +59,8 @@ impl Node {
     }
 }
 
-/// The whole segments that every path begins with that a regular expression matches; none if that
-/// is not obvious.
+/// The literal segments at the beginning of a path's regular expression; none if they are not
+/// obvious.
 pub(super) fn regex_front(regex: &str) -> Vec<&str> {
     let end = regex
         .find(|c: char| "\\.+*?()|[]{}^$#".contains(c) || c.is_whitespace())
