@@ -17,7 +17,7 @@ use tollgate::{
     engine::{Engine, Options},
     limit::{Algorithm, Limit},
     metrics::Metrics,
-    request::{Attributes, normal_host, normal_path, query_of},
+    request::{Attributes, normal_host, normal_path},
     rulefile,
     rules::RuleSet,
     store::{Batch, ENFORCED, deadline::Guarded, memory::MemoryStore},
@@ -58,14 +58,8 @@ fn rule_set(n: usize) -> RuleSet {
 }
 
 fn request<'a>(target: &'a str, headers: &'a HeaderMap) -> Attributes<'a> {
-    Attributes {
-        method: "GET",
-        host: normal_host("api.example.com"),
-        path: normal_path(target),
-        query: query_of(target).into(),
-        client_ip: Some(IpAddr::from([203, 0, 113, 7])),
-        headers,
-    }
+    let client_ip = Some(IpAddr::from([203, 0, 113, 7]));
+    Attributes::new("GET", "api.example.com", target, client_ip, headers)
 }
 
 fn matching(c: &mut Criterion) {
@@ -92,7 +86,7 @@ fn matching(c: &mut Criterion) {
             group.bench_with_input(BenchmarkId::new(kind, n), &set, |b, set| {
                 b.iter(|| {
                     let request = Attributes {
-                        host: normal_host(&host),
+                        host: normal_host(&host).unwrap(),
                         client_ip: Some(client_ip),
                         ..request(black_box(&target), &headers)
                     };

@@ -6,11 +6,8 @@ use std::convert::Infallible;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::{Response, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
-};
+use hyper::{Response, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
 #[tokio::main]
@@ -27,7 +24,7 @@ async fn main() -> std::io::Result<()> {
                 Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
             });
             // A connection that breaks is of no interest here.
-            let _ = auto::Builder::new(TokioExecutor::new())
+            let _ = http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), answer)
                 .await;
         });

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::{
-    contract::{self, AnswerOptions, Endpoint, Fault},
+    contract::{self, AnswerOptions, Endpoint, Fault, Reading, Refusal, Unreadable},
     engine::Engine,
     metrics::{ContractFault, Metrics},
     problem::Problem,
@@ -23,7 +23,7 @@ pub struct CheckPort {
     metrics: Arc<Metrics>,
     checks: [(Endpoint, Counter); Endpoint::ALL.len()],
     options: AnswerOptions,
-    /// Faults of the proxy's configuration. Each is logged once and counted always.
+    /// Faults of the proxy's configuration, and refusals. Each is logged once and counted always.
     logged: FirstTime<Problem>,
 }
 
@@ -45,9 +45,20 @@ impl CheckPort {
         let started = Instant::now();
         let (parts, _) = request.into_parts();
         let live = self.engine.live();
-        let check = match contract::read(&parts, &live.set.client_ip) {
+        let reading = Reading {
+            client_ip: &live.set.client_ip,
+            encoded_slash: live.set.encoded_slash,
+        };
+        let check = match contract::read(&parts, reading) {
             Ok(check) => check,
-            Err(fault) => return self.at_fault(&fault),
+            Err(Unreadable::Fault(fault)) => {
+                self.note(&fault);
+                return contract::fault_answer(&fault);
+            }
+            Err(Unreadable::Refused(refusal, endpoint)) => {
+                self.note_refusal(&refusal);
+                return contract::refusal_answer(&refusal, endpoint);
+            }
         };
         if let Some((_, counter)) = self
             .checks
@@ -72,10 +83,22 @@ impl CheckPort {
         answer
     }
 
-    fn at_fault(&self, fault: &Fault) -> Response<Full<Bytes>> {
+    /// Counts and logs a fault of the proxy's configuration.
+    pub fn note(&self, fault: &Fault) {
         self.metrics.contract_fault(fault.kind());
         self.log(fault.problem());
-        contract::fault_answer(fault)
+    }
+
+    fn note_refusal(&self, refusal: &Refusal) {
+        self.metrics.refused(refusal.reason());
+        let problem = refusal.problem();
+        if self.logged.permit(problem.clone()) {
+            let Problem { message, hint } = problem;
+            warn!(
+                hint = &*hint,
+                "refused a request: {message} (this is logged once; see tollgate_refused_requests_total)"
+            );
+        }
     }
 
     fn log(&self, problem: Problem) {

@@ -12,32 +12,37 @@ pub trait Clock: Send + Sync {
     fn now_us(&self) -> u64;
 }
 
-/// The machine's time: the wall clock as it was at [`SystemClock::new`], advanced by the monotonic
-/// clock.
+/// The machine's time: the wall clock forward, never back.
 ///
-/// Windows must not be re-opened when an administrator or NTP sets the wall clock back, so the wall
-/// clock is read once. The price is drift over a long life of the process, which no limit can
-/// notice.
-#[derive(Debug, Clone, Copy)]
+/// When an administrator or NTP sets the wall clock back, windows must not be re-opened: time then
+/// goes on by the monotonic clock, until the wall clock has caught up. The monotonic clock alone
+/// would not do, because it stands still while a machine is suspended.
+#[derive(Debug)]
 pub struct SystemClock {
-    wall_us: u64,
     started: Instant,
+    ahead: Ratchet,
 }
 
 impl SystemClock {
-    /// Reads the wall clock once. A wall clock before 1970 counts as 1970.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is the one place that reads the wall clock; everything else takes a Clock"
-    )]
+    /// Starts the clock. A wall clock before 1970 counts as 1970.
     pub fn new() -> Self {
-        let wall = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
         Self {
-            wall_us: micros(wall),
             started: Instant::now(),
+            ahead: Ratchet::default(),
         }
+    }
+}
+
+/// How far the wall clock was ahead of the monotonic clock at most, in microseconds.
+#[derive(Debug, Default)]
+struct Ratchet(AtomicU64);
+
+impl Ratchet {
+    /// The time when one clock shows `wall_us` and the other `monotonic_us`.
+    fn time(&self, wall_us: u64, monotonic_us: u64) -> u64 {
+        let now = wall_us.saturating_sub(monotonic_us);
+        let before = self.0.fetch_max(now, Ordering::Relaxed);
+        monotonic_us.saturating_add(before.max(now))
     }
 }
 
@@ -48,8 +53,16 @@ impl Default for SystemClock {
 }
 
 impl Clock for SystemClock {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one place that reads the wall clock; everything else takes a Clock"
+    )]
     fn now_us(&self) -> u64 {
-        self.wall_us.saturating_add(micros(self.started.elapsed()))
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+        self.ahead.time(
+            micros(wall.unwrap_or_default()),
+            micros(self.started.elapsed()),
+        )
     }
 }
 
@@ -113,6 +126,21 @@ mod tests {
             assert!(now >= last);
             last = now;
         }
+    }
+
+    #[test]
+    fn time_follows_the_wall_clock_forward_and_never_back() {
+        let ahead = Ratchet::default();
+        assert_eq!(ahead.time(1_000, 0), 1_000);
+        assert_eq!(ahead.time(1_500, 500), 1_500);
+        // Suspended: the monotonic clock stood still for 9,000.
+        assert_eq!(ahead.time(10_600, 600), 10_600);
+        // Set back by 5,000: time goes on, but does not jump.
+        assert_eq!(ahead.time(5_700, 700), 10_700);
+        assert_eq!(ahead.time(6_000, 1_000), 11_000);
+        // Set right again, and beyond.
+        assert_eq!(ahead.time(11_100, 1_100), 11_100);
+        assert_eq!(ahead.time(13_000, 1_200), 13_000);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use tollgate::{
     contract,
     limit::{Algorithm, State, ban},
-    request::{Attributes, normal_path, query_of},
+    request::{Attributes, EncodedSlash, normal_path, query_of},
     rulefile,
     rules::{RuleSet, key::claim},
 };
@@ -132,11 +132,20 @@ fn parts(method: &[u8], target: &[u8], headers: HeaderMap) -> Option<Parts> {
 
 /// The path and the query, if it can be read. Rules can be matched against it.
 fn read(parts: &Parts) -> Option<(String, String)> {
-    let check = match contract::read(parts, &RULES.client_ip) {
+    let reading = Reading {
+        client_ip: &RULES.client_ip,
+        encoded_slash: EncodedSlash::Keep,
+    };
+    let check = match contract::read(parts, reading) {
         Ok(check) => check,
-        Err(fault) => {
+        Err(Unreadable::Fault(fault)) => {
             let answer = contract::fault_answer(&fault);
             assert_eq!(answer.status(), 503);
+            return None;
+        }
+        Err(Unreadable::Refused(refusal, endpoint)) => {
+            let answer = contract::refusal_answer(&refusal, endpoint);
+            assert!(matches!(answer.status().as_u16(), 400 | 403));
             return None;
         }
     };
@@ -174,14 +183,8 @@ fn target_has_one_form(target: &str) {
         first.entry(decoded(name)).or_insert_with(|| decoded(value));
     }
     let headers = HeaderMap::new();
-    let request = Attributes {
-        method: "GET",
-        host: "".into(),
-        path: "/".into(),
-        query: query.into(),
-        client_ip: None,
-        headers: &headers,
-    };
+    let target = format!("/?{query}");
+    let request = Attributes::new("GET", "", &target, None, &headers);
     for (name, value) in &first {
         if let Ok(name) = std::str::from_utf8(name) {
             assert_eq!(request.query_value(name).as_deref(), Some(&value[..]));

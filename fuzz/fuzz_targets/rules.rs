@@ -15,7 +15,7 @@ use tollgate::{
     explain::{self, Counters},
     hash::HashKey,
     metrics::Metrics,
-    request::{Attributes, normal_host, normal_path, parse_ip, query_of},
+    request::{Attributes, parse_ip},
     rulefile::{self, Diagnostic, Diagnostics, LoadContext},
     rules::RuleSet,
     store::{deadline::Guarded, memory::MemoryStore},
@@ -169,14 +169,7 @@ fn used(set: RuleSet) {
             let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
             headers.append(HeaderName::from_static(name), value);
         }
-        let request = Attributes {
-            method,
-            host: normal_host(host),
-            path: normal_path(target),
-            query: query_of(target).into(),
-            client_ip: parse_ip(ip),
-            headers: &headers,
-        };
+        let request = Attributes::new(method, host, target, parse_ip(ip), &headers);
         checks::matching(&live.set, &request);
         for endpoint in [Endpoint::Check, Endpoint::AuthRequest] {
             let explained = engine.explain(&live, &request);

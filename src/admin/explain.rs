@@ -80,8 +80,10 @@ async fn report(
     let query: Query = serde_json::from_slice(query)
         .map_err(|error| Problem::new(format!("this is not a query: {error}"), EXAMPLE))?;
     let query = query.checked()?;
-    let request = query.attributes();
     let live = engine.live();
+    let request = query
+        .attributes(live.set.encoded_slash)
+        .map_err(|refusal| refusal.explained())?;
     let (explanation, error) = engine.explain(&live, &request).await;
     let counters = match error {
         None => Counters::Read(engine.store_name()),

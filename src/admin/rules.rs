@@ -89,6 +89,7 @@ fn conditions_json(matcher: &Matcher) -> Value {
         let Conditions {
             paths,
             methods,
+            schemes,
             hosts,
             client_ip,
             headers,
@@ -97,6 +98,7 @@ fn conditions_json(matcher: &Matcher) -> Value {
         json!({
             "path": texts(paths),
             "methods": methods,
+            "scheme": schemes,
             "host": texts(hosts),
             "client_ip": texts(client_ip.iter().flat_map(Networks::blocks)),
             // Names only: what a value must be can be a secret.

@@ -23,11 +23,12 @@ use crate::{
     admin::Admin,
     check::CheckPort,
     clock::{Clock, SystemClock},
+    contract::Fault,
     engine::{self, Engine},
     health::Health,
     metrics::Metrics,
     rules::RuleSet,
-    server::{self, ConnEvents, DrainReport, Listener},
+    server::{self, ConnEvents, DrainReport, Listener, UnwantedBody},
     store::deadline::Guarded,
 };
 
@@ -116,11 +117,20 @@ async fn serve_checks(
     shutdown: impl Future<Output = ()>,
 ) -> DrainReport {
     let port = Arc::new(port);
+    let events = CheckEvents {
+        metrics,
+        port: Arc::clone(&port),
+    };
     let handler = move |request| {
         let port = Arc::clone(&port);
-        async move { port.respond(request).await }
+        async move {
+            let (request, body) = UnwantedBody::of(request);
+            let mut response = port.respond(request).await;
+            body.discard(&mut response).await;
+            response
+        }
     };
-    server::serve(listener, handler, options, metrics, shutdown).await
+    server::serve(listener, handler, options, Arc::new(events), shutdown).await
 }
 
 async fn serve_admin(
@@ -138,22 +148,30 @@ async fn serve_admin(
     server::serve(listener, handler, ADMIN_PORT, events, shutdown).await;
 }
 
-/// The connections of the check port are counted.
-impl ConnEvents for Metrics {
+/// The connections of the check port are counted, and a proxy that speaks HTTP/2 is at fault.
+struct CheckEvents {
+    metrics: Arc<Metrics>,
+    port: Arc<CheckPort>,
+}
+
+impl ConnEvents for CheckEvents {
     fn opened(&self) {
-        self.connections.inc();
+        self.metrics.connections.inc();
     }
     fn closed(&self) {
-        self.connections.dec();
+        self.metrics.connections.dec();
     }
     fn refused(&self) {
-        self.connections_refused.inc();
+        self.metrics.connections_refused.inc();
     }
     fn accept_failed(&self) {
-        self.accept_errors.inc();
+        self.metrics.accept_errors.inc();
+    }
+    fn http2_refused(&self) {
+        self.port.note(&Fault::Http2);
     }
     fn handler_panicked(&self) {
-        self.handler_panics.inc();
+        self.metrics.handler_panics.inc();
     }
 }
 
@@ -162,7 +180,7 @@ struct AdminEvents(Arc<Metrics>);
 
 impl ConnEvents for AdminEvents {
     fn handler_panicked(&self) {
-        self.0.handler_panicked();
+        self.0.handler_panics.inc();
     }
 }
 

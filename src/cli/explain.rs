@@ -76,8 +76,10 @@ pub(super) async fn run(args: ExplainArgs) -> Result<(), Failure> {
         headers: header_lines(&headers)?,
     };
     let query = query.checked().map_err(usage)?;
-    let request = query.attributes();
     let set = rules::load_or_fail(&rules.rules, &redis.hash_key())?;
+    let request = query
+        .attributes(set.encoded_slash)
+        .map_err(|refusal| Failure::Runtime(refusal.explained().into()))?;
     let reader = redis
         .options()
         .map(|options| Reader::new(&options))

@@ -9,7 +9,7 @@ use clap::Args;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 
-use crate::server::{self, BindError, DrainReport, ListenAddr, Listener, Options};
+use crate::server::{self, BindError, DrainReport, ListenAddr, Listener, Options, UnwantedBody};
 
 /// Options of `tollgate upstream`.
 #[derive(Debug, Clone, Args)]
@@ -38,7 +38,12 @@ pub async fn serve(listener: Listener, shutdown: impl Future<Output = ()>) -> Dr
     if let Ok(addr) = listener.local_addr() {
         tracing::info!(%addr, "demo upstream is listening");
     }
-    let handler = async |request: Request<_>| respond(&request);
+    let handler = async |request| {
+        let (request, body) = UnwantedBody::of(request);
+        let mut response = respond(&request);
+        body.discard(&mut response).await;
+        response
+    };
     server::serve(
         listener,
         handler,

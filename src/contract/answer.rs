@@ -21,6 +21,7 @@ use serde_json::{Map, Value};
 use super::{
     fault::Fault,
     headers::{NO_STORE, RATELIMIT, RATELIMIT_POLICY, X_TOLLGATE_LIMIT, X_TOLLGATE_RULE},
+    refusal::Refusal,
 };
 use crate::{
     engine::{Decision, Quota, Verdict},
@@ -134,6 +135,26 @@ pub fn fault_answer(fault: &Fault) -> Response<Full<Bytes>> {
             title: "Service Unavailable",
             status: 503,
             detail: fault.to_string(),
+            rule: None,
+            violated_policies: &[],
+            retry_after: None,
+        },
+    )
+}
+
+/// The response for a request that is refused before any rule is asked: a denial.
+pub fn refusal_answer(refusal: &Refusal, endpoint: Endpoint) -> Response<Full<Bytes>> {
+    let status = match endpoint {
+        Endpoint::Check | Endpoint::Envoy => StatusCode::BAD_REQUEST,
+        Endpoint::AuthRequest => StatusCode::FORBIDDEN,
+    };
+    problem(
+        status,
+        &Problem {
+            kind: "about:blank",
+            title: status.canonical_reason().unwrap_or_default(),
+            status: status.as_u16(),
+            detail: refusal.problem().message.into_owned(),
             rule: None,
             violated_policies: &[],
             retry_after: None,

@@ -11,12 +11,12 @@ use crate::{metrics::ContractFault, problem::Problem};
 pub enum Fault {
     /// The path is not an endpoint.
     UnknownPath,
+    /// Nobody's request, but a probe of a load balancer: `GET /` as it stands.
+    Probe,
+    /// The proxy speaks HTTP/2.
+    Http2,
     /// A header that the proxy has to set is missing.
     MissingHeader(HeaderName),
-    /// A header that the proxy has to set came twice.
-    RepeatedHeader(HeaderName),
-    /// A header that the proxy has to set cannot be read.
-    UnreadableHeader(HeaderName),
 }
 
 impl Fault {
@@ -31,13 +31,15 @@ impl Fault {
             Self::MissingHeader(name) => {
                 Problem::new(format!("the check has no {name} header"), header_hint(name))
             }
-            Self::RepeatedHeader(name) => Problem::new(
-                format!("the check has more than one {name} header"),
-                "the proxy must overwrite what a client sends under this name, not append to it",
+            Self::Probe => Problem::new(
+                "something asks for / on the check port, and gets a 503",
+                "point a load balancer's health check to /readyz on the admin port (8082); if it is \
+                 the proxy that asks: set http_service.path_override: /v1/check in Envoy",
             ),
-            Self::UnreadableHeader(name) => Problem::new(
-                format!("the {name} header of the check cannot be read"),
-                header_hint(name),
+            Self::Http2 => Problem::new(
+                "a proxy began with HTTP/2, which is not spoken on this port: a client could turn its \
+                 check into an error, which is let through",
+                "Envoy: set explicit_http_config: { http_protocol_options: {} } in the cluster of tollgate",
             ),
         }
     }
@@ -47,8 +49,8 @@ impl Fault {
         match self {
             Self::UnknownPath => ContractFault::UnknownPath,
             Self::MissingHeader(_) => ContractFault::MissingHeader,
-            Self::RepeatedHeader(_) => ContractFault::RepeatedHeader,
-            Self::UnreadableHeader(_) => ContractFault::UnreadableHeader,
+            Self::Probe => ContractFault::Probe,
+            Self::Http2 => ContractFault::Http2,
         }
     }
 }
@@ -65,6 +67,12 @@ fn header_hint(name: &HeaderName) -> &'static str {
     match name.as_str() {
         "x-forwarded-uri" => {
             "Envoy: headers_to_add x-forwarded-uri \"%REQ(:PATH)%\"; nginx: proxy_set_header X-Forwarded-Uri $request_uri"
+        }
+        "x-original-url" => {
+            "ingress-nginx sends it by itself; nginx: proxy_set_header X-Original-URL $scheme://$http_host$request_uri"
+        }
+        "x-original-method" => {
+            "ingress-nginx sends it by itself; nginx: proxy_set_header X-Original-Method $request_method"
         }
         "x-forwarded-method" => {
             "Envoy: headers_to_add x-forwarded-method \"%REQ(:METHOD)%\"; nginx: proxy_set_header X-Forwarded-Method $request_method"

@@ -10,22 +10,28 @@
 //! | `/v1/check`                 | Envoy ≥ 1.38, nginx, Caddy, HAProxy | `X-Forwarded-Method`, `-Uri`, |
 //! |                             |                                     | `-Host` (else `Host`)         |
 //! | `/v1/envoy` + original path | any Envoy (`path_prefix`)           | the request line and `Host`   |
-//! | `/v1/auth-request`          | nginx that knows only 401 and 403   | as `/v1/check`; denies by 403 |
+//! | `/v1/auth-request`          | ingress-nginx, and nginx that knows | `X-Original-URL`, `-Method`;  |
+//! |                             | only 401 and 403                    | denies by 403                 |
 //!
 //! The client must not be able to choose what is read. So nothing is read from the query of a fixed
-//! path. A header that a proxy sets must be there, and only once: twice means that the client's own
-//! was passed on, and they cannot be told apart. Any other path is a fault of the configuration,
-//! answered with 503: a 404 would reach clients as a denial.
+//! path, and a header that a proxy sets must be there. A check without it, or on any other path, is
+//! a [`Fault`] of the configuration, answered with 503: a 404 would reach clients as a denial.
+//!
+//! Nor must it be able to choose a 503, because proxies let such requests through. What a client
+//! could have caused is a [`Refusal`], answered with 400: a request that servers read differently,
+//! and a header that came twice (the client's own was passed on, and the two cannot be told apart).
 
 mod answer;
 mod fault;
 mod headers;
 mod read;
+mod refusal;
 
 pub use self::{
-    answer::{AnswerOptions, answer, fault_answer},
+    answer::{AnswerOptions, answer, fault_answer, refusal_answer},
     fault::Fault,
-    read::{Check, read},
+    read::{Check, Reading, Unreadable, read},
+    refusal::Refusal,
 };
 /// Which contract a check speaks; the same words are in metrics.
 pub use crate::metrics::Contract as Endpoint;

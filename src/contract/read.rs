@@ -2,18 +2,22 @@
 
 use std::{borrow::Cow, fmt::Write as _, net::IpAddr, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue, header::HOST, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header::HOST, request::Parts};
 
 use super::{
     fault::Fault,
     headers::{
-        X_ENVOY_BUDGET, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_METHOD, X_FORWARDED_URI,
-        X_REAL_IP,
+        X_ENVOY_BUDGET, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_METHOD, X_FORWARDED_PROTO,
+        X_FORWARDED_URI, X_ORIGINAL_METHOD, X_ORIGINAL_URL, X_REAL_IP,
     },
+    refusal::Refusal,
 };
 use crate::{
     metrics::Contract as Endpoint,
-    request::{Attributes, ClientIpPolicy, normal_host, normal_path, query_of},
+    request::{
+        Attributes, ClientIpPolicy, EncodedSlash, Scheme, ambiguity, normal_host, normal_method,
+        normal_path, query_of,
+    },
 };
 
 /// A check, understood.
@@ -27,94 +31,216 @@ pub struct Check<'a> {
     pub proxy_waits: Option<Duration>,
 }
 
+/// What the rule file says about reading requests.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading<'a> {
+    /// Which hop is the client.
+    pub client_ip: &'a ClientIpPolicy,
+    /// Whether a path may have an encoded slash.
+    pub encoded_slash: EncodedSlash,
+}
+
+/// Why a check was not understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unreadable {
+    /// The proxy is not configured as it should be.
+    Fault(Fault),
+    /// The client's request cannot be judged.
+    Refused(Refusal, Endpoint),
+}
+
 /// Reads a check.
-pub fn read<'a>(parts: &'a Parts, policy: &ClientIpPolicy) -> Result<Check<'a>, Fault> {
-    let headers = &parts.headers;
-    let (endpoint, line) = request_line(parts)?;
-    let budget = headers.get(X_ENVOY_BUDGET);
+pub fn read<'a>(parts: &'a Parts, reading: Reading<'_>) -> Result<Check<'a>, Unreadable> {
+    let endpoint = endpoint(parts).map_err(Unreadable::Fault)?;
+    let request = request(parts, endpoint, reading).map_err(|problem| match problem {
+        NotARequest::Fault(fault) => Unreadable::Fault(fault),
+        NotARequest::Refused(refusal) => Unreadable::Refused(refusal, endpoint),
+    })?;
+    let budget = parts.headers.get(X_ENVOY_BUDGET);
     let budget = budget.and_then(|value| value.to_str().ok()?.parse().ok());
     Ok(Check {
         endpoint,
-        request: Attributes {
-            method: line.method,
-            host: normal(line.host, normal_host),
-            path: normal(line.path, normal_path),
-            query: line.query,
-            client_ip: client_ip(headers, policy)?,
-            headers,
-        },
+        request,
         proxy_waits: budget.map(Duration::from_millis),
     })
 }
 
-/// The client's request line and host, from where the contract has them.
-struct RequestLine<'a> {
-    method: &'a str,
-    host: Cow<'a, str>,
-    /// Not yet in normal form, and possibly with the query.
-    path: Cow<'a, str>,
-    query: Cow<'a, str>,
-}
+/// Below this path, a check's target is the client's own.
+const PREFIX: &str = "/v1/envoy";
 
-/// Which contract a check speaks, and the request line that it describes.
-fn request_line(parts: &Parts) -> Result<(Endpoint, RequestLine<'_>), Fault> {
-    // The path is compared as it came: normalising first would let a client's `/v1/envoy/../check`
-    // change the endpoint.
+/// Which contract a check speaks.
+///
+/// The path is compared as it came: normalising first would let a client's `/v1/envoy/../check`
+/// change the endpoint.
+fn endpoint(parts: &Parts) -> Result<Endpoint, Fault> {
     match parts.uri.path() {
-        "/v1/check" => Ok((Endpoint::Check, forwarded_line(parts)?)),
-        "/v1/auth-request" => Ok((Endpoint::AuthRequest, forwarded_line(parts)?)),
-        path => match path.strip_prefix("/v1/envoy") {
+        "/v1/check" => Ok(Endpoint::Check),
+        "/v1/auth-request" => Ok(Endpoint::AuthRequest),
+        path => match path.strip_prefix(PREFIX) {
             Some(original) if original.is_empty() || original.starts_with('/') => {
-                let line = RequestLine {
-                    method: parts.method.as_str(),
-                    host: authority(parts)?,
-                    path: Cow::Borrowed(original),
-                    query: Cow::Borrowed(parts.uri.query().unwrap_or_default()),
-                };
-                Ok((Endpoint::Envoy, line))
+                Ok(Endpoint::Envoy)
             }
+            _ if path == "/" => Err(Fault::Probe),
             _ => Err(Fault::UnknownPath),
         },
     }
 }
 
-/// The request line in the headers of a check on a fixed path.
-fn forwarded_line(parts: &Parts) -> Result<RequestLine<'_>, Fault> {
+/// Why there is no request in a check.
+enum NotARequest {
+    Fault(Fault),
+    Refused(Refusal),
+}
+
+impl From<Fault> for NotARequest {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl From<Refusal> for NotARequest {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// The client's request line and host, from where the contract has them.
+struct RequestLine<'a> {
+    method: Cow<'a, str>,
+    scheme: Option<Scheme>,
+    host: Cow<'a, str>,
+    target: Cow<'a, str>,
+}
+
+fn request<'a>(
+    parts: &'a Parts,
+    endpoint: Endpoint,
+    reading: Reading<'_>,
+) -> Result<Attributes<'a>, NotARequest> {
+    let line = match endpoint {
+        Endpoint::Check => forwarded_line(parts)?,
+        Endpoint::AuthRequest => original_line(parts)?,
+        Endpoint::Envoy => own_line(parts)?,
+    };
+    if let Some(ambiguity) = ambiguity(&line.target, reading.encoded_slash) {
+        return Err(Refusal::Target(ambiguity).into());
+    }
+    if Method::from_bytes(line.method.as_bytes()).is_err() {
+        return Err(Refusal::Method.into());
+    }
+    let host = match line.host {
+        Cow::Borrowed(host) => normal_host(host),
+        Cow::Owned(host) => normal_host(&host).map(|host| Cow::Owned(host.into_owned())),
+    };
+    Ok(Attributes {
+        method: normal(line.method, normal_method),
+        scheme: line.scheme,
+        host: host.map_err(|_| Refusal::Host)?,
+        query: normal(line.target.clone(), |target| {
+            Cow::Borrowed(query_of(target))
+        }),
+        path: normal(line.target, normal_path),
+        client_ip: client_ip(&parts.headers, reading.client_ip)?,
+        headers: &parts.headers,
+    })
+}
+
+/// The request line in the `X-Forwarded-` headers.
+fn forwarded_line(parts: &Parts) -> Result<RequestLine<'_>, NotARequest> {
     let headers = &parts.headers;
     let host = match once(headers, &X_FORWARDED_HOST)? {
         None => authority(parts)?,
         Some(value) => any_text(value),
     };
-    let method = text(needed(headers, &X_FORWARDED_METHOD)?, &X_FORWARDED_METHOD)?;
-    let target = any_text(needed(headers, &X_FORWARDED_URI)?);
+    let method = any_text(needed(headers, &X_FORWARDED_METHOD)?);
+    let target = if is_connect(&method) {
+        Cow::Borrowed("/")
+    } else {
+        any_text(needed(headers, &X_FORWARDED_URI)?)
+    };
     Ok(RequestLine {
         method,
+        scheme: forwarded_scheme(headers),
         host,
-        query: normal(target.clone(), |target| Cow::Borrowed(query_of(target))),
-        path: target,
+        target,
     })
 }
 
-/// The client's address, from the hops that the proxy reports.
-fn client_ip(headers: &HeaderMap, policy: &ClientIpPolicy) -> Result<Option<IpAddr>, Fault> {
-    let real_ip = match once(headers, &X_REAL_IP)? {
-        Some(value) => Some(text(value, &X_REAL_IP)?),
-        None => None,
+/// The request line in the `X-Original-` headers of ingress-nginx.
+fn original_line(parts: &Parts) -> Result<RequestLine<'_>, NotARequest> {
+    let headers = &parts.headers;
+    let method = any_text(needed(headers, &X_ORIGINAL_METHOD)?);
+    let url = any_text(needed(headers, &X_ORIGINAL_URL)?);
+    let split = |url: &str| {
+        let scheme = url.find("://")?;
+        let host = scheme + "://".len();
+        let target = url[host..].find('/').map_or(url.len(), |at| host + at);
+        Some((scheme, host, target))
     };
+    let Some((scheme, host, target)) = split(&url) else {
+        return Err(Fault::MissingHeader(X_ORIGINAL_URL).into());
+    };
+    let part = |from: usize, to: usize| match &url {
+        Cow::Borrowed(url) => Cow::Borrowed(&url[from..to]),
+        Cow::Owned(url) => Cow::Owned(url[from..to].to_owned()),
+    };
+    Ok(RequestLine {
+        target: if is_connect(&method) {
+            Cow::Borrowed("/")
+        } else {
+            part(target, url.len())
+        },
+        method,
+        scheme: Scheme::parse(&url[..scheme]),
+        host: part(host, target),
+    })
+}
+
+/// The request line of the check itself, without the prefix.
+fn own_line(parts: &Parts) -> Result<RequestLine<'_>, NotARequest> {
+    let target = parts
+        .uri
+        .path_and_query()
+        .map_or("", |target| target.as_str());
+    Ok(RequestLine {
+        method: Cow::Borrowed(parts.method.as_str()),
+        scheme: forwarded_scheme(&parts.headers),
+        host: authority(parts)?,
+        target: Cow::Borrowed(target.strip_prefix(PREFIX).unwrap_or(target)),
+    })
+}
+
+/// Whether this is a request for a tunnel. It has no path (RFC 9110 §9.3.6), and counts as one for
+/// `/`.
+fn is_connect(method: &str) -> bool {
+    method.eq_ignore_ascii_case("CONNECT")
+}
+
+/// The scheme that the last proxy has reported.
+fn forwarded_scheme(headers: &HeaderMap) -> Option<Scheme> {
+    let line = headers.get_all(X_FORWARDED_PROTO).iter().next_back()?;
+    Scheme::parse(line.to_str().ok()?.rsplit(',').next()?.trim())
+}
+
+/// The client's address, from the hops that the proxy reports.
+fn client_ip(headers: &HeaderMap, policy: &ClientIpPolicy) -> Result<Option<IpAddr>, Refusal> {
+    // What is not text is no address.
+    let real_ip = once(headers, &X_REAL_IP)?.map(|value| value.to_str().unwrap_or(""));
     let forwarded_for: Vec<&str> = match real_ip {
         // The common case costs nothing: the address that the proxy saw is the client's.
         Some(_) if policy.trusted_proxies.is_empty() => Vec::new(),
         _ => {
             let lines = headers.get_all(X_FORWARDED_FOR).iter();
-            lines.map(|value| value.to_str().unwrap_or("")).collect()
+            lines
+                .map(|value| value.to_str().unwrap_or("unreadable"))
+                .collect()
         }
     };
     Ok(policy.client_ip(real_ip, &forwarded_for))
 }
 
-/// The host that the check was sent to: `:authority` over HTTP/2, `Host` over HTTP/1; empty if
-/// there is none.
-fn authority(parts: &Parts) -> Result<Cow<'_, str>, Fault> {
+/// The host that the check was sent to; empty if there is none.
+fn authority(parts: &Parts) -> Result<Cow<'_, str>, Refusal> {
     if let Some(authority) = parts.uri.authority() {
         return Ok(Cow::Borrowed(authority.as_str()));
     }
@@ -122,26 +248,21 @@ fn authority(parts: &Parts) -> Result<Cow<'_, str>, Fault> {
 }
 
 /// The value of a header that a check must have.
-fn needed<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<&'a HeaderValue, Fault> {
+fn needed<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<&'a HeaderValue, NotARequest> {
     match once(headers, name)? {
         Some(value) if !value.is_empty() => Ok(value),
-        _ => Err(Fault::MissingHeader(name.clone())),
+        _ => Err(Fault::MissingHeader(name.clone()).into()),
     }
 }
 
 /// The value of a header that must not occur twice.
-fn once<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a HeaderValue>, Fault> {
+fn once<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a HeaderValue>, Refusal> {
     let mut values = headers.get_all(name).iter();
     let value = values.next();
     if values.next().is_some() {
-        return Err(Fault::RepeatedHeader(name.clone()));
+        return Err(Refusal::RepeatedHeader(name.clone()));
     }
     Ok(value)
-}
-
-/// The text of a header that the proxy itself wrote. Anything but text is the proxy's fault.
-fn text<'a>(value: &'a HeaderValue, name: &HeaderName) -> Result<&'a str, Fault> {
-    std::str::from_utf8(value.as_bytes()).map_err(|_| Fault::UnreadableHeader(name.clone()))
 }
 
 /// The text of a header that the proxy copied from the client.
@@ -175,6 +296,7 @@ fn normal(value: Cow<'_, str>, form: fn(&str) -> Cow<'_, str>) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::Ambiguity;
 
     fn parts(method: &str, target: &str, headers: &[(&str, &str)]) -> Parts {
         let mut request = http::Request::builder().method(method).uri(target);
@@ -184,8 +306,23 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
-    fn seen(parts: &Parts) -> Result<String, Fault> {
-        read(parts, &ClientIpPolicy::default()).map(|check| {
+    fn try_read(parts: &Parts) -> Result<Check<'_>, Unreadable> {
+        let reading = Reading {
+            client_ip: &ClientIpPolicy::default(),
+            encoded_slash: EncodedSlash::Refuse,
+        };
+        read(parts, reading)
+    }
+
+    fn refused(parts: &Parts) -> Refusal {
+        match try_read(parts) {
+            Err(Unreadable::Refused(refusal, _)) => refusal,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn seen(parts: &Parts) -> Result<String, Unreadable> {
+        try_read(parts).map(|check| {
             let r = check.request;
             let ip = r.client_ip.map_or("-".to_owned(), |ip| ip.to_string());
             format!(
@@ -214,10 +351,6 @@ mod tests {
             seen(&parts("HEAD", "/v1/check", &nginx)).unwrap(),
             "check POST api.example.com /data 192.0.2.7"
         );
-        assert_eq!(
-            seen(&parts("HEAD", "/v1/auth-request", &nginx)).unwrap(),
-            "auth_request POST api.example.com /data 192.0.2.7"
-        );
         let envoy = [URI, METHOD, ("host", "api.example.com")];
         assert_eq!(
             seen(&parts("GET", "/v1/check", &envoy)).unwrap(),
@@ -232,30 +365,29 @@ mod tests {
         check
             .headers
             .insert(X_FORWARDED_URI, raw(b"/d\xffta?x=\xfe"));
+        assert_eq!(seen(&check).unwrap(), "check POST  /d%FFta -");
+        check.headers.insert(X_REAL_IP, raw(b"\xff"));
+        assert_eq!(seen(&check).unwrap(), "check POST  /d%FFta -");
         check
             .headers
             .insert(X_FORWARDED_HOST, raw(b"Api\xff.example.com:80"));
-        assert_eq!(
-            seen(&check).unwrap(),
-            "check POST api%ff.example.com /d%FFta -"
-        );
-        check.headers.insert(X_REAL_IP, raw(b"\xff"));
-        assert_eq!(seen(&check), Err(Fault::UnreadableHeader(X_REAL_IP)));
+        assert_eq!(refused(&check), Refusal::Host);
+        check.headers.insert(X_FORWARDED_METHOD, raw(b"PO(ST\xff"));
+        assert_eq!(refused(&check), Refusal::Method);
     }
 
     #[test]
     fn the_query_is_the_clients() {
         let query = |parts: &Parts| {
-            let check = read(parts, &ClientIpPolicy::default()).unwrap();
+            let check = try_read(parts).unwrap();
             check.request.query.into_owned()
         };
         let check = |uri: &str| {
             let headers = [METHOD, ("x-forwarded-uri", uri)];
             query(&parts("GET", "/v1/check?not=this", &headers))
         };
-        assert_eq!(check("/data?x=1&y=a+b#f?"), "x=1&y=a+b");
+        assert_eq!(check("/data?x=1&y=a+b"), "x=1&y=a+b");
         assert_eq!(check("/data"), "");
-        assert_eq!(check("/data#f?x=1"), "");
         let envoy = |target: &str| query(&parts("GET", target, &[URI, METHOD]));
         assert_eq!(envoy("/v1/envoy/data?y=2&z"), "y=2&z");
         assert_eq!(envoy("/v1/envoy?y=2"), "y=2");
@@ -265,7 +397,7 @@ mod tests {
         let uri = HeaderValue::from_bytes(b"/data?x=\xfe&y=1").unwrap();
         raw.headers.insert(X_FORWARDED_URI, uri);
         assert_eq!(query(&raw), "x=%FE&y=1");
-        let seen = read(&raw, &ClientIpPolicy::default()).unwrap().request;
+        let seen = try_read(&raw).unwrap().request;
         assert_eq!(seen.query_value("x").as_deref(), Some(&b"\xfe"[..]));
     }
 
@@ -315,11 +447,10 @@ mod tests {
             "/v1/check/",
             "/v1/Check",
             "//v1/check",
-            "/",
         ] {
             assert_eq!(
                 seen(&parts("GET", path, &spoofed)),
-                Err(Fault::UnknownPath),
+                Err(Unreadable::Fault(Fault::UnknownPath)),
                 "{path}"
             );
         }
@@ -327,23 +458,130 @@ mod tests {
 
     #[test]
     fn headers_that_the_proxy_must_set_are_needed_once() {
-        let fault =
-            |headers: &[(&str, &str)]| seen(&parts("GET", "/v1/check", headers)).unwrap_err();
-        assert_eq!(fault(&[METHOD]), Fault::MissingHeader(X_FORWARDED_URI));
-        assert_eq!(fault(&[URI]), Fault::MissingHeader(X_FORWARDED_METHOD));
+        let check = |headers: &[(&str, &str)]| parts("GET", "/v1/check", headers);
+        let missing = |headers: &[(&str, &str)], name| {
+            let fault = Fault::MissingHeader(name);
+            assert_eq!(seen(&check(headers)), Err(Unreadable::Fault(fault)));
+        };
+        missing(&[METHOD], X_FORWARDED_URI);
+        missing(&[METHOD, ("x-forwarded-uri", "")], X_FORWARDED_URI);
+        missing(&[URI], X_FORWARDED_METHOD);
+        // Twice: the client may have sent one of them, so it must not be an error.
+        for twice in ["x-forwarded-uri", "x-forwarded-method", "x-real-ip", "host"] {
+            let headers = [URI, METHOD, (twice, "/other"), (twice, "/another")];
+            assert!(
+                matches!(refused(&check(&headers)), Refusal::RepeatedHeader(name) if name == twice),
+                "{twice}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_servers_read_differently_is_refused() {
+        let hosts = ["a.test, b.test", "a:b:c", "::1", "a@b"];
+        for host in hosts {
+            let headers = [URI, METHOD, ("x-forwarded-host", host)];
+            assert_eq!(
+                refused(&parts("GET", "/v1/check", &headers)),
+                Refusal::Host,
+                "{host}"
+            );
+            let headers = [("host", host)];
+            assert_eq!(
+                refused(&parts("GET", "/v1/envoy/x", &headers)),
+                Refusal::Host,
+                "{host}"
+            );
+        }
+        let target = |target: &str| {
+            let headers = [METHOD, ("x-forwarded-uri", target)];
+            refused(&parts("GET", "/v1/check", &headers))
+        };
+        assert_eq!(target("/#/../data"), Refusal::Target(Ambiguity::Fragment));
+        assert_eq!(target("/a%2Fb"), Refusal::Target(Ambiguity::EncodedSlash));
         assert_eq!(
-            fault(&[URI, METHOD, ("x-forwarded-uri", "/other")]),
-            Fault::RepeatedHeader(X_FORWARDED_URI)
+            refused(&parts("GET", "/v1/envoy/x/..;/data", &[])),
+            Refusal::Target(Ambiguity::DotSegment)
+        );
+    }
+
+    #[test]
+    fn a_tunnel_has_no_path() {
+        let connect = ("x-forwarded-method", "CONNECT");
+        let host = ("host", "db.example.com:443");
+        for headers in [
+            &[connect, host][..],
+            &[connect, host, ("x-forwarded-uri", "")],
+            &[connect, host, ("x-forwarded-uri", "db.example.com:443")],
+        ] {
+            assert_eq!(
+                seen(&parts("GET", "/v1/check", headers)).unwrap(),
+                "check CONNECT db.example.com / -"
+            );
+        }
+    }
+
+    #[test]
+    fn case_of_a_method_does_not_matter() {
+        let headers = [URI, ("x-forwarded-method", "pOst")];
+        let check = parts("GET", "/v1/check", &headers);
+        assert_eq!(seen(&check).unwrap(), "check POST  /data -");
+    }
+
+    #[test]
+    fn ingress_nginx_sends_the_whole_url() {
+        let seen = |url: &str| {
+            let headers = [
+                ("x-original-url", url),
+                ("x-original-method", "POST"),
+                ("host", "tollgate"),
+                // A client's own: ingress-nginx passes them on.
+                ("x-forwarded-host", "evil"),
+                ("x-forwarded-method", "GET"),
+                ("x-forwarded-uri", "/evil"),
+                ("x-forwarded-proto", ""),
+            ];
+            let check = parts("GET", "/v1/auth-request", &headers);
+            let scheme = try_read(&check).ok().and_then(|check| check.request.scheme);
+            seen(&check).map(|seen| format!("{seen} {}", scheme.map_or("-", Scheme::as_str)))
+        };
+        assert_eq!(
+            seen("https://Api.example.com:8443/data?x=1").unwrap(),
+            "auth_request POST api.example.com /data - https"
         );
         assert_eq!(
-            fault(&[
-                URI,
-                METHOD,
-                ("x-real-ip", "1.1.1.1"),
-                ("x-real-ip", "2.2.2.2")
-            ]),
-            Fault::RepeatedHeader(X_REAL_IP)
+            seen("http://h/a?next=http://x/").unwrap(),
+            "auth_request POST h /a - http"
         );
+        // A request of HTTP/1.0 without a host.
+        assert_eq!(
+            seen("http:///data").unwrap(),
+            "auth_request POST  /data - http"
+        );
+        assert_eq!(seen("http://h").unwrap(), "auth_request POST h / - http");
+        for host in ["a?b", "a#b", "a,b", "u@a"] {
+            let refused = Unreadable::Refused(Refusal::Host, Endpoint::AuthRequest);
+            assert_eq!(seen(&format!("http://{host}/data")), Err(refused), "{host}");
+        }
+        let missing = Unreadable::Fault(Fault::MissingHeader(X_ORIGINAL_URL));
+        assert_eq!(seen("/data"), Err(missing));
+    }
+
+    #[test]
+    fn the_scheme_is_what_the_last_proxy_says() {
+        let scheme = |lines: &[&str]| {
+            let lines = lines.iter().map(|line| ("x-forwarded-proto", *line));
+            let headers: Vec<_> = [URI, METHOD].into_iter().chain(lines).collect();
+            let check = parts("GET", "/v1/check", &headers);
+            try_read(&check).unwrap().request.scheme
+        };
+        assert_eq!(scheme(&["https"]), Some(Scheme::Https));
+        assert_eq!(scheme(&["HTTP"]), Some(Scheme::Http));
+        assert_eq!(scheme(&["wss"]), Some(Scheme::Https));
+        assert_eq!(scheme(&["https, http"]), Some(Scheme::Http));
+        assert_eq!(scheme(&["https", "http"]), Some(Scheme::Http));
+        assert_eq!(scheme(&["gopher"]), None);
+        assert_eq!(scheme(&[]), None);
     }
 
     #[test]
@@ -353,20 +591,13 @@ mod tests {
             "/v1/envoy/",
             &[("x-envoy-expected-rq-timeout-ms", "250")],
         );
-        let waits = read(&check, &ClientIpPolicy::default())
-            .unwrap()
-            .proxy_waits;
+        let waits = try_read(&check).unwrap().proxy_waits;
         assert_eq!(waits, Some(Duration::from_millis(250)));
         let check = parts(
             "GET",
             "/v1/envoy/",
             &[("x-envoy-expected-rq-timeout-ms", "soon")],
         );
-        assert_eq!(
-            read(&check, &ClientIpPolicy::default())
-                .unwrap()
-                .proxy_waits,
-            None
-        );
+        assert_eq!(try_read(&check).unwrap().proxy_waits, None);
     }
 }

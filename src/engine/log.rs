@@ -114,7 +114,7 @@ impl DecisionLog {
             reason = entry.reason,
             key = entry.key,
             retry_after_ms = entry.retry_after_us.map(|us| us.div_ceil(1_000)),
-            method = begun(request.method),
+            method = begun(&request.method),
             host = begun(&request.host),
             path = begun(&request.path),
             client = request.client_ip.map(tracing::field::display),

@@ -13,7 +13,7 @@ pub use self::query::{InvalidQuery, Lines, Query, ValidQuery, parse_header};
 use crate::{
     contract::{self, AnswerOptions, Endpoint},
     engine::trace::{Explained, Explanation},
-    request::Attributes,
+    request::{Attributes, Scheme},
 };
 
 /// Where the counters of an explanation come from.
@@ -43,6 +43,8 @@ pub struct ExplainReport {
 #[derive(Debug, Clone, Serialize)]
 struct Shown {
     method: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scheme: Option<&'static str>,
     host: String,
     path: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -55,6 +57,7 @@ impl Shown {
         // secrets.
         let Attributes {
             method,
+            scheme,
             host,
             path,
             query: _,
@@ -62,7 +65,8 @@ impl Shown {
             headers: _,
         } = request;
         Self {
-            method: (*method).to_owned(),
+            method: method.clone().into_owned(),
+            scheme: scheme.map(Scheme::as_str),
             host: host.clone().into_owned(),
             path: path.clone().into_owned(),
             client_ip: *client_ip,

@@ -6,8 +6,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header::HOST};
 use serde::Deserialize;
 
 use crate::{
+    contract::Refusal,
     problem::Problem,
-    request::{Attributes, parse_ip},
+    request::{Attributes, EncodedSlash, Scheme, ambiguity, normal_host, parse_ip},
 };
 
 /// A request to be explained.
@@ -38,6 +39,8 @@ pub enum Lines {
     /// Several values, in order.
     Many(Vec<String>),
 }
+
+const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
 
 fn get() -> String {
     "GET".to_owned()
@@ -111,6 +114,7 @@ impl std::error::Error for InvalidQuery {}
 pub struct ValidQuery {
     method: String,
     target: String,
+    scheme: Option<Scheme>,
     host: String,
     ip: Option<IpAddr>,
     headers: HeaderMap,
@@ -122,7 +126,7 @@ impl Query {
         if Method::from_bytes(self.method.as_bytes()).is_err() {
             return Err(InvalidQuery::Method(self.method));
         }
-        let (authority, target) = match self.target.split_once("://") {
+        let (url_scheme, authority, target) = match self.target.split_once("://") {
             Some((scheme, rest)) if !scheme.contains(['/', '?', '#']) => {
                 let at = rest.find(['/', '?', '#']).unwrap_or(rest.len());
                 let authority = &rest[..at];
@@ -130,9 +134,9 @@ impl Query {
                 let host = authority
                     .rsplit_once('@')
                     .map_or(authority, |(_, host)| host);
-                (Some(host), &rest[at..])
+                (Some(scheme), Some(host), &rest[at..])
             }
-            _ if self.target.starts_with('/') => (None, &*self.target),
+            _ if self.target.starts_with('/') => (None, None, &*self.target),
             _ => return Err(InvalidQuery::Target(self.target)),
         };
         let mut headers = HeaderMap::new();
@@ -153,16 +157,21 @@ impl Query {
         let named = headers.get(HOST).and_then(|value| value.to_str().ok());
         let host = self.host.as_deref().or(authority).or(named);
         let host = host.unwrap_or_default();
-        if host.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        if normal_host(host).is_err() {
             return Err(InvalidQuery::Host(host.to_owned()));
         }
-        // Read in the same way as the host of a check.
+        let forwarded = headers.get(X_FORWARDED_PROTO);
+        let scheme = forwarded
+            .and_then(|value| value.to_str().ok())
+            .or(url_scheme);
+        // Read in the same way as the address of a check.
         let ip = match &self.ip {
             None => None,
             Some(text) => Some(parse_ip(text).ok_or_else(|| InvalidQuery::Ip(text.clone()))?),
         };
         Ok(ValidQuery {
             ip,
+            scheme: scheme.and_then(Scheme::parse),
             host: host.to_owned(),
             target: target.to_owned(),
             method: self.method,
@@ -180,16 +189,24 @@ pub fn parse_header(line: &str) -> Result<(String, String), InvalidQuery> {
 }
 
 impl ValidQuery {
-    /// The request as a proxy would describe it.
-    pub fn attributes(&self) -> Attributes<'_> {
+    /// The request as a proxy would describe it; an error if it would be refused before any rule
+    /// is asked.
+    pub fn attributes(&self, slashes: EncodedSlash) -> Result<Attributes<'_>, Refusal> {
         let Self {
             method,
             target,
+            scheme,
             host,
             ip,
             headers,
         } = self;
-        Attributes::new(method, host, target, *ip, headers)
+        match ambiguity(target, slashes) {
+            Some(ambiguity) => Err(Refusal::Target(ambiguity)),
+            None => Ok(Attributes {
+                scheme: *scheme,
+                ..Attributes::new(method, host, target, *ip, headers)
+            }),
+        }
     }
 }
 
@@ -211,7 +228,7 @@ mod tests {
     fn a_path_or_a_whole_url() {
         let seen = |target: &str| {
             let asked = query(target).checked().unwrap();
-            let request = asked.attributes();
+            let request = asked.attributes(EncodedSlash::Refuse).unwrap();
             format!("{} {} {}", request.host, request.path, request.query)
         };
         assert_eq!(seen("/a/../b?x=1"), " /b x=1");
@@ -227,7 +244,12 @@ mod tests {
             ..query("/")
         };
         assert_eq!(
-            with_host.checked().unwrap().attributes().host,
+            with_host
+                .checked()
+                .unwrap()
+                .attributes(EncodedSlash::Refuse)
+                .unwrap()
+                .host,
             "h.example.com"
         );
     }
@@ -252,7 +274,10 @@ mod tests {
         };
         assert!(error(ip("here")).contains("is not an address"));
         let mapped = ip("::ffff:10.0.0.1").checked().unwrap();
-        assert_eq!(mapped.attributes().client_ip, "10.0.0.1".parse().ok());
+        assert_eq!(
+            mapped.attributes(EncodedSlash::Refuse).unwrap().client_ip,
+            "10.0.0.1".parse().ok()
+        );
         for (name, value, expected) in [
             ("a b", "x", "not the name of a header"),
             ("a", "x\ny", "cannot have this value"),

@@ -13,11 +13,15 @@ impl fmt::Display for ExplainReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Shown {
             method,
+            scheme,
             host,
             path,
             client_ip,
         } = &self.request;
-        write!(f, "{method} {host}{path}")?;
+        match scheme {
+            Some(scheme) => write!(f, "{method} {scheme}://{host}{path}")?,
+            None => write!(f, "{method} {host}{path}")?,
+        }
         match client_ip {
             Some(ip) => writeln!(f, " from {ip}")?,
             None => writeln!(f, " from no known address")?,

@@ -75,14 +75,36 @@ words! {
     pub enum ContractFault {
         /// A path that is not a check endpoint.
         UnknownPath => "unknown_path",
+        /// `GET /`: a probe, or a proxy that passes the client's path on.
+        Probe => "probe",
+        /// HTTP/2, which is not spoken on the check port.
+        Http2 => "http2",
         /// A header that the proxy has to set is missing.
         MissingHeader => "missing_header",
-        /// A header that the proxy has to set came twice: the client's own was passed on.
-        RepeatedHeader => "repeated_header",
-        /// A header that the proxy has to set cannot be read.
-        UnreadableHeader => "unreadable_header",
         /// The proxy sent no client address. The check is answered.
         NoClientIp => "no_client_ip",
+    }
+}
+
+words! {
+    /// Why a client's request was refused before any rule was asked.
+    pub enum RefusalReason {
+        /// A `#` in the request target.
+        Fragment => "fragment",
+        /// A backslash in the path.
+        Backslash => "backslash",
+        /// An encoded slash in the path.
+        EncodedSlash => "encoded_slash",
+        /// A control character in the request target.
+        Control => "control",
+        /// A dot segment that servers resolve differently.
+        DotSegment => "dot_segment",
+        /// A host that is none, or several.
+        Host => "host",
+        /// A method that is none.
+        Method => "method",
+        /// A header that the proxy sets came twice.
+        RepeatedHeader => "repeated_header",
     }
 }
 
@@ -102,7 +124,8 @@ label_values!(
     Contract,
     FallbackMode,
     StoreFailure,
-    ContractFault
+    ContractFault,
+    RefusalReason
 );
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -142,4 +165,9 @@ pub(super) struct StoreErrorLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct FaultLabel {
     pub(super) kind: ContractFault,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct RefusalLabel {
+    pub(super) reason: RefusalReason,
 }

@@ -20,11 +20,13 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use labels::{
-    ContractLabel, DecisionLabels, FallbackLabels, FaultLabel, LimitLabels, RuleLabel,
-    StoreErrorLabel,
+    ContractLabel, DecisionLabels, FallbackLabels, FaultLabel, LimitLabels, RefusalLabel,
+    RuleLabel, StoreErrorLabel,
 };
 
-pub use labels::{Contract, ContractFault, DecisionLabel, FallbackMode, StoreFailure};
+pub use labels::{
+    Contract, ContractFault, DecisionLabel, FallbackMode, RefusalReason, StoreFailure,
+};
 pub use rules::RuleMetrics;
 
 /// The content type of [`Metrics::encode`].
@@ -51,6 +53,7 @@ pub struct Metrics {
     store_fallbacks: Family<FallbackLabels, Counter>,
     store_up: Gauge,
     contract_faults: Family<FaultLabel, Counter>,
+    refused_requests: Family<RefusalLabel, Counter>,
     rules_generation: Gauge,
     rules_loaded: Gauge,
     rules_reload_failures: Counter,
@@ -126,6 +129,11 @@ impl Metrics {
                 "contract_faults",
                 "Checks that cannot be understood, by kind: the proxy's configuration needs to be fixed",
             ),
+            refused_requests: counter(
+                r,
+                "refused_requests",
+                "Requests that were refused because servers read them differently, by reason",
+            ),
             rules_generation: gauge(
                 r,
                 "rules_generation",
@@ -191,6 +199,10 @@ impl Metrics {
             self.contract_faults
                 .get_or_create_owned(&FaultLabel { kind });
         }
+        for reason in RefusalReason::ALL {
+            self.refused_requests
+                .get_or_create_owned(&RefusalLabel { reason });
+        }
     }
 
     /// All metrics in the text format of `OpenMetrics`; serve it as [`CONTENT_TYPE`].
@@ -232,6 +244,13 @@ impl Metrics {
     pub fn contract_fault(&self, kind: ContractFault) {
         self.contract_faults
             .get_or_create(&FaultLabel { kind })
+            .inc();
+    }
+
+    /// Counts a request that was refused before any rule was asked.
+    pub fn refused(&self, reason: RefusalReason) {
+        self.refused_requests
+            .get_or_create(&RefusalLabel { reason })
             .inc();
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv6Addr},
 };
 
 use ipnet::IpNet;
@@ -10,7 +10,7 @@ use ipnet::IpNet;
 /// Which hop of a forwarding chain is the client, and how its address becomes a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientIpPolicy {
-    /// Proxies that are believed about the hop before them.
+    /// Proxies that are believed about the hop before them; not [mapped](unmapped).
     pub trusted_proxies: Vec<IpNet>,
     /// How many bits of an IPv6 address identify a client, 1 to 128. A site usually has a /64.
     pub ipv6_prefix: u8,
@@ -29,13 +29,15 @@ impl ClientIpPolicy {
     /// The client's address: the last hop that is not a trusted proxy.
     ///
     /// `real_ip` is the peer that the asking proxy saw, and so the last hop. `forwarded_for` are
-    /// the hops before it, as `X-Forwarded-For` lists them. A hop that cannot be parsed ends the
-    /// search: whoever wrote it could have written anything before it.
+    /// the hops before it, as `X-Forwarded-For` lists them; an empty element is no hop (RFC 9110
+    /// §5.6.1). A hop that cannot be parsed ends the search: whoever wrote it could have written
+    /// anything before it.
     pub fn client_ip(&self, real_ip: Option<&str>, forwarded_for: &[&str]) -> Option<IpAddr> {
         let listed = forwarded_for.iter().rev().flat_map(|line| line.rsplit(','));
+        let listed = listed.map(str::trim).filter(|hop| !hop.is_empty());
         let mut last = None;
-        for hop in real_ip.into_iter().chain(listed) {
-            let Some(ip) = parse_ip(hop.trim()) else {
+        for hop in real_ip.map(str::trim).into_iter().chain(listed) {
+            let Some(ip) = parse_ip(hop) else {
                 break;
             };
             last = Some(ip);
@@ -65,17 +67,51 @@ impl ClientIpPolicy {
     }
 }
 
-/// Parses an address with or without port and brackets. An IPv4-mapped IPv6 address is IPv4.
+/// Parses an address as proxies write it: with or without port, brackets and zone. An IPv4-mapped
+/// IPv6 address is IPv4; a zone (`fe80::1%eth0`, RFC 4007 §11) is this machine's own business, and
+/// is dropped.
 pub fn parse_ip(text: &str) -> Option<IpAddr> {
-    let unbracketed = text
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(text);
-    unbracketed
-        .parse::<IpAddr>()
-        .ok()
-        .or_else(|| text.parse::<SocketAddr>().ok().map(|addr| addr.ip()))
-        .map(|ip| ip.to_canonical())
+    let address = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (address, port) = rest.split_once(']')?;
+            let port_is_one = port.is_empty() || is_port(port.strip_prefix(':')?);
+            let address = without_zone(address).filter(|_| port_is_one)?;
+            IpAddr::V6(address.parse().ok()?)
+        }
+        None => match text.split_once(':') {
+            // One colon: IPv4 and a port.
+            Some((v4, port)) if !port.contains(':') => {
+                IpAddr::V4(v4.parse().ok().filter(|_| is_port(port))?)
+            }
+            _ => without_zone(text)?.parse().ok()?,
+        },
+    };
+    Some(address.to_canonical())
+}
+
+fn is_port(text: &str) -> bool {
+    text.parse::<u16>().is_ok()
+}
+
+/// Cuts the zone of an IPv6 address.
+fn without_zone(text: &str) -> Option<&str> {
+    match text.split_once('%') {
+        None => Some(text),
+        Some((address, zone)) => (address.contains(':') && !zone.is_empty()).then_some(address),
+    }
+}
+
+/// A block of IPv4-mapped addresses (`::ffff:10.0.0.0/104`) as the block of IPv4 addresses that
+/// [`parse_ip`] makes of them; any other block as it is.
+pub fn unmapped(block: IpNet) -> IpNet {
+    if let IpNet::V6(v6) = block
+        && let Some(v4) = v6.network().to_ipv4_mapped()
+        && let Some(prefix) = v6.prefix_len().checked_sub(96)
+        && let Ok(net) = IpNet::new(v4.into(), prefix)
+    {
+        return net;
+    }
+    block
 }
 
 #[cfg(test)]
@@ -119,6 +155,15 @@ mod tests {
             lan.client_ip(Some("10.0.0.5"), &["6.6.6.6, garbage"]),
             ip("10.0.0.5")
         );
+        for line in ["203.0.113.9,", ",203.0.113.9, ,", "203.0.113.9, 10.0.0.7,"] {
+            let found = lan.client_ip(Some("10.0.0.5"), &[line, ""]);
+            assert_eq!(found, ip("203.0.113.9"), "{line:?}");
+        }
+        assert_eq!(
+            lan.client_ip(Some("::ffff:10.0.0.5"), &["203.0.113.9"]),
+            ip("203.0.113.9")
+        );
+        assert_eq!(none.client_ip(Some(""), &["1.1.1.1"]), None);
         assert_eq!(none.client_ip(None, &["garbage"]), None);
         assert_eq!(none.client_ip(None, &[]), None);
     }
@@ -130,12 +175,51 @@ mod tests {
             "1.2.3.4:5678",
             "::ffff:1.2.3.4",
             "[::ffff:1.2.3.4]:80",
+            "::ffff:102:304",
         ] {
             assert_eq!(parse_ip(text), ip("1.2.3.4"), "{text}");
         }
         assert_eq!(parse_ip("[2001:db8::1]:443"), ip("2001:db8::1"));
         assert_eq!(parse_ip("[2001:db8::1]"), ip("2001:db8::1"));
-        assert_eq!(parse_ip(""), None);
+        for text in ["fe80::1%eth0", "[fe80::1%eth0]", "[fe80::1%25eth0]:443"] {
+            assert_eq!(parse_ip(text), ip("fe80::1"), "{text}");
+        }
+        for text in [
+            "",
+            "[",
+            "[]",
+            "[::1",
+            "::1]",
+            "[1.2.3.4]",
+            "1.2.3.4:",
+            "1.2.3.4:x",
+            "1.2.3.4:70000",
+            "[::1]:x",
+            "[::1]443",
+            "1.2.3.4%eth0",
+            "::1%",
+            "01.2.3.4",
+            "1.2.3",
+            "%eth0",
+            "localhost",
+        ] {
+            assert_eq!(parse_ip(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_mapped_block_is_one_of_ipv4_addresses() {
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        for (block, expected) in [
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+            ("::ffff:10.1.2.3/128", "10.1.2.3/32"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("::/0", "::/0"),
+            ("2001:db8::/32", "2001:db8::/32"),
+            ("10.0.0.0/8", "10.0.0.0/8"),
+        ] {
+            assert_eq!(unmapped(net(block)), net(expected), "{block}");
+        }
     }
 
     #[test]

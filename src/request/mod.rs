@@ -1,10 +1,13 @@
 //! A client's request as tollgate sees it: borrowed, in normal form, the same for every proxy.
 
+mod ambiguity;
 mod client_ip;
 mod host;
+mod method;
 mod path;
 mod percent;
 mod query;
+mod scheme;
 
 use std::{borrow::Cow, net::IpAddr};
 
@@ -12,18 +15,23 @@ use http::{HeaderMap, HeaderName};
 
 pub(crate) use self::path::normal_part;
 pub use self::{
-    client_ip::{ClientIpPolicy, parse_ip},
-    host::normal_host,
+    ambiguity::{Ambiguity, EncodedSlash, ambiguity},
+    client_ip::{ClientIpPolicy, parse_ip, unmapped},
+    host::{NotAHost, normal_host},
+    method::{KNOWN_METHODS, normal_method},
     path::{decoded_segment, normal_path},
     query::query_of,
+    scheme::Scheme,
 };
 
 /// A client's request, as the proxy described it.
 #[derive(Debug)]
 pub struct Attributes<'a> {
-    /// The client's method, as sent.
-    pub method: &'a str,
-    /// The client's host, lower-case, without port and trailing dot; empty if there is none.
+    /// The client's method, [in upper case](normal_method).
+    pub method: Cow<'a, str>,
+    /// How the client reached the proxy; `None` if the proxy did not say.
+    pub scheme: Option<Scheme>,
+    /// The client's host in [normal form](normal_host); empty if there is none.
     pub host: Cow<'a, str>,
     /// The path in [normal form](normal_path), without query.
     pub path: Cow<'a, str>,
@@ -36,7 +44,8 @@ pub struct Attributes<'a> {
 }
 
 impl<'a> Attributes<'a> {
-    /// Builds a request from its parts as a client sends them; `target` is path and query.
+    /// Builds a request from its parts as a client sends them; `target` is path and query. What is
+    /// no host counts as none.
     pub fn new(
         method: &'a str,
         host: &'a str,
@@ -45,8 +54,9 @@ impl<'a> Attributes<'a> {
         headers: &'a HeaderMap,
     ) -> Self {
         Self {
-            method,
-            host: normal_host(host),
+            method: normal_method(method),
+            scheme: None,
+            host: normal_host(host).unwrap_or_default(),
             path: normal_path(target),
             query: query_of(target).into(),
             client_ip,

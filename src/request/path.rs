@@ -26,7 +26,7 @@ pub fn normal_path(target: &str) -> Cow<'_, str> {
 }
 
 /// Cuts the query, the fragment, and the scheme and authority of an absolute target.
-fn path_of(target: &str) -> &str {
+pub(super) fn path_of(target: &str) -> &str {
     let end = target.find(['?', '#']).unwrap_or(target.len());
     let path = &target[..end];
     let is_scheme =

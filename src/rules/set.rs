@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     hash::HashKey,
-    request::{Attributes, ClientIpPolicy},
+    request::{Attributes, ClientIpPolicy, EncodedSlash},
 };
 
 /// All rules of a file, ready to be matched.
@@ -18,6 +18,8 @@ pub struct RuleSet {
     pub rules: Vec<Rule>,
     /// How a client's address is found and written into keys.
     pub client_ip: ClientIpPolicy,
+    /// What happens to paths with an encoded slash.
+    pub encoded_slash: EncodedSlash,
     /// The key under which secrets are hashed.
     pub hash_key: HashKey,
     index: Index,
@@ -28,6 +30,7 @@ impl PartialEq for RuleSet {
     fn eq(&self, other: &Self) -> bool {
         self.rules == other.rules
             && self.client_ip == other.client_ip
+            && self.encoded_slash == other.encoded_slash
             && self.hash_key == other.hash_key
     }
 }
@@ -36,11 +39,17 @@ impl Eq for RuleSet {}
 
 impl RuleSet {
     /// A set of these rules, with their index.
-    pub(crate) fn new(rules: Vec<Rule>, client_ip: ClientIpPolicy, hash_key: HashKey) -> Self {
+    pub(crate) fn new(
+        rules: Vec<Rule>,
+        client_ip: ClientIpPolicy,
+        encoded_slash: EncodedSlash,
+        hash_key: HashKey,
+    ) -> Self {
         Self {
             index: Index::new(&rules),
             rules,
             client_ip,
+            encoded_slash,
             hash_key,
         }
     }
@@ -84,6 +93,7 @@ impl RuleSet {
             key::Part::Query { name, secret } => *secret && named == Named::Query(name),
             key::Part::ClientIp
             | key::Part::Method
+            | key::Part::Scheme
             | key::Part::Host
             | key::Part::Path { .. }
             | key::Part::Cookie { .. }

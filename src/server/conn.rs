@@ -1,20 +1,21 @@
-//! One connection: HTTP/1.1 or HTTP/2 with prior knowledge, its handler, and its part in a drain.
+//! One connection: HTTP/1.1, its handler, and its part in a drain.
 
 use std::convert::Infallible;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, Version, header};
+use http::{HeaderValue, Request, Response, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper::server::conn::http1;
+use hyper::service::{HttpService, service_fn};
+use hyper_util::rt::TokioIo;
 use tokio::sync::watch;
 
+use super::http2;
 use super::options::{ConnEvents, Options};
 use super::stream::Stream;
 use super::timed_io::{Limits, Phase, Progress, TimedIo};
@@ -22,18 +23,6 @@ use super::timed_io::{Limits, Phase, Progress, TimedIo};
 /// The longest request head: Envoy takes 60 kB of headers by default, and targets of 50 kB get
 /// through it.
 const MAX_HEAD: usize = 64 * 1024;
-
-/// Requests in flight on one HTTP/2 connection. Envoy opens one connection per worker and by
-/// default allows itself 1024 requests to a cluster.
-const MAX_STREAMS: u32 = 1024;
-
-/// How often a silent HTTP/2 peer is pinged.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-
-/// How long it has to answer the ping.
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
-
-pub(super) type Builder = auto::Builder<TokioExecutor>;
 
 /// Whether the server is draining; shared by all its connections.
 #[derive(Debug)]
@@ -72,10 +61,9 @@ impl Drain {
 }
 
 /// The protocol settings, the same for every connection.
-pub(super) fn builder() -> Builder {
-    let mut builder = Builder::new(TokioExecutor::new());
+pub(super) fn builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
     builder
-        .http1()
         // TimedIo does it; see there.
         .header_read_timeout(None)
         // A proxy that closes while its check is under way no longer wants the response: the
@@ -83,25 +71,18 @@ pub(super) fn builder() -> Builder {
         .half_close(false)
         .max_buf_size(MAX_HEAD);
     builder
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
-    builder
 }
 
 /// Serves one connection to its end.
 pub(super) async fn run<H, F>(
     stream: Stream,
-    handler: H,
+    handler: Arc<H>,
     options: Options,
-    builder: Arc<Builder>,
+    builder: http1::Builder,
     drain: Arc<Drain>,
     events: Arc<dyn ConnEvents>,
 ) where
-    H: Fn(Request<Incoming>) -> F + Send + 'static,
+    H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
     events.opened();
@@ -116,28 +97,22 @@ pub(super) async fn run<H, F>(
     let shared = Arc::new(Shared {
         progress: progress.clone(),
         drain: drain.clone(),
-        events,
+        events: events.clone(),
     });
     let service = service_fn(move |request: Request<Incoming>| {
-        let shared = shared.clone();
-        let http1 = request.version() < Version::HTTP_2;
-        if http1 {
-            shared.progress.head_complete();
-        }
-        // On the check port the body, if one was announced, is never read; hyper drops what has
-        // arrived of it.
-        answer(handler(request), http1, shared)
+        shared.progress.head_complete();
+        answer(handler(request), shared.clone())
     });
 
-    let mut conn = pin!(builder.serve_connection(io, service));
-    let early = tokio::select! {
+    let mut conn = builder.serve_connection(io, service);
+    let result = tokio::select! {
         biased;
-        result = conn.as_mut() => Some(result),
-        () = drain.wait() => None,
-    };
-    let result = match early {
-        Some(result) => result,
-        None => retire(conn, &progress, options.drain_linger).await,
+        result = &mut conn => result,
+        () = progress.http2() => {
+            events.http2_refused();
+            return http2::refuse(conn.into_parts().io.into_inner()).await;
+        }
+        () = drain.wait() => retire(&mut conn, &progress, options.drain_linger).await,
     };
     if let Err(error) = result {
         // Proxies close connections in all sorts of ways, which matters only to someone who is
@@ -156,41 +131,38 @@ struct Shared {
 /// Waits for the handler's response, and adds what concerns the connection.
 async fn answer(
     handling: impl Future<Output = Response<Full<Bytes>>>,
-    http1: bool,
     shared: Arc<Shared>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let panic_watch = PanicWatch(&shared);
     let mut response = handling.await;
     drop(panic_watch);
-    if http1 {
-        if shared.drain.announced() {
-            let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(header::CONNECTION, close);
-        }
-        shared.progress.answered();
+    if shared.drain.announced() {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
     }
+    shared.progress.answered();
     Ok(response)
 }
 
 /// Brings a connection to its end without losing a request.
 ///
-/// HTTP/2 announces up to which request it answers. Closing an idle HTTP/1 connection loses a
-/// request that the client has just written, so it stays open until none has come for a while. A
-/// busy one closes after its response, which said so.
-async fn retire<C: Retire>(
-    mut conn: Pin<&mut C>,
+/// Closing an idle connection loses a request that the client has just written, so it stays open
+/// until none has come for a while. A busy one closes after its response, which said so.
+async fn retire<I, S>(
+    conn: &mut http1::Connection<I, S>,
     progress: &Progress,
     linger: Duration,
-) -> C::Output {
+) -> hyper::Result<()>
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    S: HttpService<Incoming, ResBody = Full<Bytes>, Error = Infallible> + Unpin,
+{
     let mut heads = progress.heads();
     loop {
-        if progress.phase() == Phase::Multiplexed {
-            break;
-        }
         tokio::select! {
             // The connection first: it must have read everything before it can be called idle.
             biased;
-            result = conn.as_mut() => return result,
+            result = &mut *conn => return result,
             () = tokio::time::sleep(linger) => {}
         }
         let quiet = progress.heads() == heads;
@@ -199,26 +171,8 @@ async fn retire<C: Retire>(
             break;
         }
     }
-    conn.as_mut().close();
+    Pin::new(&mut *conn).graceful_shutdown();
     conn.await
-}
-
-/// hyper-util's connection. Its full type cannot be written down, because it contains the service's
-/// closure.
-trait Retire: Future {
-    /// Accepts no further requests.
-    fn close(self: Pin<&mut Self>);
-}
-
-impl<I, S, F> Retire for auto::Connection<'_, I, S, TokioExecutor>
-where
-    I: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
-    S: Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible, Future = F>,
-    F: Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + 'static,
-{
-    fn close(self: Pin<&mut Self>) {
-        self.graceful_shutdown();
-    }
 }
 
 /// Counts the connection out however it ends: done, aborted or panicked.
@@ -230,8 +184,7 @@ impl Drop for EndWatch {
     }
 }
 
-/// Reports a panic in a handler. On HTTP/1 the panic then ends the connection's task, on HTTP/2 the
-/// stream's.
+/// Reports a panic in a handler, which then ends the connection's task.
 struct PanicWatch<'a>(&'a Shared);
 
 impl Drop for PanicWatch<'_> {

@@ -2,17 +2,19 @@
 //!
 //! It knows nothing of rules.
 //!
-//! - HTTP/1.1 and HTTP/2 with prior knowledge (h2c) on the same port, over TCP or a Unix socket.
+//! - HTTP/1.1 over TCP or a Unix socket. [HTTP/2 is refused](http2).
 //! - A connection that does not finish a head in time is closed. An idle one is kept for long, also
 //!   before its first request: a proxy that picks a connection which is just being closed has a
 //!   failed check.
-//! - A request body is never waited for, nor read.
+//! - A request body that a handler does not want is [thrown away](UnwantedBody).
 //! - Over the cap, connections are closed at once: the proxy learns it now and not by its timeout.
 //! - A drain loses no request that was written to an accepted connection.
 
 mod addr;
 mod backoff;
+mod body;
 mod conn;
+mod http2;
 mod listen;
 mod options;
 mod stream;
@@ -26,6 +28,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::server::conn::http1;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
@@ -35,6 +38,7 @@ use conn::Drain;
 use crate::throttle::Throttle;
 
 pub use addr::{BindError, ListenAddr, ParseListenAddrError};
+pub use body::UnwantedBody;
 pub use listen::Listener;
 pub use options::{ConnEvents, Options};
 pub use stream::Stream;
@@ -56,9 +60,8 @@ pub struct DrainReport {
 /// Serves connections until `shutdown` completes, then drains.
 ///
 /// On shutdown: connections that the kernel has accepted are taken, then the listener is closed;
-/// HTTP/1 responses say `Connection: close`, HTTP/2 connections get a GOAWAY; idle HTTP/1
-/// connections are closed after [`Options::drain_linger`]; what is left after
-/// [`Options::drain_timeout`] is cut off.
+/// responses say `Connection: close`; idle connections are closed after [`Options::drain_linger`];
+/// what is left after [`Options::drain_timeout`] is cut off.
 ///
 /// Dropping the future cuts off all its connections.
 pub async fn serve<H, F>(
@@ -69,14 +72,14 @@ pub async fn serve<H, F>(
     shutdown: impl Future<Output = ()>,
 ) -> DrainReport
 where
-    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
     let mut server = Server {
-        handler,
+        handler: Arc::new(handler),
         options,
         events,
-        builder: Arc::new(conn::builder()),
+        builder: conn::builder(),
         drain: Arc::new(Drain::new()),
         tasks: JoinSet::new(),
         refusals: Throttle::new(LOG_PAUSE),
@@ -86,10 +89,10 @@ where
 }
 
 struct Server<H> {
-    handler: H,
+    handler: Arc<H>,
     options: Options,
     events: Arc<dyn ConnEvents>,
-    builder: Arc<conn::Builder>,
+    builder: http1::Builder,
     drain: Arc<Drain>,
     tasks: JoinSet<()>,
     refusals: Throttle,
@@ -97,7 +100,7 @@ struct Server<H> {
 
 impl<H, F> Server<H>
 where
-    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
     async fn accept_until(&mut self, listener: &Listener, shutdown: impl Future<Output = ()>) {

@@ -9,12 +9,12 @@ pub struct Options {
     pub max_connections: usize,
     /// From the first byte of a request head to its end.
     pub header_timeout: Duration,
-    /// How long an HTTP/1 connection may be unused, before its first request or between requests.
+    /// How long an connection may be unused, before its first request or between requests.
     /// Longer than any proxy keeps it (Envoy: 1 h), so that it is the proxy that closes.
     pub idle_timeout: Duration,
     /// How long a drain may take before the rest is cut off.
     pub drain_timeout: Duration,
-    /// How long a drain waits on an idle HTTP/1 connection for a request that is on its way.
+    /// How long a drain waits on an idle connection for a request that is on its way.
     pub drain_linger: Duration,
 }
 
@@ -40,6 +40,8 @@ pub trait ConnEvents: Send + Sync {
     fn refused(&self) {}
     /// The kernel could not give us a connection.
     fn accept_failed(&self) {}
+    /// A client began with HTTP/2, and was told that it is not spoken here.
+    fn http2_refused(&self) {}
     /// A handler panicked.
     fn handler_panicked(&self) {}
 }

@@ -153,13 +153,11 @@ async fn limits(name: &str, config: Config, unix: bool, contract: &str) {
 }
 
 /// The transports, with long time-outs, because nothing here is about Envoy giving up.
-fn transports() -> [(&'static str, Config, bool); 4] {
-    let http1 = Config::shipped().fail_closed().patient();
+fn transports() -> [(&'static str, Config, bool); 2] {
+    let config = Config::shipped().fail_closed().patient();
     [
-        ("HTTP/1.1 over TCP", http1.clone(), false),
-        ("HTTP/2 over TCP", http1.clone().http2(), false),
-        ("HTTP/1.1 over a Unix socket", http1.clone(), true),
-        ("HTTP/2 over a Unix socket", http1.http2(), true),
+        ("TCP", config.clone(), false),
+        ("a Unix socket", config, true),
     ]
 }
 
@@ -175,6 +173,24 @@ async fn the_path_prefix_limits_over_each_transport() {
     for (name, config, unix) in transports() {
         limits(name, config.path_prefix(), unix, "envoy").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_envoy_that_asks_over_http2_is_told_why_not() {
+    let config = Config::shipped().fail_closed().patient().http2();
+    let stack = Stack::with_rules(config, RULES).await;
+    assert_eq!(get(stack.envoy.addr, "/x").await.status, 503);
+    let faults = stack
+        .tollgate
+        .metric("tollgate_contract_faults_total{kind=\"http2\"}")
+        .await;
+    assert!(faults >= 1, "{faults}");
+    let log = stack.tollgate.log();
+    assert!(
+        log.contains("HTTP/2") && log.contains("http_protocol_options: {}"),
+        "{log}"
+    );
+    assert_eq!(stack.upstream.count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

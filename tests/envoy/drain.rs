@@ -114,67 +114,63 @@ async fn no_request_that_was_accepted_is_lost_over_kept_connections() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn envoy_loses_no_check_while_replicas_are_replaced() {
-    for config in [
-        Config::shipped().patient(),
-        Config::shipped().patient().http2(),
-    ] {
-        let redis = Redis::start();
-        let upstream = Upstream::start().await;
-        let settings = || Settings {
-            rules: RULES,
-            redis: Some(&redis),
-            ..Settings::default()
-        };
-        let mut replicas = [
-            Tollgate::start(settings()).await,
-            Tollgate::start(settings()).await,
-        ];
-        let addrs = [&replicas[0].listen.clone(), &replicas[1].listen.clone()];
-        let envoy = Envoy::start(config, &addrs, &upstream).await;
-        let load = Load::default();
-        let mut clients = JoinSet::new();
-        for _ in 0..8 {
-            let (addr, load) = (envoy.addr, load.clone());
-            clients.spawn(async move {
-                let mut connection = Connection::open(addr).await.unwrap();
-                while !load.stopped() {
-                    load.count(&connection.ask(&head("GET", "/x", &[])).await.unwrap());
-                }
-            });
-        }
-        for round in 0..4 {
-            load.goes_on().await;
-            let replica = &mut replicas[round % 2];
-            replica.signal(Signal::TERM);
-            assert!(replica.ended().await.success());
-            load.goes_on().await;
-            replica.start_again().await;
-        }
+    let config = Config::shipped().patient();
+    let redis = Redis::start();
+    let upstream = Upstream::start().await;
+    let settings = || Settings {
+        rules: RULES,
+        redis: Some(&redis),
+        ..Settings::default()
+    };
+    let mut replicas = [
+        Tollgate::start(settings()).await,
+        Tollgate::start(settings()).await,
+    ];
+    let addrs = [&replicas[0].listen.clone(), &replicas[1].listen.clone()];
+    let envoy = Envoy::start(config, &addrs, &upstream).await;
+    let load = Load::default();
+    let mut clients = JoinSet::new();
+    for _ in 0..8 {
+        let (addr, load) = (envoy.addr, load.clone());
+        clients.spawn(async move {
+            let mut connection = Connection::open(addr).await.unwrap();
+            while !load.stopped() {
+                load.count(&connection.ask(&head("GET", "/x", &[])).await.unwrap());
+            }
+        });
+    }
+    for round in 0..4 {
         load.goes_on().await;
-        load.stop.store(true, Ordering::Relaxed);
-        while let Some(client) = clients.join_next().await {
-            client.unwrap();
-        }
-        // While a replica was down, Envoy could not connect to it, and let those requests through.
-        // Every check that it did send was answered.
-        let refused = envoy
-            .stat("cluster.tollgate.upstream_rq_pending_failure_eject")
-            .await;
+        let replica = &mut replicas[round % 2];
+        replica.signal(Signal::TERM);
+        assert!(replica.ended().await.success());
+        load.goes_on().await;
+        replica.start_again().await;
+    }
+    load.goes_on().await;
+    load.stop.store(true, Ordering::Relaxed);
+    while let Some(client) = clients.join_next().await {
+        client.unwrap();
+    }
+    // While a replica was down, Envoy could not connect to it, and let those requests through.
+    // Every check that it did send was answered.
+    let refused = envoy
+        .stat("cluster.tollgate.upstream_rq_pending_failure_eject")
+        .await;
+    assert_eq!(
+        envoy.check_errors().await,
+        refused,
+        "checks that failed, and checks that were never sent"
+    );
+    for lost in [
+        "upstream_rq_rx_reset",
+        "upstream_cx_destroy_remote_with_active_rq",
+        "upstream_rq_timeout",
+    ] {
         assert_eq!(
-            envoy.check_errors().await,
-            refused,
-            "checks that failed, and checks that were never sent"
+            envoy.stat(&format!("cluster.tollgate.{lost}")).await,
+            0,
+            "{lost}"
         );
-        for lost in [
-            "upstream_rq_rx_reset",
-            "upstream_cx_destroy_remote_with_active_rq",
-            "upstream_rq_timeout",
-        ] {
-            assert_eq!(
-                envoy.stat(&format!("cluster.tollgate.{lost}")).await,
-                0,
-                "{lost}"
-            );
-        }
     }
 }

@@ -69,7 +69,7 @@ async fn keys_are_short_readable_unambiguous_and_have_a_time_to_live() {
     requests.push(head("GET", "/api", &[]));
     requests.push(head("GET", "/api", &["x-api-key:"]));
     for id in [
-        "plain", "a%0A%0Db", "%7B%7D:*", "a%01b", "a%2Cb", "%FF%FE", &long,
+        "plain", "a%C2%85b", "%7B%7D:*", "a%22b", "a%2Cb", "%FF%FE", &long,
     ] {
         requests.push(head("GET", &format!("/users/{id}"), &[]));
     }

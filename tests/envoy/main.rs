@@ -11,6 +11,7 @@ mod exact;
 mod grpc;
 mod keys;
 mod language;
+mod misuse;
 mod reload;
 mod store_away;
 

@@ -21,10 +21,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("jitter", &[]),
     ("nearest", &[]),
     ("problem", &[]),
-    ("request", &[]),
     ("throttle", &[]),
     ("watch", &[]),
     ("words", &[]),
+    ("request", &["words"]),
     // Limits and counting.
     ("limit", &["words"]),
     ("counter_key", &["limit"]),

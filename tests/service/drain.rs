@@ -8,11 +8,6 @@ use crate::support::{
     client::Connection,
     server::{Server, text, until},
 };
-use bytes::Bytes;
-use http::Request;
-use http_body_util::Empty;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::sync::Semaphore;
 use tollgate::server::{Listener, Options, Stream, serve};
 
 const TCP: &str = "127.0.0.1:0";
@@ -211,51 +206,4 @@ async fn requests_that_do_not_end_are_cut_off_at_the_deadline() {
     assert!(report.took >= options.drain_timeout);
     client.closed().await;
     assert_eq!(counts.open.load(Ordering::SeqCst), 0);
-}
-
-#[tokio::test]
-async fn http2_requests_in_flight_are_answered_and_the_connection_retired() {
-    let (started, gate) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-    let handler = {
-        let (started, gate) = (started.clone(), gate.clone());
-        move |_| {
-            let (started, gate) = (started.clone(), gate.clone());
-            async move {
-                started.add_permits(1);
-                gate.acquire().await.unwrap().forget();
-                text("ok")
-            }
-        }
-    };
-    let server = Server::start(TCP, patient(), handler).await;
-    let addr = server.addr.clone();
-    let stream = Stream::connect(&addr).await.unwrap();
-    let (mut sender, conn) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-            .await
-            .unwrap();
-    let conn = tokio::spawn(conn);
-    let request = || {
-        Request::get("http://test/")
-            .body(Empty::<Bytes>::new())
-            .unwrap()
-    };
-    let answers: Vec<_> = (0..10).map(|_| sender.send_request(request())).collect();
-    let _ = started.acquire_many(10).await.unwrap();
-
-    let report = server.shut_down();
-    while Stream::connect(&addr).await.is_ok() {
-        tokio::task::yield_now().await;
-    }
-    gate.add_permits(10);
-    for answer in answers {
-        assert_eq!(answer.await.expect("a request was lost").status(), 200);
-    }
-    drop(sender);
-    // The GOAWAY ends the client's connection in order.
-    conn.await.unwrap().unwrap();
-    let report = report.await.unwrap();
-    // The connections of the search for the listener count too.
-    assert!(report.finished >= 1);
-    assert_eq!(report.aborted, 0);
 }

@@ -441,14 +441,21 @@ async fn without_tollgate_requests_pass_or_not_as_configured() {
     }
 }
 
-/// Set-ups that cannot pass on a 429, such as ingress-nginx with its `auth-url`, ask here and pass
-/// on a 403.
+/// Set-ups that cannot pass on a 429 ask here and pass on a 403.
 #[tokio::test(flavor = "multi_thread")]
 async fn plain_auth_request_denies_with_403_and_the_headers_of_the_limit() {
     let plain = patient()
         .with(
             "proxy_pass http://tollgate/v1/check;",
             "proxy_pass http://tollgate/v1/auth-request;",
+        )
+        .with(
+            "proxy_set_header X-Forwarded-Method $request_method;",
+            "proxy_set_header X-Original-Method $request_method;",
+        )
+        .with(
+            "proxy_set_header X-Forwarded-Uri    $request_uri;",
+            "proxy_set_header X-Original-URL $scheme://$http_host$request_uri;",
         )
         .with("proxy_intercept_errors on;", "")
         .with(
@@ -488,5 +495,139 @@ async fn plain_auth_request_denies_with_403_and_the_headers_of_the_limit() {
             .metric("tollgate_checks_total{contract=\"auth_request\"}")
             .await,
         4
+    );
+}
+
+/// What the template of ingress-nginx sends is enough for every kind of rule, and nothing of it is
+/// the client's: it passes all headers of the client on.
+#[tokio::test(flavor = "multi_thread")]
+async fn ingress_nginx_needs_no_snippet() {
+    let rules = "
+version: 1
+rules:
+  - { name: internal, match: { host: internal.test }, action: deny }
+  - { name: plain, match: { path: /plain, scheme: http }, action: deny }
+  - { name: posts, match: { path: /data, methods: POST, host: app.test }, key: [client_ip, host], limit: 2/day }
+";
+    let config = Config::of(include_str!("ingress-nginx.conf"));
+    let stack = Stack::start(config, rules).await;
+    let addr = stack.nginx.addr;
+    let post = |target: &str, lines: &[&str]| {
+        let mut all = vec!["content-length: 2"];
+        all.extend(lines);
+        let mut request = head("POST", target, &all);
+        request.extend(b"{}");
+        request
+    };
+    for left in [1, 0] {
+        assert_eq!(ask(addr, &post("/data", &[])).await.status, 200);
+        let seen = stack.upstream.last().headers;
+        let told = seen["ratelimit"].to_str().unwrap().to_owned();
+        assert!(told.starts_with(&format!("\"posts\";r={left};")), "{told}");
+    }
+    for lines in [
+        &[][..],
+        &["x-forwarded-host: other.test"],
+        &["x-forwarded-host: a", "x-forwarded-host: b"],
+        &["x-forwarded-method: GET", "x-forwarded-uri: /free"],
+        &[
+            "x-original-url: http://free.test/free",
+            "x-original-method: GET",
+        ],
+        &[
+            "X-Original-URL: x",
+            "X-Original-URL: y",
+            "x-original_url: z",
+        ],
+        &["x-real-ip: 127.0.0.9", "x-forwarded-for: 127.0.0.9"],
+        &["connection: x-original-url, x-original-method, x-real-ip"],
+        &["x-sent-from: me", "x-envoy-expected-rq-timeout-ms: 0"],
+        &["host: APP.test:80"],
+    ] {
+        let answer = ask(addr, &post("/data", lines)).await;
+        assert_eq!(answer.status, 403, "{lines:?}");
+    }
+    for target in [
+        "/x/../data",
+        "//data",
+        "/%64ata",
+        "/data?x=1",
+        "http://app.test/data",
+    ] {
+        let answer = ask(addr, &post(target, &[])).await;
+        assert_eq!(answer.status, 403, "{target}");
+    }
+    // What means two things is refused. ingress-nginx has no line for it, so tollgate does it.
+    for target in [
+        "/#/../data",
+        "/a%2f..%2f..%2fdata",
+        "/x\\..\\data",
+        "/x/..;/data",
+        "/data//..",
+    ] {
+        let answer = ask(addr, &post(target, &[])).await;
+        assert!(matches!(answer.status, 400 | 403), "{target}: {answer:?}");
+    }
+    for host in ["a.test, b.test", "a@b", "a:b:c", "app.test?x"] {
+        let answer = ask(addr, &post("/data", &[&format!("host: {host}")])).await;
+        assert!(matches!(answer.status, 400 | 403), "{host}: {answer:?}");
+    }
+    // A chunked body is not sent along, and not waited for.
+    let chunked = "transfer-encoding: chunked";
+    let mut request = head("POST", "/data", &[chunked]);
+    request.extend(b"2\r\n{}\r\n0\r\n\r\n");
+    assert_eq!(ask(addr, &request).await.status, 403);
+    assert_eq!(stack.upstream.count(), 2);
+
+    assert_eq!(
+        ask(addr, &head("GET", "/", &["host: internal.test"]))
+            .await
+            .status,
+        403
+    );
+    assert_eq!(get(addr, "/plain").await.status, 403);
+    let spoofed = head("GET", "/plain", &["x-forwarded-proto: https"]);
+    assert_eq!(ask(addr, &spoofed).await.status, 403);
+    assert_eq!(get(addr, "/data").await.status, 200, "another method");
+    let other = head("POST", "/data", &["host: other.test", "content-length: 0"]);
+    assert_eq!(ask(addr, &other).await.status, 200, "another host");
+    let answer = ask(addr, b"GET /data HTTP/1.0\r\n\r\n").await;
+    assert_eq!(answer.status, 200, "no host at all: {answer:?}");
+    assert_eq!(
+        stack
+            .tollgate
+            .metric("tollgate_contract_faults_total")
+            .await,
+        0
+    );
+}
+
+/// nginx cuts at a `#` and passes it on; an application that keeps it resolves the `..` behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_means_two_things_is_refused() {
+    let stack = Stack::start(patient(), RULES).await;
+    for target in [
+        "/#/../data",
+        "/free/#/../../data",
+        "/free/x?y#/../../data",
+        "/free/..\\data",
+        "/free/..%5cdata",
+        "/free/..%5Cdata",
+        "/free/..%2fdata",
+        "/free/%2e%2e%2Fdata",
+        "/free/..;/data",
+        "/free/..;x=1/data",
+        "/data%00",
+        "/free//..",
+        "/data%0a",
+    ] {
+        let answer = ask(stack.nginx.addr, &head("GET", target, &[])).await;
+        assert!(matches!(answer.status, 400 | 403), "{target}: {answer:?}");
+    }
+    assert_eq!(stack.upstream.count(), 0);
+    // In a query a slash separates nothing.
+    assert_eq!(
+        get(stack.nginx.addr, "/free/x?y=a%2Fb%5C").await.status,
+        200
     );
 }

@@ -137,6 +137,16 @@ impl Connection {
         assert!(response.is_none(), "{response:?}");
     }
 
+    /// Everything that the server still sends, until it closes the connection.
+    pub async fn rest(&mut self) -> Vec<u8> {
+        let all = async {
+            while self.more().await.is_ok() {}
+            Ok(())
+        };
+        patiently(all).await.unwrap();
+        std::mem::take(&mut self.unread)
+    }
+
     async fn read(&mut self, bodiless: bool) -> io::Result<Response> {
         let head_end = loop {
             if let Some(at) = find(&self.unread, b"\r\n\r\n") {

@@ -42,8 +42,8 @@ impl Config {
     /// Asks over HTTP/2.
     pub fn http2(self) -> Self {
         self.with(
-            "  http_protocol_options: {} ",
-            "  http2_protocol_options: {} ",
+            "  http_protocol_options: {}\n",
+            "  http2_protocol_options: {}\n",
         )
     }
 

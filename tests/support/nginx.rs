@@ -23,6 +23,11 @@ impl Config {
         Self(include_str!("../../nginx/nginx.conf").to_owned())
     }
 
+    /// Another file, with the same addresses in the same form.
+    pub fn of(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
     /// Replaces `old`, which must occur exactly once, with `new`: a change that changes nothing
     /// would test nothing.
     pub fn with(mut self, old: &str, new: &str) -> Self {

@@ -17,6 +17,8 @@ use super::{client::Connection, eventually};
 #[derive(Debug, Default)]
 pub struct Counts {
     pub open: AtomicI64,
+    pub opened: AtomicU64,
+    pub http2_refused: AtomicU64,
     pub refused: AtomicU64,
     pub accept_failed: AtomicU64,
     pub panicked: AtomicU64,
@@ -25,6 +27,7 @@ pub struct Counts {
 impl ConnEvents for Counts {
     fn opened(&self) {
         self.open.fetch_add(1, Ordering::SeqCst);
+        self.opened.fetch_add(1, Ordering::SeqCst);
     }
     fn closed(&self) {
         self.open.fetch_sub(1, Ordering::SeqCst);
@@ -34,6 +37,9 @@ impl ConnEvents for Counts {
     }
     fn accept_failed(&self) {
         self.accept_failed.fetch_add(1, Ordering::SeqCst);
+    }
+    fn http2_refused(&self) {
+        self.http2_refused.fetch_add(1, Ordering::SeqCst);
     }
     fn handler_panicked(&self) {
         self.panicked.fetch_add(1, Ordering::SeqCst);
@@ -51,7 +57,7 @@ pub struct Server {
 impl Server {
     pub async fn start<H, F>(addr: &str, options: Options, handler: H) -> Self
     where
-        H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+        H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
         F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
     {
         let listener = Listener::bind(&addr.parse().unwrap()).await.unwrap();

@@ -36,7 +36,13 @@ impl Compiler<'_, '_> {
         let (rules, paths) = self.rules(file.rules.as_ref(), &defaults);
         let forwarded = self.forwarded_headers(file.forwarded_headers.as_ref());
         self.lint(&rules, &paths, forwarded.as_deref());
-        RuleSet::new(rules, self.client_ip, self.context.hash_key.clone())
+        let encoded_slash = value(file.encoded_slash.as_ref()).copied();
+        RuleSet::new(
+            rules,
+            self.client_ip,
+            encoded_slash.unwrap_or_default(),
+            self.context.hash_key.clone(),
+        )
     }
 
     /// The rules that can be used, each with its path.

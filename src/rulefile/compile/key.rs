@@ -44,6 +44,7 @@ impl Compiler<'_, '_> {
         match field.value.as_ref()? {
             KeyPart::Plain(PlainPart::ClientIp) => Some(Part::ClientIp),
             KeyPart::Plain(PlainPart::Method) => Some(Part::Method),
+            KeyPart::Plain(PlainPart::Scheme) => Some(Part::Scheme),
             KeyPart::Plain(PlainPart::Host) => Some(Part::Host),
             KeyPart::Named(named) => self.named_part(field, named, matcher),
         }

@@ -6,9 +6,11 @@ use http::{HeaderName, header::HOST};
 
 use super::{Compiler, value};
 use crate::{
+    nearest::nearest,
+    request::KNOWN_METHODS,
     rulefile::{
         decode::Field,
-        model::{Match, PathSpec, ValueSpec, ValueTests},
+        model::{Match, Method, PathSpec, ValueSpec, ValueTests},
     },
     rules::matcher::{Conditions, HeaderTest, Matcher, PathPattern, Pattern, QueryTest, ValueTest},
 };
@@ -48,11 +50,8 @@ impl Compiler<'_, '_> {
         let networks = self.values(given.client_ip.as_ref(), "network");
         Conditions {
             paths: self.paths(given.path.as_ref()),
-            methods: self
-                .values(given.methods.as_ref(), "method")
-                .into_iter()
-                .map(|method| method.0)
-                .collect(),
+            methods: self.methods(given.methods.as_ref()),
+            schemes: self.values(given.scheme.as_ref(), "scheme"),
             hosts: self.values(given.host.as_ref(), "host"),
             client_ip: (!networks.is_empty())
                 .then(|| networks.into_iter().map(|network| network.0).collect()),
@@ -78,6 +77,24 @@ impl Compiler<'_, '_> {
             .iter()
             .filter_map(|field| field.value.clone())
             .collect()
+    }
+
+    fn methods(&self, field: Option<&Field<Vec<Field<Method>>>>) -> Vec<String> {
+        for field in value(field).into_iter().flatten() {
+            let Some(Method(method)) = &field.value else {
+                continue;
+            };
+            if !KNOWN_METHODS.contains(&method.as_str()) {
+                let hint = match nearest(method, &KNOWN_METHODS) {
+                    Some(known) => format!("write {known}, if that is what you mean"),
+                    None => "a client of yours may send it; else write one like GET".to_owned(),
+                };
+                let message = format!("{method} is not a registered method of HTTP");
+                self.problems.warning(&self.path(field), message, hint);
+            }
+        }
+        let methods = self.values(field, "method").into_iter();
+        methods.map(|method| method.0).collect()
     }
 
     fn paths(&self, field: Option<&Field<Vec<Field<PathSpec>>>>) -> Vec<PathPattern> {

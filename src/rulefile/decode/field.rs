@@ -61,6 +61,9 @@ pub(super) const FIELD: &str = "tollgate::rulefile::Field";
 /// The name of a struct that has a short form, which its visitor reads.
 pub(in crate::rulefile) const SHORT: &str = "tollgate::rulefile::Short";
 
+/// Likewise, where the short form is a text.
+pub(in crate::rulefile) const SHORT_TEXT: &str = "tollgate::rulefile::ShortText";
+
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Field<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct FieldVisitor<T>(PhantomData<T>);

@@ -9,15 +9,13 @@ mod error;
 mod field;
 mod node;
 
-use std::rc::Rc;
-
 use serde::de::Deserialize;
 use serde_yaml::Value;
 
 use self::node::{Node, Sinks};
 pub(super) use self::{
     error::Expected,
-    field::{Field, FieldPaths, SHORT},
+    field::{Field, FieldPaths, SHORT, SHORT_TEXT},
 };
 use super::problems::Problems;
 
@@ -28,11 +26,6 @@ pub(super) fn decode<T: for<'de> Deserialize<'de>>(
     problems: &Problems,
     paths: &FieldPaths,
 ) -> Field<T> {
-    let node = Node {
-        value,
-        path: Rc::default(),
-        sinks: Sinks { problems, paths },
-        single: false,
-    };
+    let node = Node::root(value, Sinks { problems, paths });
     Field::deserialize(node).unwrap_or_else(|_| Field::missing())
 }

@@ -10,14 +10,14 @@ use serde_yaml::Value;
 
 use super::{
     error::Error,
-    field::{FIELD, FieldPaths, SHORT},
+    field::{FIELD, FieldPaths, SHORT, SHORT_TEXT},
 };
 use crate::{
     nearest::nearest,
     problem::Problem,
     rulefile::{
         problems::Problems,
-        yaml::{FieldPath, describe},
+        yaml::{FieldPath, describe, unmarked},
     },
 };
 
@@ -32,6 +32,8 @@ pub(super) struct Sinks<'a> {
 #[derive(Clone)]
 pub(super) struct Node<'a> {
     pub(super) value: &'a Value,
+    /// How the value is spelled, if that is not its plain form.
+    pub(super) spelling: Option<&'a str>,
     pub(super) path: Rc<FieldPath>,
     pub(super) sinks: Sinks<'a>,
     /// Whether it is where a list could be, and is taken for its only item.
@@ -41,9 +43,18 @@ pub(super) struct Node<'a> {
 impl<'a> Node<'a> {
     fn child(&self, path: FieldPath, value: &'a Value) -> Self {
         Self {
-            value,
             path: Rc::new(path),
-            sinks: self.sinks,
+            ..Self::root(value, self.sinks)
+        }
+    }
+
+    pub(super) fn root(value: &'a Value, sinks: Sinks<'a>) -> Self {
+        let (value, spelling) = unmarked(value);
+        Self {
+            value,
+            spelling,
+            path: Rc::default(),
+            sinks,
             single: false,
         }
     }
@@ -101,6 +112,21 @@ impl<'de> Deserializer<'de> for Node<'de> {
         }
     }
 
+    /// A text, which must not be a number in disguise.
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match self.spelling {
+            None => self.deserialize_any(visitor),
+            Some(spelling) => Err(Error::from(Problem::new(
+                format!("YAML reads {spelling} as {}", describe(self.value)),
+                format!("put it in quotes: \"{spelling}\""),
+            ))),
+        }
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.deserialize_str(visitor)
+    }
+
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.value {
             // An empty `match:` would match everything, and an empty `key:` be shared by all
@@ -152,6 +178,7 @@ impl<'de> Deserializer<'de> for Node<'de> {
                 None => visitor.visit_map(Entries::new(self, Some(fields))),
             },
             _ if name == SHORT => self.deserialize_any(visitor),
+            _ if name == SHORT_TEXT => self.deserialize_str(visitor),
             Value::Null => Err(Error::from(Problem::new(
                 "the value is missing",
                 format!("the fields are {}", fields.join(", ")),
@@ -196,7 +223,7 @@ impl<'de> Deserializer<'de> for Node<'de> {
     }
 
     serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct tuple
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char bytes byte_buf unit unit_struct tuple
         tuple_struct map identifier ignored_any
     }
 }
@@ -279,7 +306,11 @@ impl<'a> Entries<'a> {
             match (key.as_str(), known) {
                 (None, _) => node.report_key(key, known),
                 (Some(key), Some(known)) if !known.contains(&key) => {
-                    node.report_unknown(key, known);
+                    // A place for anchors, as in compose and OpenAPI files.
+                    let is_extension = node.path.segments().is_empty() && key.starts_with("x-");
+                    if !is_extension {
+                        node.report_unknown(key, known);
+                    }
                 }
                 (Some(key), _) => entries.push((key, value)),
             }

@@ -70,9 +70,12 @@ fn asked(rule: &Rule, path: &FieldPath) -> Vec<(FieldPath, HeaderName)> {
             Part::Header { name, .. } => name.clone(),
             Part::Cookie { .. } => header::COOKIE,
             Part::Jwt { .. } => header::AUTHORIZATION,
-            Part::ClientIp | Part::Method | Part::Host | Part::Path { .. } | Part::Query { .. } => {
-                continue;
-            }
+            Part::ClientIp
+            | Part::Method
+            | Part::Scheme
+            | Part::Host
+            | Part::Path { .. }
+            | Part::Query { .. } => continue,
         };
         out.push((path.key("key").index(index), name));
     }
@@ -96,6 +99,7 @@ fn conditions(matcher: &Matcher, path: &FieldPath, out: &mut Vec<(FieldPath, Hea
         let Conditions {
             paths: _,
             methods: _,
+            schemes: _,
             hosts: _,
             client_ip: _,
             headers,

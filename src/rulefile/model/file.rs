@@ -13,19 +13,26 @@ use super::{
 };
 use crate::{
     limit::Algorithm,
+    request::EncodedSlash,
     rulefile::decode::Field,
     rules::{Mode, OnStoreError, key::OnMissing},
 };
 
 /// The rules of a tollgate: which requests are limited, for which clients, and by how much.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[schemars(deny_unknown_fields, title = "tollgate rules")]
+#[schemars(
+    deny_unknown_fields,
+    title = "tollgate rules",
+    extend("patternProperties" = { "^x-": { "description": "Anything, like a place for anchors." } }),
+)]
 pub(in crate::rulefile) struct RuleFile {
     /// The version of this format: 1.
     #[schemars(required, extend("const" = 1))]
     pub(in crate::rulefile) version: Option<Field<u64>>,
     /// How a client's address is found and written into keys.
     pub(in crate::rulefile) client_ip: Option<Field<ClientIp>>,
+    /// What happens to a path with an encoded slash (%2F) or backslash (%5C). By default `refuse`.
+    pub(in crate::rulefile) encoded_slash: Option<Field<EncodedSlash>>,
     /// Headers that your proxy forwards beside those of the shipped configurations; "*" for all.
     /// Silences the warnings about them.
     pub(in crate::rulefile) forwarded_headers: Option<Field<Vec<Field<String>>>>,

@@ -27,6 +27,8 @@ words! {
         ClientIp => "client_ip",
         /// The request's method.
         Method => "method",
+        /// How the client reached the proxy: `http` or `https`.
+        Scheme => "scheme",
         /// The request's host.
         Host => "host",
     }

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     problem::Problem,
+    request::{Scheme, unmapped},
     rulefile::decode::{Expected, Field},
     rules::matcher::{HostPattern, PathPattern, Pattern},
 };
@@ -29,8 +30,10 @@ pub(in crate::rulefile) struct Match {
     /// One of these paths, without query: whole segments, {name} or * for any one, ** for any
     /// number.
     pub(in crate::rulefile) path: Option<Field<Vec<Field<PathSpec>>>>,
-    /// One of these methods; GET includes HEAD.
+    /// One of these methods, in any case; GET includes HEAD.
     pub(in crate::rulefile) methods: Option<Field<Vec<Field<Method>>>>,
+    /// How the client reached the proxy, which must say so in X-Forwarded-Proto.
+    pub(in crate::rulefile) scheme: Option<Field<Vec<Field<Scheme>>>>,
     /// One of these hosts, or *. for every name below.
     pub(in crate::rulefile) host: Option<Field<Vec<Field<HostPattern>>>>,
     /// The client's address is in one of these networks.
@@ -170,7 +173,7 @@ impl<'de> Deserialize<'de> for Text {
             }
         }
 
-        deserializer.deserialize_any(AnyText)
+        deserializer.deserialize_str(AnyText)
     }
 }
 
@@ -216,7 +219,7 @@ impl<'de> Deserialize<'de> for ValueSpec {
             }
         }
 
-        short::deserialize(deserializer, ValueTests::FIELDS, ValueVisitor)
+        short::deserialize_text(deserializer, ValueTests::FIELDS, ValueVisitor)
     }
 }
 
@@ -242,12 +245,6 @@ impl FromText for Method {
                 "write one like GET or POST",
             ));
         }
-        if text != upper {
-            return Err(Problem::new(
-                format!("methods are case-sensitive, and clients do not send {text:?}"),
-                format!("write {upper}"),
-            ));
-        }
         Ok(Self(upper))
     }
 }
@@ -265,7 +262,7 @@ impl FromText for Network {
     fn from_text(text: &str) -> Result<Self, Problem> {
         text.parse::<IpNet>()
             .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from))
-            .map(|net| Self(net.trunc()))
+            .map(|net| Self(unmapped(net.trunc())))
             .map_err(|_| {
                 Problem::new(
                     format!("{text:?} is not a network"),

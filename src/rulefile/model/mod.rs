@@ -17,7 +17,7 @@ pub(super) use self::{
     file::{ActionName, Rule, RuleFile},
     key::{KeyPart, NamedPart, PlainPart, key_parts},
     limit::{LimitFields, LimitSpec, RateSpec},
-    matching::{Match, PathSpec, ValueSpec, ValueTests},
+    matching::{Match, Method, PathSpec, ValueSpec, ValueTests},
     plan::{Ban, Cost, CostFields, KeyValue, Override, OverridesFile, Tier},
     schema::schema,
 };

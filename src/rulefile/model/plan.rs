@@ -167,7 +167,7 @@ impl<'de> Deserialize<'de> for KeyValue {
             }
         }
 
-        deserializer.deserialize_any(ValueVisitor)
+        deserializer.deserialize_str(ValueVisitor)
     }
 }
 

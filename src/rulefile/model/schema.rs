@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     limit::Algorithm,
+    request::{EncodedSlash, Scheme},
     rules::{Mode, OnStoreError, key::OnMissing, matcher::HostPattern, span::unit_names},
 };
 
@@ -86,9 +87,9 @@ macro_rules! texts {
 
 texts! {
     Method as "Method": json_schema!({
-        "description": "A method, in upper case.",
+        "description": "A method; case does not matter.",
         "type": "string",
-        "pattern": "^[^a-z\\s]+$",
+        "pattern": "^[^\\s]+$",
         "examples": ["GET", "POST"],
     });
     HostPattern as "Host": json_schema!({
@@ -154,7 +155,14 @@ macro_rules! enums {
     )+};
 }
 
-enums!(Algorithm, Mode, OnMissing, OnStoreError);
+enums!(
+    Algorithm,
+    EncodedSlash,
+    Mode,
+    OnMissing,
+    OnStoreError,
+    Scheme
+);
 
 /// The units of time as alternatives of a pattern, in any case.
 fn units() -> String {

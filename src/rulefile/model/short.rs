@@ -5,7 +5,7 @@ use serde::{
     de::{MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use crate::rulefile::decode::SHORT;
+use crate::rulefile::decode::{SHORT, SHORT_TEXT};
 
 /// Decodes a value with fields, or its short form, which the visitor reads. Unknown fields are
 /// reported as those of any struct are.
@@ -15,6 +15,15 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>, V: Visitor<'de>>(
     visitor: V,
 ) -> Result<V::Value, D::Error> {
     deserializer.deserialize_struct(SHORT, fields, visitor)
+}
+
+/// Likewise, where the short form is a text and must not be a number in disguise.
+pub(super) fn deserialize_text<'de, D: Deserializer<'de>, V: Visitor<'de>>(
+    deserializer: D,
+    fields: &'static [&'static str],
+    visitor: V,
+) -> Result<V::Value, D::Error> {
+    deserializer.deserialize_struct(SHORT_TEXT, fields, visitor)
 }
 
 /// Decodes the fields in a visitor's `visit_map`, which [`deserialize`] has checked.

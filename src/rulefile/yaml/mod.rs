@@ -9,6 +9,7 @@
 mod locate;
 mod parse;
 mod path;
+mod spelling;
 mod syntax;
 mod value;
 
@@ -16,6 +17,7 @@ pub(super) use self::{
     locate::{line, node, shown, token_width},
     parse::{ParseError, parse},
     path::FieldPath,
+    spelling::unmarked,
     syntax::Malformed,
     value::describe,
 };

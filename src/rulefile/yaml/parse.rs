@@ -5,6 +5,7 @@ use serde_yaml::Value;
 use super::{
     locate,
     path::FieldPath,
+    spelling,
     syntax::{self, Malformed},
     value::describe,
 };
@@ -23,7 +24,8 @@ pub(in crate::rulefile) fn parse(text: &str) -> Result<Value, ParseError> {
     let malformed = |error| {
         ParseError::Malformed(duplicate_key(text).unwrap_or_else(|| syntax::explain(text, &error)))
     };
-    let mut value: Value = serde_yaml::from_str(text).map_err(malformed)?;
+    let value: Value = serde_yaml::from_str(text).map_err(malformed)?;
+    let mut value = spelling::mark(text, value);
     if let Some((path, found)) = bad_merge(&value) {
         let problem = Problem::new(
             format!("`<<` adds the fields of another mapping, but this is {found}"),

@@ -2,9 +2,11 @@
 
 use serde_yaml::Value;
 
+use super::spelling::unmarked;
+
 /// What a value is, for messages: `a list`, `the number 5`.
 pub(in crate::rulefile) fn describe(value: &Value) -> String {
-    match value {
+    match unmarked(value).0 {
         Value::Null => "nothing".to_owned(),
         Value::Bool(value) => format!("`{value}`"),
         Value::Number(value) => format!("the number {value}"),

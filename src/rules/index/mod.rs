@@ -196,6 +196,7 @@ fn choices<'a>(when: &'a Conditions) -> Vec<Vec<IndexKey<'a>>> {
     let Conditions {
         paths,
         methods: _, // too few of them to select by
+        schemes: _, // likewise
         hosts,
         client_ip,
         headers,

@@ -13,7 +13,9 @@ use super::matcher::Params;
 use crate::{
     hash::{HashKey, is_hash, push_name},
     problem::Problem,
-    request::{Attributes, ClientIpPolicy, decoded_segment, normal_host, parse_ip},
+    request::{
+        Attributes, ClientIpPolicy, Scheme, decoded_segment, normal_host, normal_method, parse_ip,
+    },
     words::words,
 };
 
@@ -35,6 +37,8 @@ pub enum Part {
     ClientIp,
     /// The request's method.
     Method,
+    /// The request's scheme.
+    Scheme,
     /// The request's host.
     Host,
     /// A parameter of the path template.
@@ -126,9 +130,26 @@ impl Part {
                 })?;
                 context.client_ip.push_key(out, ip);
             }
-            Self::Host => context
-                .hash_key
-                .push_value(out, normal_host(value).as_bytes()),
+            Self::Host => {
+                let host = normal_host(value).ok().filter(|host| !host.is_empty());
+                let host = host.ok_or_else(|| {
+                    Problem::new(
+                        format!("{value:?} is not a host"),
+                        "write one like api.example.com",
+                    )
+                })?;
+                context.hash_key.push_value(out, host.as_bytes());
+            }
+            Self::Method => {
+                let method = normal_method(value);
+                context.hash_key.push_value(out, method.as_bytes());
+            }
+            Self::Scheme => {
+                let scheme = Scheme::parse(value).ok_or_else(|| {
+                    Problem::new(format!("{value:?} is not a scheme"), "write http or https")
+                })?;
+                out.push_str(scheme.as_str());
+            }
             _ if self.is_secret() && is_hash(value) => out.push_str(value),
             _ if self.is_secret() => context.hash_key.push_hash(out, value.as_bytes()),
             _ => context.hash_key.push_value(out, value.as_bytes()),
@@ -143,7 +164,7 @@ impl Part {
                 *secret
             }
             Self::Cookie { .. } => true,
-            Self::ClientIp | Self::Method | Self::Host | Self::Path { .. } => false,
+            Self::ClientIp | Self::Method | Self::Scheme | Self::Host | Self::Path { .. } => false,
         }
     }
 
@@ -152,6 +173,7 @@ impl Part {
         let bytes = match self {
             Self::ClientIp => return request.client_ip.map(Value::Ip),
             Self::Method => Cow::Borrowed(request.method.as_bytes()),
+            Self::Scheme => Cow::Borrowed(request.scheme?.as_str().as_bytes()),
             Self::Host if request.host.is_empty() => return None,
             Self::Host => Cow::Borrowed(request.host.as_bytes()),
             Self::Path { place, .. } => decoded_segment(params.get(*place)?),
@@ -168,6 +190,7 @@ impl Part {
         let (source, name) = match self {
             Self::ClientIp => ("client_ip", ""),
             Self::Method => ("method", ""),
+            Self::Scheme => ("scheme", ""),
             Self::Host => ("host", ""),
             Self::Header { name, .. } => ("header.", name.as_str()),
             Self::Path { name, .. } => ("path.", name.as_str()),

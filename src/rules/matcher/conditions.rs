@@ -8,7 +8,7 @@ use super::{
     path::PathPattern,
     value::{HeaderTest, QueryTest},
 };
-use crate::request::Attributes;
+use crate::request::{Attributes, Scheme};
 
 /// All conditions of one rule.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -24,8 +24,10 @@ pub struct Matcher {
 pub struct Conditions {
     /// One of these paths.
     pub paths: Vec<PathPattern>,
-    /// One of these methods.
+    /// One of these methods, in upper case.
     pub methods: Vec<String>,
+    /// One of these schemes.
+    pub schemes: Vec<Scheme>,
     /// One of these hosts.
     pub hosts: Vec<HostPattern>,
     /// The client's address is in one of these networks.
@@ -76,6 +78,7 @@ impl Conditions {
         let Self {
             paths,
             methods,
+            schemes,
             hosts,
             client_ip,
             headers,
@@ -89,8 +92,15 @@ impl Conditions {
                 .find_map(|path| path.matches(&request.path))
                 .ok_or(Failed::Path(paths))?
         };
-        if !matches_method(methods, request.method) {
+        if !matches_method(methods, &request.method) {
             return Err(Failed::Method(methods));
+        }
+        if !schemes.is_empty()
+            && !request
+                .scheme
+                .is_some_and(|scheme| schemes.contains(&scheme))
+        {
+            return Err(Failed::Scheme(schemes));
         }
         if !hosts.is_empty() && !hosts.iter().any(|host| host.matches(&request.host)) {
             return Err(Failed::Host(hosts));

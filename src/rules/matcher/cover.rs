@@ -27,6 +27,7 @@ impl Matcher {
             query,
             paths: _,
             methods: _,
+            schemes: _,
             hosts: _,
             client_ip: _,
         } = &self.when;
@@ -66,6 +67,7 @@ impl Conditions {
         let Self {
             paths,
             methods,
+            schemes,
             hosts,
             client_ip,
             headers,
@@ -92,6 +94,7 @@ impl Conditions {
             && query_covers
             && client_ip_covers
             && all(paths, &other.paths, PathPattern::covers)
+            && all(schemes, &other.schemes, PartialEq::eq)
             && all(hosts, &other.hosts, HostPattern::covers)
             && all(methods, &other.methods, |a, b| {
                 a == b || (a == "GET" && b == "HEAD")

@@ -1,6 +1,6 @@
 //! Conditions on the host.
 
-use std::fmt;
+use std::{fmt, net::Ipv6Addr};
 
 use crate::{problem::Problem, request::normal_host};
 
@@ -18,7 +18,6 @@ impl HostPattern {
             Some(rest) => (rest, true),
             None => (text, false),
         };
-        let normal = normal_host(name);
         if name.contains("://") || name.contains('/') {
             return Err(Problem::new(
                 format!("{text:?} is not a host"),
@@ -31,19 +30,33 @@ impl HostPattern {
                 "for every host, leave `host` out",
             ));
         }
-        if normal.contains('*') {
+        if name.contains('*') {
             return Err(Problem::new(
                 format!("{text:?} is not a host"),
                 "a * is only allowed at the start, before a dot: *.example.com matches every name below",
             ));
         }
-        if normal.is_empty() || normal.contains([' ', '{', '?']) {
+        if name.parse::<Ipv6Addr>().is_ok() {
             return Err(Problem::new(
                 format!("{text:?} is not a host"),
-                "write a name like api.example.com or *.example.com",
+                format!("an IPv6 address as a host is in brackets: write \"[{name}]\""),
             ));
         }
-        if normal.len() != name.strip_suffix('.').unwrap_or(name).len() {
+        let normal = match normal_host(name) {
+            Ok(normal) if !normal.is_empty() => normal,
+            _ => {
+                return Err(Problem::new(
+                    format!("{text:?} is not a host"),
+                    "write a name like api.example.com or *.example.com",
+                ));
+            }
+        };
+        // The colons of an address in brackets are no port.
+        if name
+            .rsplit(']')
+            .next()
+            .is_some_and(|rest| rest.contains(':'))
+        {
             return Err(Problem::new(
                 format!("{text:?} has a port, but hosts are compared without one"),
                 format!("write {normal}"),
@@ -99,7 +112,13 @@ mod tests {
         assert!(matches("*.example.com", "a.b.example.com"));
         assert!(!matches("*.example.com", "example.com"));
         assert!(!matches("*.example.com", "badexample.com"));
-        for text in ["", "*", "a*b.com", "http://x", "x/y", "x.com:80"] {
+        assert!(matches("bücher.example", "xn--bcher-kva.example"));
+        assert!(matches("*.BÜCHER.example.", "a.xn--bcher-kva.example"));
+        assert!(matches("[2001:DB8::0:1]", "[2001:db8::1]"));
+        for text in [
+            "", ".", "*", "*.", "a*b.com", "http://x", "x/y", "x.com:80", "[::1]:80", "::1", "a b",
+            "a..b",
+        ] {
             assert!(HostPattern::parse(text).is_err(), "{text}");
         }
     }

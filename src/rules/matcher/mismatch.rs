@@ -11,7 +11,7 @@ use super::{
     path::PathPattern,
     value::{HeaderTest, QueryTest, ValueTest},
 };
-use crate::request::{Attributes, is_secret};
+use crate::request::{Attributes, Scheme, is_secret};
 
 /// The first condition that does not hold, with the request.
 ///
@@ -28,6 +28,7 @@ pub struct Mismatch<'a> {
 pub(super) enum Failed<'a> {
     Path(&'a [PathPattern]),
     Method(&'a [String]),
+    Scheme(&'a [Scheme]),
     Host(&'a [HostPattern]),
     ClientIp(&'a Networks),
     Header(&'a HeaderTest),
@@ -87,6 +88,13 @@ impl fmt::Display for InWords<'_> {
             Failed::Method(methods) => {
                 write!(f, "the method is {}, not ", request.method)?;
                 list(f, methods, NAMED)
+            }
+            Failed::Scheme(schemes) => {
+                match request.scheme {
+                    Some(scheme) => write!(f, "the scheme is {scheme}, not ")?,
+                    None => f.write_str("the scheme is not known, and it must be ")?,
+                }
+                list(f, schemes, NAMED)
             }
             Failed::Host(hosts) => {
                 if request.host.is_empty() {

@@ -5,6 +5,7 @@ use std::{fmt, net::IpAddr};
 use ipnet::IpNet;
 
 use super::list::list;
+use crate::request::unmapped;
 
 /// CIDR blocks as sorted, disjoint ranges, found by binary search: ten thousand blocks cost hardly
 /// more than one.
@@ -88,18 +89,6 @@ fn merged(mut ranges: Ranges) -> Ranges {
         }
     }
     out
-}
-
-/// Turns `::ffff:10.0.0.0/104` into `10.0.0.0/8`, as clients' addresses are read.
-fn unmapped(block: IpNet) -> IpNet {
-    if let IpNet::V6(v6) = block
-        && let Some(v4) = v6.network().to_ipv4_mapped()
-        && let Some(prefix) = v6.prefix_len().checked_sub(96)
-        && let Ok(net) = IpNet::new(v4.into(), prefix)
-    {
-        return net;
-    }
-    block
 }
 
 impl fmt::Display for Networks {

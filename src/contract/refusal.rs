@@ -1,0 +1,95 @@
+//! Requests that are refused before any rule is asked.
+
+use std::fmt;
+
+use http::HeaderName;
+
+use crate::{metrics::RefusalReason, problem::Problem, request::Ambiguity};
+
+/// A client's request that cannot be judged, because servers would read it differently.
+///
+/// It is denied with a 400. A 503 would be let through by a proxy that fails open, and the client
+/// could have chosen it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// The target means one thing to one server and another to the next.
+    Target(Ambiguity),
+    /// The host is none, or several.
+    Host,
+    /// The method is no token (RFC 9110 §9.1).
+    Method,
+    /// A header that the proxy sets came twice: the client's own was passed on.
+    RepeatedHeader(HeaderName),
+}
+
+impl Refusal {
+    /// What is wrong, and what to do about it.
+    pub fn problem(&self) -> Problem {
+        let (message, hint) = match self {
+            Self::Target(Ambiguity::Fragment) => (
+                "the request target has a `#`",
+                "a client must send it as %23, or leave the fragment out",
+            ),
+            Self::Target(Ambiguity::Backslash) => (
+                "the path has a backslash, which some servers take for a slash",
+                "if your application needs %5C: `encoded_slash: keep` in the rule file",
+            ),
+            Self::Target(Ambiguity::EncodedSlash) => (
+                "the path has an encoded slash (%2F), which some servers take for a slash",
+                "if your application needs it: `encoded_slash: keep` in the rule file",
+            ),
+            Self::Target(Ambiguity::Control) => (
+                "the request target has a control character",
+                "no client has a reason to send one",
+            ),
+            Self::Target(Ambiguity::DotSegment) => (
+                "the path has a dot segment that servers resolve differently",
+                "a client must resolve `..;` and `//..` itself",
+            ),
+            Self::Host => (
+                "the host of the request is not one host",
+                "a client must send one name or address, with at most one port",
+            ),
+            Self::Method => ("the method of the request is not one", "it must be a token"),
+            Self::RepeatedHeader(name) => {
+                return Problem::new(
+                    format!("the check has more than one {name} header"),
+                    "the proxy must overwrite what a client sends under this name, not append to it",
+                );
+            }
+        };
+        Problem::new(message, hint)
+    }
+
+    /// The problem for somebody who asks what would happen to such a request.
+    pub fn explained(&self) -> Problem {
+        let Problem { message, hint } = self.problem();
+        let message = format!("refused with 400 before any rule is asked: {message}");
+        Problem {
+            message: message.into(),
+            hint,
+        }
+    }
+
+    /// The label for metrics.
+    pub const fn reason(&self) -> RefusalReason {
+        match self {
+            Self::Target(Ambiguity::Fragment) => RefusalReason::Fragment,
+            Self::Target(Ambiguity::Backslash) => RefusalReason::Backslash,
+            Self::Target(Ambiguity::EncodedSlash) => RefusalReason::EncodedSlash,
+            Self::Target(Ambiguity::Control) => RefusalReason::Control,
+            Self::Target(Ambiguity::DotSegment) => RefusalReason::DotSegment,
+            Self::Host => RefusalReason::Host,
+            Self::Method => RefusalReason::Method,
+            Self::RepeatedHeader(_) => RefusalReason::RepeatedHeader,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.problem().fmt(f)
+    }
+}
+
+impl std::error::Error for Refusal {}
