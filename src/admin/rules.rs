@@ -129,6 +129,10 @@ fn limit_json(limit: &NamedLimit) -> Value {
         "amount": limit.limit.amount(),
         "burst": limit.limit.burst(),
     });
+    if let Some(said_by) = &limit.said_by {
+        out["header"] = json!(said_by.name.as_str());
+        out["max"] = json!(said_by.max);
+    }
     match &limit.calendar {
         None => {
             let window = Duration::from_micros(limit.limit.window_us());

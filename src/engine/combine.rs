@@ -63,7 +63,7 @@ impl<'a> DeniedBy<'a> {
 pub(super) struct Denial<'m, 'a> {
     matched: &'m MatchedRule<'a>,
     charges: &'m Charges<'a>,
-    what: DeniedBy<'a>,
+    what: DeniedBy<'m>,
     outcome: Outcome,
 }
 
@@ -77,7 +77,7 @@ impl<'m, 'a> Denial<'m, 'a> {
     ) -> Option<Self> {
         let outcomes = &outcomes[charges.in_batch.clone()];
         let (of_limits, of_ban) = outcomes.split_at(charges.limits.len());
-        let denying = |(what, outcome): (DeniedBy<'a>, &Outcome)| {
+        let denying = |(what, outcome): (DeniedBy<'m>, &Outcome)| {
             (!outcome.allowed).then_some(Self {
                 matched,
                 charges,

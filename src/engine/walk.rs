@@ -2,7 +2,7 @@
 //!
 //! It counts and logs nothing: an explanation takes the same walk as a decision.
 
-use std::{ops::Range, sync::Arc};
+use std::{borrow::Cow, ops::Range, sync::Arc};
 
 use super::decision::{Decision, Verdict};
 use crate::{
@@ -71,7 +71,7 @@ pub(super) struct Charges<'a> {
     pub(super) action: &'a LimitAction,
     pub(super) subject: Subject,
     pub(super) source: PlanSource<'a>,
-    pub(super) limits: &'a [NamedLimit],
+    pub(super) limits: Cow<'a, [NamedLimit]>,
     pub(super) ban: Option<&'a NamedBan>,
     pub(super) cost: u64,
     /// Its charges in the batch: one for each limit, then one for the ban if there is one.
@@ -200,9 +200,10 @@ impl<'a> Walk<'a> {
                 SHADOW_BAN_SUFFIX,
             ),
         };
+        let limits = NamedLimit::all_for(limits, context.request);
         let cost = action.cost.of(context.request);
         let start = self.batch.charges().len();
-        for limit in limits {
+        for limit in &*limits {
             let at_now = limit.at(context.now_us);
             self.batch.push(at_now, cost, group, |key| {
                 key.push_str(subject.as_str());

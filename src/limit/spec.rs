@@ -171,6 +171,19 @@ impl Limit {
         }
     }
 
+    /// The same limit with another amount, between 1 and [`MAX_AMOUNT`]; the capacity of a token
+    /// bucket is then that amount too.
+    #[must_use]
+    pub fn with_amount(&self, amount: u64) -> Self {
+        let amount = amount.clamp(1, MAX_AMOUNT);
+        Self {
+            amount,
+            burst: amount,
+            rate: Rate::new(amount, self.window_us),
+            ..*self
+        }
+    }
+
     /// This limit's share for one of `replicas` that cannot see each other, rounded up: together
     /// they admit at most `replicas - 1` more than the limit, and each admits at least one.
     #[must_use]

@@ -123,7 +123,8 @@ pub(super) fn check_amount(amount: u64, what: &str) -> Result<u64, Problem> {
     }
 }
 
-fn window_of(text: &str) -> Result<Window, Problem> {
+/// Reads the window of a rate.
+pub(super) fn window_of(text: &str) -> Result<Window, Problem> {
     if ["month", "mo"].contains(&text.trim()) {
         return Ok(Window::Month);
     }

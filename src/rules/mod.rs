@@ -14,7 +14,7 @@ pub mod span;
 pub use self::{
     rule::{
         Action, Cost, LimitAction, Mode, NamedBan, NamedLimit, OnStoreError, Plan, PlanSource,
-        Rule, Tier,
+        Rule, SaidBy, Tier,
     },
     set::RuleSet,
 };

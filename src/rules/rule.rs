@@ -1,6 +1,6 @@
 //! A compiled rule and everything in it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use super::{answer::Answer, key::Descriptor, matcher::Matcher};
 use crate::{
@@ -167,10 +167,7 @@ impl Cost {
     pub fn of(&self, request: &Attributes<'_>) -> u64 {
         match self {
             Self::Fixed(cost) => *cost,
-            Self::Header { name, default, max } => {
-                let value = request.headers.get(name).map(http::HeaderValue::as_bytes);
-                value.map_or(*default, |value| cost_in(value, *default, *max))
-            }
+            Self::Header { name, default, max } => number_in(request, name, *default, *max),
         }
     }
 
@@ -183,17 +180,26 @@ impl Cost {
     }
 }
 
-fn cost_in(value: &[u8], default: u64, max: u64) -> u64 {
-    let digits = value.trim_ascii();
+/// The number that a header says, at most `max`; `default` without the header, or if it is not a
+/// whole number above 0.
+fn number_in(request: &Attributes<'_>, name: &http::HeaderName, default: u64, max: u64) -> u64 {
+    let Some(value) = request.headers.get(name) else {
+        return default;
+    };
+    let digits = value.as_bytes().trim_ascii();
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return default;
     }
     // So many digits that it does not fit: more than any maximum.
-    let cost = std::str::from_utf8(digits)
+    let number = std::str::from_utf8(digits)
         .ok()
         .and_then(|digits| digits.parse().ok())
         .unwrap_or(u64::MAX);
-    if cost == 0 { default } else { cost.min(max) }
+    if number == 0 {
+        default
+    } else {
+        number.min(max)
+    }
 }
 
 /// A limit with everything about it that can be prepared.
@@ -211,9 +217,64 @@ pub struct NamedLimit {
     pub key_suffix: Arc<str>,
     /// The limit as the rule file says it: `5/m`.
     pub text: Arc<str>,
+    /// The header that says the amount; `limit` has the default.
+    pub said_by: Option<SaidBy>,
+}
+
+/// A header that says how many requests per window are admitted.
+///
+/// It changes neither window nor key, so that another amount acts at once on what is counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SaidBy {
+    /// The header; its first line counts.
+    pub name: http::HeaderName,
+    /// The most that it can say.
+    pub max: u64,
+    /// The window, as the rule file says it: `1m`.
+    pub per: Arc<str>,
 }
 
 impl NamedLimit {
+    /// A member of `RateLimit-Policy`.
+    ///
+    /// `w` counts whole seconds. For a window that is not whole seconds, or that the calendar
+    /// stretches, it would misstate the rate.
+    pub fn policy_of(name: &str, limit: &Limit, calendar: Option<&Calendar>) -> Arc<str> {
+        let (amount, window_us) = (limit.amount(), limit.window_us());
+        if calendar.is_none() && window_us.is_multiple_of(1_000_000) {
+            format!("\"{name}\";q={amount};w={}", window_us / 1_000_000).into()
+        } else {
+            format!("\"{name}\";q={amount}").into()
+        }
+    }
+
+    /// This limit for `request`, if a header of it says another amount than the default.
+    fn said_in(&self, request: &Attributes<'_>) -> Option<Self> {
+        let SaidBy { name, max, per } = self.said_by.as_ref()?;
+        let default = self.limit.amount();
+        let amount = number_in(request, name, default, *max);
+        (amount != default).then(|| {
+            let limit = self.limit.with_amount(amount);
+            Self {
+                policy: Self::policy_of(&self.name, &limit, self.calendar.as_ref()),
+                text: format!("{amount}/{per}").into(),
+                limit,
+                ..self.clone()
+            }
+        })
+    }
+
+    /// The limits for `request`: these, unless a header of it says another amount.
+    pub fn all_for<'a>(limits: &'a [Self], request: &Attributes<'_>) -> Cow<'a, [Self]> {
+        let mut all = Cow::Borrowed(limits);
+        for (index, limit) in limits.iter().enumerate() {
+            if let Some(said) = limit.said_in(request) {
+                all.to_mut()[index] = said;
+            }
+        }
+        all
+    }
+
     /// The limit at `now_us`, with the windows around it if it follows the calendar.
     pub fn at(&self, now_us: u64) -> Limit {
         match &self.calendar {

@@ -359,3 +359,86 @@ async fn without_a_store_a_denial_outweighs_the_proxy_and_the_proxy_an_admission
         assert_eq!(world.ask(GET).await.verdict, expected, "{modes:?}");
     }
 }
+
+/// A header says the amount, within bounds; what was counted before stays counted.
+#[tokio::test]
+async fn a_limit_that_a_header_says_acts_at_once_on_what_is_counted() {
+    for algorithm in [
+        "fixed_window",
+        "sliding_window",
+        "sliding_log",
+        "token_bucket",
+    ] {
+        let world = World::new(&format!(
+            "
+version: 1
+forwarded_headers: [x-limit]
+rules:
+  - name: plans
+    key: [client_ip]
+    algorithm: {algorithm}
+    limits: [{{ header: x-limit, default: 2, max: 5, per: 1h }}]
+"
+        ));
+        let headers: Vec<[(&'static str, &str); 1]> =
+            ["3", "4", "1", "99", "0", "-1", "x", " 4 ", ""]
+                .map(|said| [("x-limit", said)])
+                .into();
+        let says = |index: usize| Ask {
+            headers: &headers[index],
+            ..GET
+        };
+        let (three, four, one, huge) = (says(0), says(1), says(2), says(3));
+        assert_eq!(world.admitted(9, GET).await, 2, "{algorithm}: the default");
+        assert_eq!(
+            world.admitted(9, three.clone()).await,
+            1,
+            "{algorithm}: one more"
+        );
+        assert_eq!(world.admitted(9, one).await, 0, "{algorithm}: fewer");
+        let decision = world.ask(four.clone()).await;
+        assert_eq!(decision.verdict, Verdict::Allowed, "{algorithm}");
+        assert_eq!(&*decision.quotas[0].policy, "\"plans\";q=4;w=3600");
+        assert_eq!(
+            (&*decision.quotas[0].text, decision.quotas[0].remaining),
+            ("4/1h", 0)
+        );
+        assert_eq!(
+            world.admitted(9, huge).await,
+            1,
+            "{algorithm}: the maximum is 5"
+        );
+        // What is no number above 0 is the default, also for another caller.
+        for index in 4..9 {
+            let ip = format!("192.0.2.{}", 100 + index);
+            let other = Ask {
+                ip: Some(&ip),
+                ..says(index)
+            };
+            let expected = if index == 7 { 4 } else { 2 };
+            assert_eq!(
+                world.admitted(9, other).await,
+                expected,
+                "{algorithm}: {index}"
+            );
+        }
+    }
+}
+
+/// Schemes and methods as conditions and key parts.
+#[tokio::test]
+async fn schemes_and_methods_are_compared_in_normal_form() {
+    let world = World::new(
+        "
+version: 1
+rules:
+  - { name: plain, match: { scheme: http }, action: deny }
+  - { name: posts, match: { methods: [post] }, key: [client_ip, method, scheme], limit: 2/h }
+",
+    );
+    for method in ["POST", "post", "pOsT"] {
+        let admitted = world.admits(Ask { method, ..GET }).await;
+        assert_eq!(admitted, method != "pOsT", "{method}: one counter for all");
+    }
+    assert!(world.admits(GET).await, "no scheme is not http");
+}

@@ -37,15 +37,7 @@ impl Compiler<'_, '_> {
             }
             return None;
         };
-        let text = header.value.as_deref()?;
-        let Ok(name) = HeaderName::from_bytes(text.as_bytes()) else {
-            self.error(
-                header,
-                format!("{text:?} is not the name of a header"),
-                "write it like x-cost",
-            );
-            return None;
-        };
+        let name = self.header_name(header, "x-cost")?;
         let Some(max) = &fields.max else {
             if !self.has_error(field) {
                 self.error(
@@ -75,6 +67,20 @@ impl Compiler<'_, '_> {
             default: default_cost,
             max: max_cost,
         })
+    }
+
+    /// The header that says a number. `example` is how its name is written.
+    pub(super) fn header_name(&self, field: &Field<String>, example: &str) -> Option<HeaderName> {
+        let text = field.value.as_deref()?;
+        let name = HeaderName::from_bytes(text.as_bytes());
+        if name.is_err() {
+            self.error(
+                field,
+                format!("{text:?} is not the name of a header"),
+                format!("write it like {example}"),
+            );
+        }
+        name.ok()
     }
 
     fn check_cost<T>(&self, field: &Field<T>, cost: u64) -> bool {

@@ -11,11 +11,11 @@ use crate::{
     },
     rulefile::{
         decode::Field,
-        model::{LimitFields, LimitSpec, RateSpec},
+        model::{LimitFields, LimitSpec, Per, RateSpec},
         rate::{Rate, Window, check_amount},
         yaml::FieldPath,
     },
-    rules::{NamedLimit, Plan, span::window_label},
+    rules::{NamedLimit, Plan, SaidBy, span::window_label},
 };
 
 /// The algorithm of limits that name none themselves.
@@ -32,6 +32,7 @@ struct Draft {
     limit: Limit,
     calendar: Option<Calendar>,
     text: String,
+    said_by: Option<SaidBy>,
 }
 
 impl Draft {
@@ -157,6 +158,16 @@ impl Compiler<'_, '_> {
         fields: &LimitFields,
         choice: AlgorithmChoice,
     ) -> Option<Spec> {
+        if fields.header.is_some() {
+            return self.limit_of_header(field, fields, choice);
+        }
+        for (name, path) in self.fields_of_header(fields) {
+            self.problems.error(
+                &path,
+                format!("`{name}` belongs to a limit that a header says"),
+                "add `header: x-limit`, or remove it",
+            );
+        }
         let Some(rate) = &fields.rate else {
             if !self.has_error(field) {
                 self.error(field, "the limit has no rate", "add `rate: 5/m`");
@@ -187,7 +198,8 @@ impl Compiler<'_, '_> {
             rate.burst = Some(burst);
             text = format!("{text} burst {burst}");
         }
-        let calendar = self.calendar(fields, rate)?;
+        let at = fields.rate.as_ref().map(|field| self.path(field));
+        let calendar = self.calendar(fields, rate, at)?;
         let own = value(fields.algorithm.as_ref()).copied();
         let choice = AlgorithmChoice {
             explicit: own.or(choice.explicit),
@@ -196,10 +208,102 @@ impl Compiler<'_, '_> {
         self.draft(field, rate, text, choice, calendar)
     }
 
+    /// The fields that only a limit has whose amount a header says, as far as they are written.
+    fn fields_of_header(&self, fields: &LimitFields) -> Vec<(&'static str, FieldPath)> {
+        let default = self.path_of(fields.default.as_ref());
+        let max = self.path_of(fields.max.as_ref());
+        let per = self.path_of(fields.per.as_ref());
+        [("default", default), ("max", max), ("per", per)]
+            .into_iter()
+            .filter_map(|(name, path)| Some((name, path?)))
+            .collect()
+    }
+
+    /// A limit whose amount a header says.
+    fn limit_of_header(
+        &self,
+        field: &Field<LimitSpec>,
+        fields: &LimitFields,
+        choice: AlgorithmChoice,
+    ) -> Option<Spec> {
+        for (name, path) in [
+            ("rate", self.path_of(fields.rate.as_ref())),
+            ("burst", self.path_of(fields.burst.as_ref())),
+        ] {
+            if let Some(path) = path {
+                self.problems.error(
+                    &path,
+                    format!("a limit that a header says has no `{name}`"),
+                    "keep `header`, `default`, `max` and `per`, or write a `rate` instead",
+                );
+                return None;
+            }
+        }
+        let (Some(header), Some(default), Some(max), Some(per)) =
+            (&fields.header, &fields.default, &fields.max, &fields.per)
+        else {
+            if !self.has_error(field) {
+                self.error(
+                    field,
+                    "a limit that a header says also needs `default`, `max` and `per`",
+                    "write { header: x-limit, default: 60, max: 6000, per: 1m }",
+                );
+            }
+            return None;
+        };
+        let name = self.header_name(header, "x-limit")?;
+        for (field, what) in [(default, "default"), (max, "maximum")] {
+            if let Err(error) = check_amount(field.value?, what) {
+                self.report(field, error);
+                return None;
+            }
+        }
+        let (amount, most, Per(window, text)) = (default.value?, max.value?, per.value.as_ref()?);
+        if amount > most {
+            self.error(
+                max,
+                format!("the maximum {most} is below the default {amount}"),
+                "raise it, or lower the default",
+            );
+            return None;
+        }
+        let rate = Rate {
+            amount,
+            window: *window,
+            burst: None,
+        };
+        let calendar = self.calendar(fields, rate, Some(self.path(per)))?;
+        let own = value(fields.algorithm.as_ref()).copied();
+        let choice = AlgorithmChoice {
+            explicit: own.or(choice.explicit),
+            ..choice
+        };
+        // What holds for the largest amount holds for all.
+        let largest = Rate {
+            amount: most,
+            ..rate
+        };
+        let draft = self.draft(field, largest, format!("{amount}/{text}"), choice, calendar)?;
+        let Spec::Limit(mut draft) = draft else {
+            return None;
+        };
+        draft.limit = draft.limit.with_amount(amount);
+        draft.said_by = Some(SaidBy {
+            name,
+            max: most,
+            per: text.as_str().into(),
+        });
+        Some(Spec::Limit(draft))
+    }
+
     /// Reports the details of a limit of `unlimited` or `0`, which counts nothing.
     fn refuse_details(&self, fields: &LimitFields, written: &str) {
         let LimitFields {
             rate: _,
+            header: _,
+            default: _,
+            max: _,
+            per: _,
             burst,
             algorithm,
             align,
@@ -222,7 +326,12 @@ impl Compiler<'_, '_> {
 
     /// The limit's calendar, if it has one. The outer `None` is an error, which has been reported.
     #[expect(clippy::option_option, reason = "wrong and none are two things")]
-    fn calendar(&self, fields: &LimitFields, rate: Rate) -> Option<Option<Calendar>> {
+    fn calendar(
+        &self,
+        fields: &LimitFields,
+        rate: Rate,
+        at: Option<FieldPath>,
+    ) -> Option<Option<Calendar>> {
         let Some(align) = &fields.align else {
             if let Some(field) = &fields.timezone {
                 self.error(
@@ -234,15 +343,15 @@ impl Compiler<'_, '_> {
             }
             return Some(None);
         };
-        let (_, field) = (align.value?, fields.rate.as_ref()?);
+        let (_, at) = (align.value?, at?);
         let period = match rate.window {
             Window::Month => Period::Month,
             Window::Micros(3_600_000_000) => Period::Hour,
             Window::Micros(86_400_000_000) => Period::Day,
             Window::Micros(604_800_000_000) => Period::Week,
             Window::Micros(_) => {
-                self.error(
-                    field,
+                self.problems.error(
+                    &at,
                     "this window does not exist in the calendar",
                     "with `align: calendar` write a rate per hour, day, week or month",
                 );
@@ -294,6 +403,7 @@ impl Compiler<'_, '_> {
                 limit,
                 calendar,
                 text,
+                said_by: None,
             })),
             Err(error) => {
                 let hint = match error {
@@ -378,21 +488,14 @@ fn named(name: &str, drafts: Vec<Draft>) -> Vec<NamedLimit> {
                 Some(1) => format!("{name}/{label}"),
                 _ => format!("{name}/{label}/{}", limit.algorithm()),
             };
-            // `w` counts whole seconds. For a window that is not whole seconds, or that the
-            // calendar stretches, it would misstate the rate.
-            let window = if draft.calendar.is_none() && limit.window_us().is_multiple_of(1_000_000)
-            {
-                format!(";w={}", limit.window_us() / 1_000_000)
-            } else {
-                String::new()
-            };
             NamedLimit {
-                policy: format!("\"{name}\";q={}{window}", limit.amount()).into(),
+                policy: NamedLimit::policy_of(&name, &limit, draft.calendar.as_ref()),
                 name: name.into(),
                 key_suffix: draft.key_suffix().into(),
                 text: draft.text.into(),
                 limit,
                 calendar: draft.calendar,
+                said_by: draft.said_by,
             }
         })
         .collect()

@@ -6,7 +6,7 @@ use http::{HeaderName, header};
 use crate::{
     rulefile::{problems::Problems, yaml::FieldPath},
     rules::{
-        Action, Cost, LimitAction, Rule,
+        Action, Cost, LimitAction, Plan, Rule,
         key::Part,
         matcher::{Conditions, Matcher},
     },
@@ -59,7 +59,7 @@ fn asked(rule: &Rule, path: &FieldPath) -> Vec<(FieldPath, HeaderName)> {
         descriptor,
         cost,
         tiers,
-        plan: _,
+        plan,
         overrides: _,
         ban: _,
         mode: _,
@@ -86,8 +86,19 @@ fn asked(rule: &Rule, path: &FieldPath) -> Vec<(FieldPath, HeaderName)> {
     for (index, tier) in tiers.iter().enumerate() {
         let tier_path = path.key("tiers").index(index);
         conditions(&tier.when, &tier_path.key("when"), &mut out);
+        said_by(&tier.plan, &tier_path, &mut out);
     }
+    said_by(plan, path, &mut out);
     out
+}
+
+/// The headers that say limits.
+fn said_by(plan: &Plan, path: &FieldPath, out: &mut Vec<(FieldPath, HeaderName)>) {
+    let said = plan
+        .limits()
+        .iter()
+        .filter_map(|limit| limit.said_by.as_ref());
+    out.extend(said.map(|said| (path.clone(), said.name.clone())));
 }
 
 /// The headers that conditions ask for.

@@ -123,7 +123,7 @@ pub(super) fn lint_plan(problems: &Problems, plan: &Plan, cost: &Cost, at: &Fiel
             );
         }
         let (most, holds) = (cost.most(), limit.limit.burst());
-        if most > holds {
+        if most > holds && limit.said_by.is_none() {
             problems.warning(
                 at,
                 format!(
@@ -208,8 +208,12 @@ fn counts_all_that(theirs: &LimitAction, ours: &LimitAction) -> bool {
 
 /// A limit of `plan`, other than `limit` itself, that denies before `limit` can.
 fn stricter_than<'a>(limit: &NamedLimit, plan: &'a Plan) -> Option<&'a NamedLimit> {
+    // What a header says is not known.
+    let is_known = |limit: &NamedLimit| limit.said_by.is_none();
     let needed = limit.limit.burst();
-    plan.limits().iter().find(|other| {
+    let others = plan.limits().iter();
+    let mut others = others.filter(|other| is_known(limit) && is_known(other));
+    others.find(|other| {
         let (a, b) = (&limit.limit, &other.limit);
         // As many requests as fill a bucket can come at one instant; as many as fill a window,
         // within it.

@@ -9,13 +9,17 @@ use serde::{
 };
 
 use super::{
+    one_of::each_of,
     short::{self, optional_fields},
     text::{FromText, TextVisitor, deserialize_from_text},
 };
 use crate::{
     limit::Algorithm,
     problem::Problem,
-    rulefile::{decode::Expected, rate::Rate},
+    rulefile::{
+        decode::Expected,
+        rate::{Rate, Window, window_of},
+    },
 };
 
 /// A limit: `5/m`, `{ rate: 20/s, burst: 40 }`, `unlimited`, or `0`.
@@ -27,10 +31,20 @@ pub(in crate::rulefile) enum LimitSpec {
 
 optional_fields! {
     /// A limit with all its fields.
+    #[schemars(extend("oneOf" = each_of(&["rate", "header"])))]
     pub(in crate::rulefile) struct LimitFields {
         /// How many requests are admitted per window.
-        #[schemars(required)]
         rate: RateSpec,
+        /// A request header that says how many, instead of `rate`.
+        header: String,
+        /// The amount without the header, or if it is not a whole number above 0.
+        #[schemars(range(min = 1, max = 1_000_000_000))]
+        default: u64,
+        /// The largest amount, whatever the header says.
+        #[schemars(range(min = 1, max = 1_000_000_000))]
+        max: u64,
+        /// The window of a limit whose amount a header says, like 1m.
+        per: Per,
         /// How many may come at once; makes it a token bucket.
         #[schemars(range(min = 1, max = 1_000_000_000))]
         burst: u64,
@@ -40,6 +54,31 @@ optional_fields! {
         align: AlignName,
         /// A name of the IANA time zone database, like Europe/Paris. By default UTC.
         timezone: String,
+    }
+}
+
+/// The window of a limit, with its text as written.
+#[derive(Debug, Clone)]
+pub(in crate::rulefile) struct Per(
+    pub(in crate::rulefile) Window,
+    pub(in crate::rulefile) String,
+);
+
+deserialize_from_text!(Per);
+
+impl FromText for Per {
+    const EXPECTED: Expected = Expected::new("a window", "write one like 1m, 30s or day");
+
+    fn from_text(text: &str) -> Result<Self, Problem> {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        window_of(text).map(|window| Self(window, words.join(" ")))
+    }
+
+    fn from_number(number: u64) -> Option<Result<Self, Problem>> {
+        Some(Err(Problem::new(
+            format!("{number} is not a window"),
+            format!("add a unit, like {number}s"),
+        )))
     }
 }
 

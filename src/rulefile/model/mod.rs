@@ -16,7 +16,7 @@ pub(super) use self::{
     answer::Answer,
     file::{ActionName, Rule, RuleFile},
     key::{KeyPart, NamedPart, PlainPart, key_parts},
-    limit::{LimitFields, LimitSpec, RateSpec},
+    limit::{LimitFields, LimitSpec, Per, RateSpec},
     matching::{Match, Method, PathSpec, ValueSpec, ValueTests},
     plan::{Ban, Cost, CostFields, KeyValue, Override, OverridesFile, Tier},
     schema::schema,

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use super::{
     file::RuleFile,
     key::{KeyPart, NamedPart, PlainPart},
-    limit::{LimitFields, LimitSpec, RateSpec},
+    limit::{LimitFields, LimitSpec, Per, RateSpec},
     matching::{Method, Network, PathSpec, Regex, RegexFields, Text, ValueSpec, ValueTests},
     plan::{Cost, CostFields, KeyValue, Span},
 };
@@ -122,6 +122,12 @@ texts! {
         "type": "string",
         "pattern": format!("^\\s*{}\\s*$", span()),
         "examples": ["30s", "5 minutes", "1h 30m"],
+    });
+    Per as "Window": json_schema!({
+        "description": "The window of a limit.",
+        "type": "string",
+        "pattern": format!("^\\s*({}|month|mo)\\s*$", span()),
+        "examples": ["1m", "30s", "day"],
     });
     RateSpec as "Rate": json_schema!({
         "description": "Requests per time, with a burst for a token bucket; `unlimited`; or 0 to deny.",
