@@ -602,6 +602,68 @@ rules:
     );
 }
 
+/// `index`, `try_files` and `error_page` redirect within nginx, which then asks again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_nginx_redirects_within_is_charged_once() {
+    let files = tempfile::tempdir().unwrap();
+    for (name, text) in [
+        ("index.html", "the index"),
+        ("a.txt", "a file"),
+        ("oops.html", "oops"),
+    ] {
+        std::fs::write(files.path().join(name), text).unwrap();
+    }
+    // Started by root, its workers run as another user.
+    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(files.path(), readable).unwrap();
+    let root = files.path().display();
+    // Every place that a request can be led to asks, as people write it.
+    let config = closed()
+        .with(
+            "            error_page 403 = @refused;",
+            &format!("            root {root}; index index.html; try_files $uri $uri/ /app$uri;\n            error_page 404 /oops.html;\n            error_page 403 = @refused;"),
+        )
+        .with("            proxy_pass http://app;\n", "")
+        .with(
+            "        location = /_tollgate {",
+            &format!(
+                "        location /app {{
+            auth_request /_tollgate;
+            error_page 404 /oops.html;
+            proxy_intercept_errors on;
+            rewrite ^ /status/404 break;
+            proxy_pass http://app;
+        }}
+        location = /oops.html {{ root {root}; auth_request /_tollgate; }}
+        location = /_tollgate {{"
+            ),
+        );
+    let rules = "
+version: 1
+rules:
+  - { name: all, key: [client_ip], limit: 4/day }
+";
+    let stack = Stack::start(config, rules).await;
+    for (left, target, status, body) in [
+        (3, "/", 200, "the index"),
+        (2, "/a.txt", 200, "a file"),
+        (1, "/other", 404, "oops"),
+        (0, "/", 200, "the index"),
+    ] {
+        let answer = get(stack.nginx.addr, target).await;
+        assert_eq!((answer.status, &*answer.body), (status, body), "{target}");
+        let checks = stack.tollgate.metric("tollgate_checks_total").await;
+        assert_eq!(checks, 4 - left, "{target}");
+        if target != "/other" {
+            assert_eq!(answer.remaining().0, left, "{target}");
+        }
+    }
+    for target in ["/", "/a.txt", "/other"] {
+        assert_eq!(get(stack.nginx.addr, target).await.status, 429, "{target}");
+    }
+    assert_eq!(stack.upstream.count(), 1);
+}
+
 /// nginx cuts at a `#` and passes it on; an application that keeps it resolves the `..` behind it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_means_two_things_is_refused() {
