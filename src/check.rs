@@ -47,7 +47,7 @@ impl CheckPort {
         let live = self.engine.live();
         let reading = Reading {
             client_ip: &live.set.client_ip,
-            encoded_slash: live.set.encoded_slash,
+            paths: live.set.paths,
         };
         let check = match contract::read(&parts, reading) {
             Ok(check) => check,

@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use tollgate::{
     contract,
     limit::{Algorithm, State, ban},
-    request::{Attributes, EncodedSlash, normal_path, query_of},
+    request::{Attributes, EncodedSlash, Parameters, PathPolicy, normal_path, query_of},
     rulefile,
     rules::{RuleSet, key::claim},
 };
@@ -134,7 +134,10 @@ fn parts(method: &[u8], target: &[u8], headers: HeaderMap) -> Option<Parts> {
 fn read(parts: &Parts) -> Option<(String, String)> {
     let reading = Reading {
         client_ip: &RULES.client_ip,
-        encoded_slash: EncodedSlash::Keep,
+        paths: PathPolicy {
+            encoded_slash: EncodedSlash::Keep,
+            parameters: Parameters::Keep,
+        },
     };
     let check = match contract::read(parts, reading) {
         Ok(check) => check,

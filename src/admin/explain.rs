@@ -82,7 +82,7 @@ async fn report(
     let query = query.checked()?;
     let live = engine.live();
     let request = query
-        .attributes(live.set.encoded_slash)
+        .attributes(live.set.paths)
         .map_err(|refusal| refusal.explained())?;
     let (explanation, error) = engine.explain(&live, &request).await;
     let counters = match error {

@@ -78,7 +78,7 @@ pub(super) async fn run(args: ExplainArgs) -> Result<(), Failure> {
     let query = query.checked().map_err(usage)?;
     let set = rules::load_or_fail(&rules.rules, &redis.hash_key())?;
     let request = query
-        .attributes(set.encoded_slash)
+        .attributes(set.paths)
         .map_err(|refusal| Failure::Runtime(refusal.explained().into()))?;
     let reader = redis
         .options()

@@ -15,8 +15,7 @@ use super::{
 use crate::{
     metrics::Contract as Endpoint,
     request::{
-        Attributes, ClientIpPolicy, EncodedSlash, Scheme, ambiguity, normal_host, normal_method,
-        normal_path, query_of,
+        Attributes, ClientIpPolicy, PathPolicy, Scheme, normal_host, normal_method, query_of,
     },
 };
 
@@ -36,8 +35,8 @@ pub struct Check<'a> {
 pub struct Reading<'a> {
     /// Which hop is the client.
     pub client_ip: &'a ClientIpPolicy,
-    /// Whether a path may have an encoded slash.
-    pub encoded_slash: EncodedSlash,
+    /// How paths are read.
+    pub paths: PathPolicy,
 }
 
 /// Why a check was not understood.
@@ -122,9 +121,14 @@ fn request<'a>(
         Endpoint::AuthRequest => original_line(parts)?,
         Endpoint::Envoy => own_line(parts)?,
     };
-    if let Some(ambiguity) = ambiguity(&line.target, reading.encoded_slash) {
-        return Err(Refusal::Target(ambiguity).into());
-    }
+    let path = match &line.target {
+        Cow::Borrowed(target) => reading.paths.read(target),
+        Cow::Owned(target) => reading
+            .paths
+            .read(target)
+            .map(|path| Cow::Owned(path.into_owned())),
+    };
+    let path = path.map_err(Refusal::Target)?;
     if Method::from_bytes(line.method.as_bytes()).is_err() {
         return Err(Refusal::Method.into());
     }
@@ -136,10 +140,8 @@ fn request<'a>(
         method: normal(line.method, normal_method),
         scheme: line.scheme,
         host: host.map_err(|_| Refusal::Host)?,
-        query: normal(line.target.clone(), |target| {
-            Cow::Borrowed(query_of(target))
-        }),
-        path: normal(line.target, normal_path),
+        query: normal(line.target, |target| Cow::Borrowed(query_of(target))),
+        path,
         client_ip: client_ip(&parts.headers, reading.client_ip)?,
         headers: &parts.headers,
     })
@@ -309,7 +311,7 @@ mod tests {
     fn try_read(parts: &Parts) -> Result<Check<'_>, Unreadable> {
         let reading = Reading {
             client_ip: &ClientIpPolicy::default(),
-            encoded_slash: EncodedSlash::Refuse,
+            paths: PathPolicy::default(),
         };
         read(parts, reading)
     }

@@ -32,11 +32,11 @@ impl Refusal {
             ),
             Self::Target(Ambiguity::Backslash) => (
                 "the path has a backslash, which some servers take for a slash",
-                "if your application needs %5C: `encoded_slash: keep` in the rule file",
+                "if your application needs %5C: `paths: { encoded_slash: keep }` in the rule file",
             ),
             Self::Target(Ambiguity::EncodedSlash) => (
                 "the path has an encoded slash (%2F), which some servers take for a slash",
-                "if your application needs it: `encoded_slash: keep` in the rule file",
+                "if your application needs it: `paths: { encoded_slash: keep }` in the rule file",
             ),
             Self::Target(Ambiguity::Control) => (
                 "the request target has a control character",

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::{
     contract::Refusal,
     problem::Problem,
-    request::{Attributes, EncodedSlash, Scheme, ambiguity, normal_host, parse_ip},
+    request::{Attributes, PathPolicy, Scheme, normal_host, parse_ip},
 };
 
 /// A request to be explained.
@@ -191,7 +191,7 @@ pub fn parse_header(line: &str) -> Result<(String, String), InvalidQuery> {
 impl ValidQuery {
     /// The request as a proxy would describe it; an error if it would be refused before any rule
     /// is asked.
-    pub fn attributes(&self, slashes: EncodedSlash) -> Result<Attributes<'_>, Refusal> {
+    pub fn attributes(&self, paths: PathPolicy) -> Result<Attributes<'_>, Refusal> {
         let Self {
             method,
             target,
@@ -200,13 +200,11 @@ impl ValidQuery {
             ip,
             headers,
         } = self;
-        match ambiguity(target, slashes) {
-            Some(ambiguity) => Err(Refusal::Target(ambiguity)),
-            None => Ok(Attributes {
-                scheme: *scheme,
-                ..Attributes::new(method, host, target, *ip, headers)
-            }),
-        }
+        Ok(Attributes {
+            scheme: *scheme,
+            path: paths.read(target).map_err(Refusal::Target)?,
+            ..Attributes::new(method, host, target, *ip, headers)
+        })
     }
 }
 
@@ -228,7 +226,7 @@ mod tests {
     fn a_path_or_a_whole_url() {
         let seen = |target: &str| {
             let asked = query(target).checked().unwrap();
-            let request = asked.attributes(EncodedSlash::Refuse).unwrap();
+            let request = asked.attributes(PathPolicy::default()).unwrap();
             format!("{} {} {}", request.host, request.path, request.query)
         };
         assert_eq!(seen("/a/../b?x=1"), " /b x=1");
@@ -247,7 +245,7 @@ mod tests {
             with_host
                 .checked()
                 .unwrap()
-                .attributes(EncodedSlash::Refuse)
+                .attributes(PathPolicy::default())
                 .unwrap()
                 .host,
             "h.example.com"
@@ -275,7 +273,7 @@ mod tests {
         assert!(error(ip("here")).contains("is not an address"));
         let mapped = ip("::ffff:10.0.0.1").checked().unwrap();
         assert_eq!(
-            mapped.attributes(EncodedSlash::Refuse).unwrap().client_ip,
+            mapped.attributes(PathPolicy::default()).unwrap().client_ip,
             "10.0.0.1".parse().ok()
         );
         for (name, value, expected) in [

@@ -1,7 +1,9 @@
 //! Request targets that servers read differently.
 
-use super::{path::path_of, percent::canonical_encoding};
-use crate::words::words;
+use super::{
+    path::{EncodedSlash, path_of},
+    percent::canonical_encoding,
+};
 
 /// Why a request target means one thing to one server and another to the next.
 ///
@@ -26,18 +28,8 @@ pub enum Ambiguity {
     DotSegment,
 }
 
-words! {
-    /// What happens to a path with an encoded slash (`%2F`) or backslash (`%5C`).
-    pub enum EncodedSlash default Refuse {
-        /// Its request is refused.
-        Refuse => "refuse",
-        /// It is a character like any other, and separates nothing.
-        Keep => "keep",
-    }
-}
-
 /// Why `target` is ambiguous, if it is.
-pub fn ambiguity(target: &str, slashes: EncodedSlash) -> Option<Ambiguity> {
+pub(super) fn ambiguity(target: &str, slashes: EncodedSlash) -> Option<Ambiguity> {
     // One pass over what is nearly always plain.
     let mut in_path = true;
     let mut closer_look = false;

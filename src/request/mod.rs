@@ -15,11 +15,11 @@ use http::{HeaderMap, HeaderName};
 
 pub(crate) use self::path::normal_part;
 pub use self::{
-    ambiguity::{Ambiguity, EncodedSlash, ambiguity},
+    ambiguity::Ambiguity,
     client_ip::{ClientIpPolicy, parse_ip, unmapped},
     host::{NotAHost, normal_host},
     method::{KNOWN_METHODS, normal_method},
-    path::{decoded_segment, normal_path},
+    path::{EncodedSlash, Parameters, PathPolicy, decoded_segment, normal_path},
     query::query_of,
     scheme::Scheme,
 };

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     hash::HashKey,
-    request::{Attributes, ClientIpPolicy, EncodedSlash},
+    request::{Attributes, ClientIpPolicy, PathPolicy},
 };
 
 /// All rules of a file, ready to be matched.
@@ -18,8 +18,8 @@ pub struct RuleSet {
     pub rules: Vec<Rule>,
     /// How a client's address is found and written into keys.
     pub client_ip: ClientIpPolicy,
-    /// What happens to paths with an encoded slash.
-    pub encoded_slash: EncodedSlash,
+    /// How paths are read.
+    pub paths: PathPolicy,
     /// The key under which secrets are hashed.
     pub hash_key: HashKey,
     index: Index,
@@ -30,7 +30,7 @@ impl PartialEq for RuleSet {
     fn eq(&self, other: &Self) -> bool {
         self.rules == other.rules
             && self.client_ip == other.client_ip
-            && self.encoded_slash == other.encoded_slash
+            && self.paths == other.paths
             && self.hash_key == other.hash_key
     }
 }
@@ -42,14 +42,14 @@ impl RuleSet {
     pub(crate) fn new(
         rules: Vec<Rule>,
         client_ip: ClientIpPolicy,
-        encoded_slash: EncodedSlash,
+        paths: PathPolicy,
         hash_key: HashKey,
     ) -> Self {
         Self {
             index: Index::new(&rules),
             rules,
             client_ip,
-            encoded_slash,
+            paths,
             hash_key,
         }
     }

@@ -7,7 +7,7 @@ use http::HeaderName;
 use super::{Compiler, value};
 use crate::{
     limit::Algorithm,
-    request::ClientIpPolicy,
+    request::{ClientIpPolicy, PathPolicy},
     rulefile::{
         decode::Field,
         lint::{self, SHIPPED_HEADERS},
@@ -27,20 +27,33 @@ pub(super) struct Defaults {
     pub(super) answer: Arc<Answer>,
 }
 
+fn path_policy(file: &RuleFile) -> PathPolicy {
+    let mut policy = PathPolicy::default();
+    if let Some(paths) = value(file.paths.as_ref()) {
+        policy.encoded_slash = value(paths.encoded_slash.as_ref())
+            .copied()
+            .unwrap_or_default();
+        policy.parameters = value(paths.parameters.as_ref())
+            .copied()
+            .unwrap_or_default();
+    }
+    policy
+}
+
 impl Compiler<'_, '_> {
     /// Compiles every rule of a file that can be used.
     pub(super) fn rule_set(mut self, file: &RuleFile) -> RuleSet {
         self.version(file.version.as_ref());
         self.client_ip = self.client_ip(file);
+        self.path_policy = path_policy(file);
         let defaults = self.defaults(file);
         let (rules, paths) = self.rules(file.rules.as_ref(), &defaults);
         let forwarded = self.forwarded_headers(file.forwarded_headers.as_ref());
         self.lint(&rules, &paths, forwarded.as_deref());
-        let encoded_slash = value(file.encoded_slash.as_ref()).copied();
         RuleSet::new(
             rules,
             self.client_ip,
-            encoded_slash.unwrap_or_default(),
+            self.path_policy,
             self.context.hash_key.clone(),
         )
     }

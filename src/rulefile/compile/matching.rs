@@ -7,7 +7,7 @@ use http::{HeaderName, header::HOST};
 use super::{Compiler, value};
 use crate::{
     nearest::nearest,
-    request::KNOWN_METHODS,
+    request::{KNOWN_METHODS, Parameters},
     rulefile::{
         decode::Field,
         model::{Match, Method, PathSpec, ValueSpec, ValueTests},
@@ -103,7 +103,10 @@ impl Compiler<'_, '_> {
         for field in value(field).into_iter().flatten() {
             match &field.value {
                 None => {}
-                Some(PathSpec::Template(pattern)) => out.push(pattern.clone()),
+                Some(PathSpec::Template(pattern)) => {
+                    self.check_parameters(field, pattern);
+                    out.push(pattern.clone());
+                }
                 Some(PathSpec::Regex(fields)) => match &fields.regex {
                     None if self.has_error(field) => {}
                     None => self.error(
@@ -120,6 +123,17 @@ impl Compiler<'_, '_> {
             }
         }
         out
+    }
+
+    /// Reports a path that no request has, because parameters are no part of it.
+    fn check_parameters(&self, field: &Field<PathSpec>, pattern: &PathPattern) {
+        if self.path_policy.parameters == Parameters::Ignore && pattern.to_string().contains(';') {
+            self.error(
+                field,
+                "no path has a `;`: what follows it in a segment are parameters, and ignored",
+                "leave them out, or write `paths: { parameters: keep }` at the top of the file",
+            );
+        }
     }
 
     fn headers_of(

@@ -30,7 +30,12 @@ use super::{
     problems::Problems,
     yaml::FieldPath,
 };
-use crate::{hash::HashKey, problem::Problem, request::ClientIpPolicy, rules::RuleSet};
+use crate::{
+    hash::HashKey,
+    problem::Problem,
+    request::{ClientIpPolicy, PathPolicy},
+    rules::RuleSet,
+};
 
 /// What loading a rule file needs beside its own text.
 #[derive(Clone, Copy)]
@@ -66,6 +71,7 @@ pub(super) fn compile(document: &Document<'_>, context: LoadContext<'_>) -> Opti
         paths: &paths,
         context,
         client_ip: ClientIpPolicy::default(),
+        path_policy: PathPolicy::default(),
     };
     root.value.as_ref().map(|file| compiler.rule_set(file))
 }
@@ -77,6 +83,7 @@ struct Compiler<'a, 'text> {
     paths: &'a FieldPaths,
     context: LoadContext<'a>,
     client_ip: ClientIpPolicy,
+    path_policy: PathPolicy,
 }
 
 /// The value of an optional field that was decoded without error.

@@ -70,6 +70,7 @@ impl Compiler<'_, '_> {
                 paths: &paths,
                 context: self.context,
                 client_ip: self.client_ip.clone(),
+                path_policy: self.path_policy,
             };
             if let Some(file) = &root.value {
                 compiler.overrides_of(file, of, out);

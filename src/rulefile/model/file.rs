@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     limit::Algorithm,
-    request::EncodedSlash,
+    request::{EncodedSlash, Parameters},
     rulefile::decode::Field,
     rules::{Mode, OnStoreError, key::OnMissing},
 };
@@ -31,8 +31,8 @@ pub(in crate::rulefile) struct RuleFile {
     pub(in crate::rulefile) version: Option<Field<u64>>,
     /// How a client's address is found and written into keys.
     pub(in crate::rulefile) client_ip: Option<Field<ClientIp>>,
-    /// What happens to a path with an encoded slash (%2F) or backslash (%5C). By default `refuse`.
-    pub(in crate::rulefile) encoded_slash: Option<Field<EncodedSlash>>,
+    /// How paths are read, where applications differ.
+    pub(in crate::rulefile) paths: Option<Field<Paths>>,
     /// Headers that your proxy forwards beside those of the shipped configurations; "*" for all.
     /// Silences the warnings about them.
     pub(in crate::rulefile) forwarded_headers: Option<Field<Vec<Field<String>>>>,
@@ -53,6 +53,16 @@ pub(in crate::rulefile) struct ClientIp {
     /// How many bits identify an IPv6 client, 1 to 128. By default 64: a site.
     #[schemars(range(min = 1, max = 128))]
     pub(in crate::rulefile) ipv6_prefix: Option<Field<u64>>,
+}
+
+/// How paths are read, where applications differ.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(in crate::rulefile) struct Paths {
+    /// What happens to a path with an encoded slash (%2F) or backslash (%5C). By default `refuse`.
+    pub(in crate::rulefile) encoded_slash: Option<Field<EncodedSlash>>,
+    /// What parameters at the end of a segment (/data;v=2) are. By default `ignore`.
+    pub(in crate::rulefile) parameters: Option<Field<Parameters>>,
 }
 
 /// Settings for rules that do not have their own.

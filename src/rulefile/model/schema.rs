@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     limit::Algorithm,
-    request::{EncodedSlash, Scheme},
+    request::{EncodedSlash, Parameters, Scheme},
     rules::{Mode, OnStoreError, key::OnMissing, matcher::HostPattern, span::unit_names},
 };
 
@@ -167,6 +167,7 @@ enums!(
     Mode,
     OnMissing,
     OnStoreError,
+    Parameters,
     Scheme
 );
 
