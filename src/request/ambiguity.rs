@@ -1,9 +1,7 @@
 //! Request targets that servers read differently.
 
-use super::{
-    path::{EncodedSlash, path_of},
-    percent::canonical_encoding,
-};
+use super::{path::path_of, percent::canonical_encoding};
+use crate::words::words;
 
 /// Why a request target means one thing to one server and another to the next.
 ///
@@ -26,6 +24,16 @@ pub enum Ambiguity {
     /// A dot segment that not all servers resolve alike: with parameters (`..;x`), which some strip
     /// first, or after an empty segment (`//..`), which some merge first.
     DotSegment,
+}
+
+words! {
+    /// What happens to a path with an encoded slash (`%2F`) or backslash (`%5C`).
+    pub enum EncodedSlash default Refuse {
+        /// Its request is refused.
+        Refuse => "refuse",
+        /// It is a character like any other, and separates nothing.
+        Keep => "keep",
+    }
 }
 
 /// Why `target` is ambiguous, if it is.

@@ -6,6 +6,7 @@ mod host;
 mod method;
 mod path;
 mod percent;
+mod policy;
 mod query;
 mod scheme;
 
@@ -15,11 +16,12 @@ use http::{HeaderMap, HeaderName};
 
 pub(crate) use self::path::normal_part;
 pub use self::{
-    ambiguity::Ambiguity,
+    ambiguity::{Ambiguity, EncodedSlash},
     client_ip::{ClientIpPolicy, parse_ip, unmapped},
     host::{NotAHost, normal_host},
     method::{KNOWN_METHODS, normal_method},
-    path::{EncodedSlash, Parameters, PathPolicy, decoded_segment, normal_path},
+    path::{decoded_segment, normal_path},
+    policy::{Parameters, PathPolicy},
     query::query_of,
     scheme::Scheme,
 };

@@ -26,7 +26,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(in crate::rulefile) enum LimitSpec {
     Rate(RateSpec),
-    Fields(LimitFields),
+    Fields(Box<LimitFields>),
 }
 
 optional_fields! {
@@ -163,7 +163,7 @@ impl<'de> Deserialize<'de> for LimitSpec {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<LimitSpec, A::Error> {
-                short::fields(map).map(LimitSpec::Fields)
+                short::fields(map).map(|fields| LimitSpec::Fields(Box::new(fields)))
             }
         }
 
