@@ -24,6 +24,7 @@ pub mod contract;
 pub mod counter_key;
 pub mod engine;
 pub mod explain;
+mod glob;
 pub mod hash;
 pub mod health;
 pub mod jitter;

@@ -19,8 +19,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
 
+use crate::glob;
+
 /// The longest file read. A rule file has kilobytes; the cap is for `/dev/zero` and its like.
 const MAX_FILE: u64 = 16 * 1024 * 1024;
+/// The most entries of a directory whose names are read.
+const MAX_ENTRIES: usize = 10_000;
 
 /// Options of [`watch`].
 #[derive(Debug, Clone)]
@@ -60,13 +64,50 @@ pub fn force_on_sighup(force: Arc<Notify>) -> io::Result<()> {
     Ok(())
 }
 
-/// A file that belongs to the rule file, as it was read.
+/// What belongs to the rule file. Paths are relative to its directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A file.
+    File(PathBuf),
+    /// The names in a directory that match a pattern.
+    Names(PathBuf, String),
+}
+
+/// Something that belongs to the rule file, as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Other {
-    /// Its path, relative to the rule file's directory.
-    pub path: PathBuf,
-    /// Its content; `None` if it could not be read.
+    /// What it is.
+    pub source: Source,
+    /// The content of the file, or the names as [`Source::read`] gives them; `None` if it could not
+    /// be read.
     pub content: Option<Vec<u8>>,
+}
+
+impl Source {
+    /// Reads it, for the rule file at `path`. Names are separated by a slash, which no name has.
+    pub fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        match self {
+            Self::File(file) => read(&beside(path, file)),
+            Self::Names(dir, pattern) => {
+                let names = names(&beside(path, dir), pattern)?;
+                Ok(names.join("/").into_bytes())
+            }
+        }
+    }
+
+    /// The directories whose events concern it.
+    fn directories(&self, path: &Path) -> Directories {
+        match self {
+            Self::File(file) => directories(&beside(path, file)),
+            Self::Names(dir, pattern) => {
+                let dir = beside(path, dir);
+                let mut wanted = directories(&dir.join(pattern));
+                // Another directory may be put in its place.
+                wanted.extend(directories(&dir));
+                wanted
+            }
+        }
+    }
 }
 
 /// Calls `apply` with each new content of `path`, until `shutdown` completes.
@@ -196,10 +237,12 @@ impl Seen {
     /// Notes that `content` was applied, and which files belong to it.
     fn applied(&mut self, mut content: Content, others: Option<Vec<Other>>, files: &mut Files) {
         if let Some(others) = others {
-            let others = others.into_iter().map(|other| (other.path, other.content));
-            let (paths, contents) = others.unzip();
+            let others = others
+                .into_iter()
+                .map(|other| (other.source, other.content));
+            let (sources, contents) = others.unzip();
             content.others = contents;
-            files.watch_also(paths);
+            files.watch_also(sources);
         }
         self.applied = Some(content);
     }
@@ -223,15 +266,15 @@ async fn settled(events: &Notify, quiet: Duration) {
 #[derive(PartialEq, Eq)]
 struct Content {
     rules: Vec<u8>,
-    /// The content of the files that belong to the rule file; `None` for one that cannot be read.
+    /// The content of what belongs to the rule file; `None` for what cannot be read.
     others: Vec<Option<Vec<u8>>>,
 }
 
 /// The rule file, the files that belong to it, and the directories watched for them.
 struct Files {
     path: PathBuf,
-    /// The files that belong to it, relative to its directory.
-    others: Vec<PathBuf>,
+    /// What belongs to it.
+    others: Vec<Source>,
     events: Arc<Notify>,
     /// The directories to watch, as they were when `watcher` was made.
     watched: Directories,
@@ -262,7 +305,7 @@ impl Files {
 
     /// Watches these files from now on, and looks at them at once: they may have changed since they
     /// were read.
-    fn watch_also(&mut self, others: Vec<PathBuf>) {
+    fn watch_also(&mut self, others: Vec<Source>) {
         if self.others != others {
             self.others = others;
             self.events.notify_one();
@@ -272,22 +315,19 @@ impl Files {
     /// Sets up the watches, then reads the files. In this order, a change after reading is an
     /// event.
     fn look(&mut self) -> io::Result<Content> {
-        let others: Vec<PathBuf> = self
-            .others
-            .iter()
-            .map(|other| beside(&self.path, other))
-            .collect();
         for _ in 0..Self::ATTEMPTS {
             let mut wanted = directories(&self.path);
-            wanted.extend(others.iter().flat_map(|other| directories(other)));
+            let others = self.others.iter();
+            wanted.extend(others.flat_map(|other| other.directories(&self.path)));
             if !self.stale.swap(false, Ordering::AcqRel) && wanted == self.watched {
                 break;
             }
             self.watch(wanted);
         }
+        let others = self.others.iter();
         Ok(Content {
             rules: read(&self.path)?,
-            others: others.iter().map(|other| read(other).ok()).collect(),
+            others: others.map(|other| other.read(&self.path).ok()).collect(),
         })
     }
 
@@ -374,6 +414,37 @@ pub fn read_any(path: &Path) -> io::Result<Vec<u8>> {
         ));
     }
     Ok(bytes)
+}
+
+/// The names in a directory that match a pattern, sorted. Directories are left out.
+pub fn names(dir: &Path, pattern: &str) -> io::Result<Vec<String>> {
+    // The path of the current directory is empty.
+    let dir = if dir.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        dir
+    };
+    let mut names = Vec::new();
+    for (index, entry) in std::fs::read_dir(dir)?.enumerate() {
+        if index == MAX_ENTRIES {
+            let reason = format!("it holds more than {MAX_ENTRIES} files");
+            return Err(io::Error::other(reason));
+        }
+        let name = entry?.file_name();
+        if !glob::matches(pattern, &name.to_string_lossy()) {
+            continue;
+        }
+        if std::fs::metadata(dir.join(&name)).is_ok_and(|meta| meta.is_dir()) {
+            continue;
+        }
+        let name = name.into_string().map_err(|name| {
+            let name = name.display();
+            io::Error::other(format!("the name {name} is not UTF-8 text"))
+        })?;
+        names.push(name);
+    }
+    names.sort();
+    Ok(names)
 }
 
 #[cfg(test)]

@@ -80,6 +80,7 @@ fuzz_target!(|data: &[u8]| {
         LoadContext {
             hash_key: &HashKey::default(),
             read: &read,
+            list: &|_, _| Ok(vec!["a.yaml".to_owned(), "b.yaml".to_owned()]),
         },
     );
     told(&loaded.diagnostics, text, other);

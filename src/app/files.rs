@@ -5,7 +5,7 @@ use std::{cell::RefCell, io, path::Path};
 use crate::{
     hash::HashKey,
     rulefile::{self, LoadContext, Loaded},
-    watch::{self, Other},
+    watch::{self, Other, Source},
 };
 
 /// Reads a rule file once, from a pipe too.
@@ -39,22 +39,29 @@ pub(super) fn load_noting(
     hash_key: &HashKey,
     others: &RefCell<Vec<Other>>,
 ) -> Loaded {
-    let read = |other: &Path| {
-        let bytes = watch::read(&watch::beside(path, other));
+    let noted = |source: Source| {
+        let bytes = source.read(path);
         let mut others = others.borrow_mut();
-        // A file that cannot be read is asked for by each rule that names it.
-        if !others.iter().any(|known| known.path == other) {
+        // What cannot be read is asked for by each rule that names it.
+        if !others.iter().any(|known| known.source == source) {
             others.push(Other {
-                path: other.to_owned(),
+                source,
                 content: bytes.as_ref().ok().cloned(),
             });
         }
-        as_text(bytes?)
+        bytes
+    };
+    let read = |other: &Path| as_text(noted(Source::File(other.to_owned()))?);
+    let list = |dir: &Path, pattern: &str| {
+        let names = as_text(noted(Source::Names(dir.to_owned(), pattern.to_owned()))?)?;
+        let names = names.split('/').filter(|name| !name.is_empty());
+        Ok(names.map(str::to_owned).collect())
     };
     let name = path.display().to_string();
     let context = LoadContext {
         hash_key,
         read: &read,
+        list: &list,
     };
     rulefile::load_with(&name, text, context)
 }

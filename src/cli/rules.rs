@@ -41,6 +41,7 @@ pub(super) fn load(file: &Path, hash_key: &HashKey) -> Loaded {
             Loaded {
                 set: None,
                 diagnostics: Diagnostics::unreadable(&file, &error.to_string(), hint),
+                files: 1,
             }
         }
     }

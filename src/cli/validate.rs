@@ -48,6 +48,7 @@ pub(super) fn run(args: &ValidateArgs) -> Result<(), Failure> {
                 "valid": errors == 0,
                 "errors": errors,
                 "warnings": warnings,
+                "files": loaded.files,
                 "rules": rule_count,
                 "limits": limit_count,
                 "diagnostics": diagnostics.list,
@@ -63,11 +64,12 @@ pub(super) fn run(args: &ValidateArgs) -> Result<(), Failure> {
             if warnings > 0 {
                 print(&diagnostics.to_string())?;
             }
-            let mut parts = vec![
-                "valid".to_owned(),
-                counted(rule_count, "rule"),
-                counted(limit_count, "limit"),
-            ];
+            let mut parts = vec!["valid".to_owned()];
+            if loaded.files > 1 {
+                parts.push(counted(loaded.files, "file"));
+            }
+            parts.push(counted(rule_count, "rule"));
+            parts.push(counted(limit_count, "limit"));
             if warnings > 0 {
                 parts.push(counted(warnings, "warning"));
             }

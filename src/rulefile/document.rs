@@ -1,13 +1,13 @@
 //! One YAML file on its way to a rule set: its text, and everything found wrong with it.
 
-use std::{cell::RefCell, collections::HashSet};
+use std::{borrow::Cow, cell::RefCell, collections::HashSet};
 
 use serde_yaml::Value;
 
 use super::{
     diagnostic::{Diagnostic, Diagnostics, Location, Severity},
     problems::{FieldProblem, Problems},
-    yaml::{Malformed, ParseError, line, node, parse, shown, token_width},
+    yaml::{FieldPath, Malformed, ParseError, line, node, parse, shown, token_width},
 };
 use crate::problem::Problem;
 
@@ -15,13 +15,12 @@ use crate::problem::Problem;
 ///
 /// Each costs another read of the text to find its position, and aliases can repeat a mistake tens
 /// of thousands of times in a file of a few kilobytes.
-const MAX_REPORTED: usize = 100;
+pub(super) const MAX_REPORTED: usize = 100;
 
 /// A file with its problems.
 pub(super) struct Document<'a> {
-    /// The file, as messages name it.
-    pub(super) name: &'a str,
-    text: &'a str,
+    name: Cow<'a, str>,
+    text: Cow<'a, str>,
     /// What is wrong with its fields.
     pub(super) problems: Problems,
     /// Why the text is not YAML. It has its position already.
@@ -38,20 +37,38 @@ struct Included {
 }
 
 impl<'a> Document<'a> {
-    pub(super) fn new(name: &'a str, text: &'a str) -> Self {
+    pub(super) fn new(name: impl Into<Cow<'a, str>>, text: impl Into<Cow<'a, str>>) -> Self {
+        let mut text = text.into();
+        // Some editors begin files with a byte order mark.
+        if let Some(rest) = text.strip_prefix('\u{feff}') {
+            text = rest.to_owned().into();
+        }
         Self {
-            name,
-            // Some editors begin files with a byte order mark.
-            text: text.strip_prefix('\u{feff}').unwrap_or(text),
+            name: name.into(),
+            text,
             problems: Problems::default(),
             malformed: RefCell::default(),
             included: RefCell::default(),
         }
     }
 
+    /// The file, as messages name it.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where a field is, as messages say it: `rules.yaml:12`.
+    pub(super) fn place(&self, path: &FieldPath) -> String {
+        let line = node(&self.text, path.segments(), false).map(|at| shown(&self.text, at).0);
+        match line {
+            Some(line) => format!("{}:{line}", self.name),
+            None => self.name.to_string(),
+        }
+    }
+
     /// The tree; `None` if the text is not YAML, which is then reported.
     pub(super) fn parse(&self) -> Option<Value> {
-        match parse(self.text) {
+        match parse(&self.text) {
             Ok(value) => return Some(value),
             Err(ParseError::Malformed(malformed)) => {
                 self.malformed.replace(Some(malformed));
@@ -66,7 +83,7 @@ impl<'a> Document<'a> {
     /// Adds what is wrong in a file that this one names, unless it was added before.
     pub(super) fn include(&self, other: Document<'_>) {
         let mut included = self.included.borrow_mut();
-        let name = other.name.to_owned();
+        let name = other.name.to_string();
         let is_new = |problem: &FieldProblem| {
             let field = problem.path.to_string();
             let message = problem.problem.message.to_string();
@@ -91,8 +108,8 @@ impl<'a> Document<'a> {
         problems.sort_by_key(|problem| problem.severity);
         let omitted = problems.split_off(problems.len().min(MAX_REPORTED));
         let text = Text {
-            name: self.name,
-            text: self.text,
+            name: &self.name,
+            text: &self.text,
         };
         let mut list: Vec<Diagnostic> = problems.iter().map(|p| text.diagnostic(p)).collect();
         list.sort_by_key(|d| (d.line, d.column));
@@ -104,7 +121,7 @@ impl<'a> Document<'a> {
             );
             let whole_file = Location::WHOLE_FILE;
             list.push(Diagnostic::new(
-                self.name,
+                &self.name,
                 whole_file,
                 first.severity,
                 "",
@@ -116,7 +133,7 @@ impl<'a> Document<'a> {
         }
         list.extend(self.included.into_inner().diagnostics);
         Diagnostics {
-            file: self.name.to_owned(),
+            file: self.name.into_owned(),
             list,
         }
     }

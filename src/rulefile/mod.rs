@@ -7,6 +7,7 @@
 //! text ─yaml─▶ tree ─decode─▶ model ─compile─▶ RuleSet ─lint─▶ warnings
 //! ```
 //!
+//! * `include`: the files that belong to the rule file; the first two steps for each.
 //! * `yaml`: the tree, and where its nodes are in the text.
 //! * `decode`: a serde deserializer that goes on after an error.
 //! * `model`: the file as it is written; the JSON Schema is derived from it.
@@ -15,21 +16,27 @@
 //! * `problems` collects what they find, `document` finds its position in the text, and
 //!   `diagnostic` prints it.
 
+mod beside;
 mod compile;
 mod decode;
 mod diagnostic;
 mod document;
+mod include;
 mod lint;
 mod model;
 mod problems;
 mod rate;
 mod yaml;
 
-use std::{io, path::Path};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+};
 
-use self::document::Document;
 pub use self::{
-    compile::LoadContext,
+    beside::LoadContext,
     diagnostic::{Diagnostic, Diagnostics, Severity, counted},
     lint::SHIPPED_HEADERS,
 };
@@ -42,16 +49,34 @@ pub struct Loaded {
     pub set: Option<RuleSet>,
     /// Errors and warnings.
     pub diagnostics: Diagnostics,
+    /// How many rule files there are: the main one and those that are included.
+    pub files: usize,
 }
 
 /// Loads the text of a rule file. `name` is the file's name in messages.
 pub fn load_with(name: &str, text: &str, context: LoadContext<'_>) -> Loaded {
-    let document = Document::new(name, text);
-    let set = compile::compile(&document, context);
-    let diagnostics = document.into_diagnostics();
+    // Several rules may name one file: all get the same content, even if it changes meanwhile.
+    let known: RefCell<HashMap<PathBuf, String>> = RefCell::default();
+    let read = |path: &Path| {
+        if let Some(text) = known.borrow().get(path) {
+            return Ok(text.clone());
+        }
+        let text = (context.read)(path)?;
+        known.borrow_mut().insert(path.to_owned(), text.clone());
+        Ok(text)
+    };
+    let context = LoadContext {
+        read: &read,
+        ..context
+    };
+    let sources = include::read(name, text, context);
+    let set = compile::compile(&sources, context);
+    let files = sources.len();
+    let diagnostics = include::diagnostics(name, sources);
     Loaded {
         set: set.filter(|_| !diagnostics.has_errors()),
         diagnostics,
+        files,
     }
 }
 
@@ -62,17 +87,18 @@ pub fn load_with(name: &str, text: &str, context: LoadContext<'_>) -> Loaded {
 /// Everything that is wrong with it, warnings included.
 pub fn load(name: &str, text: &str) -> Result<RuleSet, Diagnostics> {
     let alone = |path: &Path| {
-        Err(io::Error::new(
+        io::Error::new(
             io::ErrorKind::Unsupported,
             format!(
                 "{} can only be read next to a rule file on disk",
                 path.display()
             ),
-        ))
+        )
     };
     let context = LoadContext {
         hash_key: &HashKey::default(),
-        read: &alone,
+        read: &|path| Err(alone(path)),
+        list: &|dir, _| Err(alone(dir)),
     };
     let loaded = load_with(name, text, context);
     loaded.set.ok_or(loaded.diagnostics)

@@ -155,6 +155,7 @@ fn a_long_list_of_problems_is_cut_short() {
     let context = LoadContext {
         hash_key: &HashKey::default(),
         read: &read,
+        list: &|_, _| Ok(Vec::new()),
     };
     let loaded = load_with("rules.yaml", &rules, context);
     assert_eq!(loaded.diagnostics.of(Severity::Error).count(), 1);
@@ -178,6 +179,7 @@ fn a_file_that_several_rules_name_is_read_once() {
     let context = LoadContext {
         hash_key: &HashKey::default(),
         read: &read,
+        list: &|_, _| Ok(Vec::new()),
     };
     let loaded = load_with("rules.yaml", &text, context);
     let set = loaded
@@ -200,6 +202,7 @@ fn an_overrides_file_in_another_encoding_is_reported_with_a_hint() {
     let context = LoadContext {
         hash_key: &HashKey::default(),
         read: &read,
+        list: &|_, _| Ok(Vec::new()),
     };
     let told = load_with("rules.yaml", text, context)
         .diagnostics
@@ -224,4 +227,156 @@ fn a_message_stays_on_its_line() {
         let told = [&diagnostic.field, &diagnostic.message];
         assert!(told.iter().all(|text| !text.contains('\n')), "{report:?}");
     }
+}
+
+/// Loads the file `rules.yaml` of these.
+fn load_files(files: &[(&str, &str)]) -> Loaded {
+    let text = |path: &Path| {
+        let mut files = files.iter();
+        let found = files.find(|(name, _)| Path::new(name) == path);
+        found.map(|(_, text)| (*text).to_owned())
+    };
+    let names = |dir: &Path, pattern: &str| {
+        let paths = files.iter().map(|(name, _)| Path::new(name));
+        let within = paths.filter(|path| path.parent() == Some(dir));
+        let names = within.filter_map(|path| path.file_name()?.to_str());
+        let mut names: Vec<String> = names.map(str::to_owned).collect();
+        names.retain(|name| crate::glob::matches(pattern, name));
+        names.sort();
+        names
+    };
+    let context = LoadContext {
+        hash_key: &HashKey::default(),
+        read: &|path| text(path).ok_or_else(|| io::ErrorKind::NotFound.into()),
+        list: &|dir, pattern| Ok(names(dir, pattern)),
+    };
+    let main = text(Path::new("rules.yaml")).unwrap();
+    load_with("conf/rules.yaml", &main, context)
+}
+
+fn names(set: &RuleSet) -> Vec<&str> {
+    set.rules.iter().map(|rule| &*rule.name).collect()
+}
+
+/// The main file's own rules come first, then those of each included file and of what it includes;
+/// a file that is included twice counts at the first place.
+#[test]
+fn rules_come_in_the_order_of_inclusion() {
+    let loaded = load_files(&[
+        (
+            "rules.yaml",
+            "version: 1\ninclude: [last.yaml, ./teams/*.yaml, last.yaml, \"*.yaml\"]\nrules: [{ name: main, limit: 5/m }]\n",
+        ),
+        ("last.yaml", "rules: [{ name: last, limit: 5/m }]\n"),
+        ("other.yaml", "rules: [{ name: other, limit: 5/m }]\n"),
+        ("teams/b.yaml", "rules: [{ name: b, limit: 5/m }]\n"),
+        (
+            "teams/a.yaml",
+            "version: 1\nrules: [{ name: a, limit: 5/m }]\ninclude: [../last.yaml, a/1.yaml]\n",
+        ),
+        ("teams/a/1.yaml", "rules: [{ name: a1, limit: 5/m }]\n"),
+        ("teams/.hidden.yaml", "nothing"),
+        ("teams/notes.txt", "nothing"),
+    ]);
+    assert_eq!(loaded.files, 6);
+    let set = loaded
+        .set
+        .unwrap_or_else(|| panic!("{}", loaded.diagnostics));
+    assert_eq!(names(&set), ["main", "last", "a", "a1", "b", "other"]);
+}
+
+#[test]
+fn defaults_are_for_the_rules_of_their_own_file() {
+    let loaded = load_files(&[
+        (
+            "rules.yaml",
+            "version: 1\ninclude: teams/*.yaml\ndefaults: { on_store_error: deny, answer: { status: 420 } }\nrules: [{ name: main, limit: 5/m }]\n",
+        ),
+        (
+            "teams/a.yaml",
+            "defaults: { mode: shadow, on_store_error: allow, answer: { text: no } }\nrules: [{ name: a, limit: 5/m }]\n",
+        ),
+        ("teams/b.yaml", "rules: [{ name: b, limit: 5/m }]\n"),
+    ]);
+    let set = loaded
+        .set
+        .unwrap_or_else(|| panic!("{}", loaded.diagnostics));
+    let found = set.rules.iter().map(|rule| {
+        let action = rule.limit_action().unwrap();
+        assert_eq!(rule.answer.status, Some(420));
+        let has_text = rule.answer.body.is_some();
+        (action.mode, action.on_store_error, has_text)
+    });
+    assert_eq!(
+        found.collect::<Vec<_>>(),
+        [
+            (Mode::Enforce, OnStoreError::Deny, false),
+            (Mode::Shadow, OnStoreError::Allow, true),
+            (Mode::Enforce, OnStoreError::Deny, false),
+        ]
+    );
+}
+
+#[test]
+fn included_files_are_bounded_in_number_length_and_depth() {
+    let count = |limit: usize| {
+        let file = |number| {
+            let text = format!("rules: [{{ name: r{number}, limit: 5/m }}]\n");
+            (format!("teams/{number}.yaml"), text)
+        };
+        let mut files: Vec<(String, String)> = (1..limit).map(file).collect();
+        let main = "version: 1\ninclude: [teams/*.yaml, teams/no-such.yaml]\n";
+        files.push(("rules.yaml".to_owned(), main.to_owned()));
+        let files: Vec<(&str, &str)> = files.iter().map(|(a, b)| (&**a, &**b)).collect();
+        load_files(&files).diagnostics.to_string()
+    };
+    assert!(count(999).contains("there is no file teams/no-such.yaml"));
+    let told = count(1_001);
+    assert!(
+        told.contains("rules.yaml:2:11: include[0]: there are more than 1000 rule files"),
+        "{told}"
+    );
+    assert_eq!(told.matches("hint").count(), 1, "{told}");
+
+    let long = format!(
+        "#{}\nrules: [{{ name: a, limit: 5/m }}]\n",
+        "x".repeat(9_000_000)
+    );
+    let main = "version: 1\ninclude: [a.yaml, b.yaml]\n";
+    let files = [("rules.yaml", main), ("a.yaml", &long), ("b.yaml", &long)];
+    let told = load_files(&files).diagnostics.to_string();
+    assert!(
+        told.contains("include[1]: with b.yaml, the rule files are longer than 16 MiB together"),
+        "{told}"
+    );
+
+    // Each file names a file in a folder of its own: without a bound, this would not end.
+    let endless = |path: &Path| {
+        let depth = path.components().count();
+        Ok(format!(
+            "include: a/x.yaml\nrules: [{{ name: r{depth}, limit: 5/m }}]\n"
+        ))
+    };
+    let context = LoadContext {
+        hash_key: &HashKey::default(),
+        read: &endless,
+        list: &|_, _| Ok(Vec::new()),
+    };
+    let told = load_with("rules.yaml", "version: 1\ninclude: a/x.yaml\n", context);
+    let told = told.diagnostics.to_string();
+    assert!(
+        told.contains("more than 16 files include each other in a chain"),
+        "{told}"
+    );
+}
+
+/// Finding a place takes as long as reading the file, so only some are looked for.
+#[test]
+fn many_rules_of_one_name_are_reported_in_time() {
+    let rule = "  - { name: a, limit: 5/m }\n";
+    let text = format!("version: 1\nrules:\n{}", rule.repeat(2_000));
+    let report = load("rules.yaml", &text).unwrap_err();
+    assert_eq!(report.list.len(), 101);
+    let first = &report.list[0].message;
+    assert_eq!(first, "the rule at rules.yaml:3 already has the name \"a\"");
 }

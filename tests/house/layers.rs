@@ -16,14 +16,15 @@ use regex::Regex;
 const LAYERS: &[(&str, &[&str])] = &[
     // Leaves: no module of tollgate.
     ("clock", &[]),
+    ("glob", &[]),
     ("hash", &[]),
     ("health", &[]),
     ("jitter", &[]),
     ("nearest", &[]),
     ("problem", &[]),
     ("throttle", &[]),
-    ("watch", &[]),
     ("words", &[]),
+    ("watch", &["glob"]),
     ("request", &["words"]),
     // Limits and counting.
     ("limit", &["words"]),
@@ -38,6 +39,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "rulefile",
         &[
             "counter_key",
+            "glob",
             "hash",
             "limit",
             "nearest",

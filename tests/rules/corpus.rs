@@ -1,9 +1,9 @@
 //! Rule files with mistakes that people make, and the diagnostics for each.
 //!
 //! `corpus/bad` has files that are refused, `corpus/warned` files that load with warnings. A file
-//! of overrides is beside the rule file that names it: `NAME.overrides.yaml`. The diagnostics of
-//! each file are a snapshot; to change many of them at once: `INSTA_UPDATE=always cargo test --test
-//! rules corpus`.
+//! of overrides is beside the rule file that names it: `NAME.overrides.yaml`. The files that `NAME`
+//! includes are in the folder `NAME`. The diagnostics of each file are a snapshot; to change many
+//! of them at once: `INSTA_UPDATE=always cargo test --test rules corpus`.
 
 use std::{
     collections::BTreeSet,
@@ -14,6 +14,7 @@ use std::{
 use tollgate::{
     hash::HashKey,
     rulefile::{self, LoadContext, Loaded, Severity},
+    watch,
 };
 
 /// A file of the corpus.
@@ -44,9 +45,11 @@ fn cases(folder: &str) -> Vec<Case> {
 
 /// Loads `text` as the file `name` of a folder.
 fn load(folder: &str, name: &str, text: String) -> Case {
+    let folder = Path::new("tests/corpus").join(folder);
     let surroundings = LoadContext {
         hash_key: &HashKey::default(),
-        read: &|beside| fs::read_to_string(Path::new("tests/corpus").join(folder).join(beside)),
+        read: &|beside| fs::read_to_string(folder.join(beside)),
+        list: &|dir, pattern| watch::names(&folder.join(dir), pattern),
     };
     let loaded = rulefile::load_with(&format!("{name}.yaml"), &text, surroundings);
     Case {
@@ -82,19 +85,25 @@ const JARGON: &[&str] = &[
 ];
 
 /// Checks what must hold for the diagnostics of any file.
-fn check(case: &Case) {
+fn check(folder: &str, case: &Case) {
     let Case { name, text, loaded } = case;
     let report = loaded.diagnostics.to_string();
     for diagnostic in &loaded.diagnostics.list {
         let hint = diagnostic.hint.as_deref().unwrap_or_default();
         assert!(!hint.trim().is_empty(), "{name}: no hint\n{report}");
         for word in JARGON {
-            let said = format!("{} {hint}", diagnostic.message);
+            let said = format!("{} {hint}", diagnostic.message).replace(name, "NAME");
             assert!(!said.contains(word), "{name}: {word:?}\n{report}");
         }
         let is_one_line = !format!("{}{hint}", diagnostic.message).contains('\n');
         assert!(is_one_line, "{name}: more than one line\n{report}");
-        if diagnostic.line > 0 && diagnostic.file == format!("{name}.yaml") {
+        if diagnostic.line > 0 {
+            let text = if diagnostic.file == format!("{name}.yaml") {
+                text.clone()
+            } else {
+                let folder = Path::new("tests/corpus").join(folder);
+                fs::read_to_string(folder.join(&diagnostic.file)).unwrap()
+            };
             let line = text.lines().nth(diagnostic.line - 1).unwrap_or_default();
             let source = diagnostic.source.trim_matches('…');
             assert!(line.contains(source), "{name}\n{report}");
@@ -134,7 +143,7 @@ fn bad_files_are_refused_with_place_and_remedy() {
             .of(Severity::Error)
             .any(|diagnostic| diagnostic.line > 0);
         assert!(placed || is_empty, "{name}: no place\n{report}");
-        check(case);
+        check("bad", case);
         snapshot("bad", case);
     }
 }
@@ -149,7 +158,7 @@ fn warned_files_are_taken_with_a_warning() {
         assert!(loaded.set.is_some(), "{name} was refused\n{report}\n{text}");
         let warnings = report.of(Severity::Warning).count();
         assert!(warnings > 0, "{name}: no warning");
-        check(case);
+        check("warned", case);
         snapshot("warned", case);
     }
 }
@@ -172,7 +181,7 @@ fn every_missing_character_gets_a_helpful_message() {
                 continue;
             }
             let text = format!("{}{}", &case.text[..at], &case.text[at + sign.len()..]);
-            check(&load(folder, &case.name, text));
+            check(folder, &load(folder, &case.name, text));
             count += 1;
         }
     }

@@ -147,6 +147,35 @@ fn a_good_rule_file_is_0() {
 }
 
 #[test]
+fn included_files_are_counted_and_explained() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    write("rules.yaml", "version: 1\ninclude: \"?.yaml\"\n");
+    write("a.yaml", "rules: [{ name: a, limit: 5/m }]\n");
+    write("b.yaml", "rules: [{ name: b, limit: 0 }]\n");
+    let path = dir.path().join("rules.yaml");
+    let path = path.to_str().unwrap();
+    let output = tollgate(&["validate", path]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(
+        said.replace(path, "rules.yaml"),
+        "rules.yaml: valid, 3 files, 2 rules, 1 limit\n"
+    );
+    let output = tollgate(&["explain", "--rules", path, "GET", "/"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("403"), "{said}");
+    write("b.yaml", "rules: [{ name: a, limit: 0 }]\n");
+    let output = tollgate(&["validate", path]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = stderr(&output);
+    assert!(
+        said.contains("b.yaml:1:17: rules[0].name: the rule at ")
+            && said.contains("a.yaml:1 already has the name \"a\""),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_taken_port_is_1_and_named() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

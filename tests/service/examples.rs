@@ -508,6 +508,7 @@ fn load(name: &str) -> (RuleSet, String) {
         rulefile::LoadContext {
             hash_key: &tollgate::hash::HashKey::default(),
             read: &|path| fs::read_to_string(format!("config/examples/{}", path.display())),
+            list: &|_, _| Ok(Vec::new()),
         },
     );
     let report = loaded.diagnostics.to_string();

@@ -471,6 +471,52 @@ rules:
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn included_files_reload_too() {
+    let limit = |name: &str, limit: &str| {
+        format!("rules: [{{ name: {name}, match: {{ path: /{name} }}, limit: {limit} }}]\n")
+    };
+    let tollgate = start(&format!("version: 1\n{}", limit("main", "0"))).await;
+    let teams = tollgate.rules().with_file_name("teams");
+    std::fs::create_dir(&teams).unwrap();
+    let write = |file: &str, text: String| {
+        std::fs::write(teams.join("new"), text).unwrap();
+        std::fs::rename(teams.join("new"), teams.join(file)).unwrap();
+    };
+    let becomes = async |path: &'static str, status: u16| {
+        eventually(&format!("{path} is {status}"), async || {
+            play(&tollgate, get(path, &[])).await.status == status
+        })
+        .await;
+    };
+    write("a.yaml", limit("a", "0"));
+    let main = format!("version: 1\ninclude: teams/*.yaml\n{}", limit("main", "0"));
+    std::fs::write(tollgate.rules(), main).unwrap();
+    becomes("/a", SHUT).await;
+    assert_eq!(play(&tollgate, get("/main", &[])).await.status, SHUT);
+    write("b.yaml", limit("b", "0"));
+    becomes("/b", SHUT).await;
+    // A mistake in one file holds up the change of another.
+    write("a.yaml", limit("a", "5/fortnight"));
+    tollgate.until_status("degraded").await;
+    tollgate.until_logged("teams/a.yaml:1:").await;
+    write("b.yaml", limit("b", "unlimited"));
+    eventually("the second change is refused too", async || {
+        tollgate.log().matches("older rules stay in force").count() >= 2
+    })
+    .await;
+    assert_eq!(play(&tollgate, get("/a", &[])).await.status, SHUT);
+    assert_eq!(play(&tollgate, get("/b", &[])).await.status, SHUT);
+    std::fs::remove_file(teams.join("a.yaml")).unwrap();
+    becomes("/b", GOOD).await;
+    assert_eq!(play(&tollgate, get("/a", &[])).await.status, GOOD);
+    tollgate.until_status("ok").await;
+    // A pattern without a file is a mistake as well.
+    std::fs::remove_file(teams.join("b.yaml")).unwrap();
+    tollgate.until_logged("no file matches").await;
+    assert_eq!(play(&tollgate, get("/main", &[])).await.status, SHUT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn actions_and_modes() {
     let [a, b] = [get("/a", &[]), get("/b", &[])];
     let rules = "  - { name: allowed, match: { path: /a }, action: allow }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
-use tollgate::watch::{self, Options, Other, force_on_sighup, watch};
+use tollgate::watch::{Options, Other, Source, force_on_sighup, names, watch};
 
 /// Only a failing test waits for it.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -45,14 +45,20 @@ impl Watched {
             loaded: None,
             force: force.clone(),
         };
-        let root = dir.path().to_owned();
-        // A file names the other files in its lines that begin with `+`.
+        let path = dir.path().join(file);
+        let read_from = path.clone();
+        // A file names the other files in its lines that begin with `+`, and all files of a folder
+        // in those that begin with `*`.
         let apply = move |bytes| {
             let text = String::from_utf8(bytes).unwrap();
-            let others = text.lines().filter_map(|line| line.strip_prefix('+'));
-            let others = others.map(|path| Other {
-                content: watch::read(&root.join(path)).ok(),
-                path: path.into(),
+            let source = |line: &str| match line.split_at_checked(1)? {
+                ("+", path) => Some(Source::File(path.into())),
+                ("*", dir) => Some(Source::Names(dir.into(), "*.yaml".to_owned())),
+                _ => None,
+            };
+            let others = text.lines().filter_map(source).map(|source| Other {
+                content: source.read(&read_from).ok(),
+                source,
             });
             // A file that begins with a question mark does not name them.
             let others = (!text.starts_with('?')).then(|| others.collect());
@@ -61,7 +67,7 @@ impl Watched {
         };
         let told = stop.clone();
         let shutdown = async move { told.notified().await };
-        let task = tokio::spawn(watch(dir.path().join(file), options, apply, shutdown));
+        let task = tokio::spawn(watch(path, options, apply, shutdown));
         Self {
             dir,
             applied,
@@ -291,6 +297,80 @@ async fn a_change_of_a_file_that_belongs_to_it_applies_it_again() {
     fs::write(watched.path("rules.yaml"), "alone").unwrap();
     watched.expect("alone").await;
     watched.stop().await;
+}
+
+/// A file that appears or goes is a change if its name matches; the content of those files is not
+/// looked at here, because each of them is named as a file too.
+#[tokio::test]
+async fn a_file_that_appears_or_goes_applies_it_again() {
+    let mut watched = Watched::start(NEVER, "*teams", |dir| {
+        fs::write(dir.join("rules.yaml"), "*teams").unwrap();
+    })
+    .await;
+    fs::create_dir(watched.path("teams")).unwrap();
+    watched.expect("*teams").await;
+    while watched.applied.try_recv().is_ok() {}
+    watched.replace("teams/a.yaml", "a");
+    watched.expect("*teams").await;
+    for (name, content) in [("a.yaml", "b"), ("notes.txt", "a"), (".b.yaml", "a")] {
+        watched.replace(&format!("teams/{name}"), content);
+    }
+    watched.expect_nothing().await;
+    fs::rename(watched.path("teams/a.yaml"), watched.path("teams/b.yaml")).unwrap();
+    watched.expect("*teams").await;
+    while watched.applied.try_recv().is_ok() {}
+    fs::remove_file(watched.path("teams/b.yaml")).unwrap();
+    watched.expect("*teams").await;
+    watched.stop().await;
+}
+
+/// A folder of a ConfigMap: each file is a link through `..data`.
+#[tokio::test]
+async fn a_folder_swapped_by_kubernetes() {
+    fn version(dir: &Path, name: &str, files: &[&str]) {
+        fs::create_dir_all(dir.join(name)).unwrap();
+        for file in files {
+            fs::write(dir.join(name).join(file), name).unwrap();
+        }
+    }
+    let mut watched = Watched::start(NEVER, "*teams\n+teams/a.yaml", |dir| {
+        let teams = dir.join("teams");
+        version(&teams, "..1", &["a.yaml"]);
+        symlink("..1", teams.join("..data")).unwrap();
+        symlink("..data/a.yaml", teams.join("a.yaml")).unwrap();
+        fs::write(dir.join("rules.yaml"), "*teams\n+teams/a.yaml").unwrap();
+    })
+    .await;
+    let teams = watched.path("teams");
+    assert_eq!(names(&teams, "*.yaml").unwrap(), ["a.yaml"]);
+    // What the kubelet does: first the directory, then the links.
+    version(&teams, "..2", &["a.yaml", "b.yaml"]);
+    symlink("..2", teams.join("..data_tmp")).unwrap();
+    fs::rename(teams.join("..data_tmp"), teams.join("..data")).unwrap();
+    watched.expect("*teams\n+teams/a.yaml").await;
+    while watched.applied.try_recv().is_ok() {}
+    symlink("..data/b.yaml", teams.join("b.yaml")).unwrap();
+    fs::remove_dir_all(teams.join("..1")).unwrap();
+    watched.expect("*teams\n+teams/a.yaml").await;
+    assert_eq!(names(&teams, "*").unwrap(), ["a.yaml", "b.yaml"]);
+    watched.stop().await;
+}
+
+#[test]
+fn names_are_sorted_and_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["b", "a", "C", ".d"] {
+        fs::write(dir.path().join(name), "").unwrap();
+    }
+    fs::create_dir(dir.path().join("folder")).unwrap();
+    // A link that leads nowhere is a mistake, and not left out.
+    symlink("nowhere", dir.path().join("link")).unwrap();
+    assert_eq!(names(dir.path(), "*").unwrap(), ["C", "a", "b", "link"]);
+    for number in 0..10_000 {
+        fs::write(dir.path().join(number.to_string()), "").unwrap();
+    }
+    let error = names(dir.path(), "a").unwrap_err().to_string();
+    assert_eq!(error, "it holds more than 10000 files");
 }
 
 /// A file that cannot be read as YAML does not name its other files, so the previous ones stay; and

@@ -4,17 +4,14 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
-use super::{Compiler, value};
+use super::{Compiler, rules::Rules, value};
 use crate::{
     limit::Algorithm,
     request::{ClientIpPolicy, PathPolicy},
     rulefile::{
-        decode::Field,
-        lint::{self, SHIPPED_HEADERS},
-        model::{self, RuleFile},
-        yaml::FieldPath,
+        decode::Field, include::Source, lint::SHIPPED_HEADERS, model::RuleFile, yaml::FieldPath,
     },
-    rules::{Mode, OnStoreError, Rule, RuleSet, answer::Answer, key::OnMissing},
+    rules::{Mode, OnStoreError, RuleSet, answer::Answer, key::OnMissing},
 };
 
 /// The settings that a rule takes from `defaults`.
@@ -41,33 +38,71 @@ fn path_policy(file: &RuleFile) -> PathPolicy {
 }
 
 impl Compiler<'_, '_> {
-    /// Compiles every rule of a file that can be used.
-    pub(super) fn rule_set(mut self, file: &RuleFile) -> RuleSet {
+    /// Compiles every rule of the files that can be used. The first one is the main file.
+    pub(super) fn rule_set(mut self, sources: &[Source<'_>]) -> Option<RuleSet> {
+        let (main, included) = sources.split_first()?;
+        let file = main.content.as_ref()?;
         self.version(file.version.as_ref());
         self.client_ip = self.client_ip(file);
         self.path_policy = path_policy(file);
-        let defaults = self.defaults(file);
-        let (rules, paths) = self.rules(file.rules.as_ref(), &defaults);
+        let defaults = self.defaults(file, &Defaults::default());
+        let mut rules = Rules::new(sources);
+        self.rules(0, file, &defaults, &mut rules);
+        for (index, source) in (1..).zip(included) {
+            if let Some(file) = &source.content {
+                let compiler = self.of(&source.document, &source.path, &source.paths);
+                compiler.included(file, main.document.name());
+                // What its own defaults leave out, those of the main file say.
+                let defaults = compiler.defaults(file, &defaults);
+                compiler.rules(index, file, &defaults, &mut rules);
+            }
+        }
         let forwarded = self.forwarded_headers(file.forwarded_headers.as_ref());
-        self.lint(&rules, &paths, forwarded.as_deref());
-        RuleSet::new(
-            rules,
+        rules.lint(forwarded.as_deref());
+        Some(RuleSet::new(
+            rules.into_list(),
             self.client_ip,
             self.path_policy,
             self.context.hash_key.clone(),
-        )
+        ))
     }
 
-    /// The rules that can be used, each with its path.
-    fn rules(
-        &self,
-        field: Option<&Field<Vec<Field<model::Rule>>>>,
-        defaults: &Defaults,
-    ) -> (Vec<Rule>, Vec<FieldPath>) {
-        let (mut rules, mut paths) = (Vec::new(), Vec::new());
-        let Some(field) = field else {
-            self.missing_rules();
-            return (rules, paths);
+    /// Reports what an included file cannot say.
+    fn included(&self, file: &RuleFile, main: &str) {
+        if file.version.is_some() {
+            self.version(file.version.as_ref());
+        }
+        // A new field must say here whether it is for the rules of its own file.
+        let RuleFile {
+            version: _,
+            client_ip,
+            paths,
+            forwarded_headers,
+            defaults: _,
+            include: _,
+            rules: _,
+        } = file;
+        let for_all = [
+            self.path_of(client_ip.as_ref()),
+            self.path_of(paths.as_ref()),
+            self.path_of(forwarded_headers.as_ref()),
+        ];
+        for path in for_all.into_iter().flatten() {
+            self.problems.error_at_name(
+                &path,
+                "an included file cannot say this, because it is for the rules of all files",
+                format!("move it to {main}"),
+            );
+        }
+    }
+
+    /// Adds the rules of a file that can be used.
+    fn rules(&self, source: usize, file: &RuleFile, defaults: &Defaults, rules: &mut Rules<'_>) {
+        let Some(field) = &file.rules else {
+            if file.include.is_none() {
+                self.missing_rules();
+            }
+            return;
         };
         if field.value.as_ref().is_some_and(Vec::is_empty) {
             self.error(
@@ -80,32 +115,24 @@ impl Compiler<'_, '_> {
             let path = self.path(field);
             let rule = field.value.as_ref();
             if let Some(rule) = rule.and_then(|rule| self.rule(rule, &path, defaults)) {
-                self.check_name(&rule, &path, &rules);
-                rules.push(rule);
-                paths.push(path);
+                rules.add(rule, source, path);
             }
         }
-        (rules, paths)
     }
 
     fn missing_rules(&self) {
         let root = FieldPath::root();
-        let has_error = self.problems.has_error(&root.key("rules"));
-        if !has_error && !self.problems.has_misspelt(&root, "rules") {
+        let misspelt = ["rules", "include"];
+        let has_error = misspelt.iter().any(|name| {
+            self.problems.has_error(&root.key(name)) || self.problems.has_misspelt(&root, name)
+        });
+        if !has_error {
             self.problems.error(
                 &root,
                 "the file has no rules",
                 "add `rules:` with at least one rule",
             );
         }
-    }
-
-    /// Warns of rules that are probably a mistake. Rules with a problem are left out: what could be
-    /// compiled of a rule with an error is not what was written.
-    fn lint(&self, rules: &[Rule], paths: &[FieldPath], forwarded: Option<&[HeaderName]>) {
-        let rules = rules.iter().zip(paths);
-        let sound = rules.filter(|(_, path)| !self.problems.has_any(path));
-        lint::lint(self.problems, &sound.collect::<Vec<_>>(), forwarded);
     }
 
     pub(super) fn version(&self, field: Option<&Field<u64>>) {
@@ -124,20 +151,21 @@ impl Compiler<'_, '_> {
         }
     }
 
-    fn defaults(&self, file: &RuleFile) -> Defaults {
-        let Some(defaults) = value(file.defaults.as_ref()) else {
-            return Defaults::default();
+    /// The defaults of a file. What it leaves out, `general` says.
+    fn defaults(&self, file: &RuleFile, general: &Defaults) -> Defaults {
+        fn or<T: Copy>(field: Option<&Field<T>>, general: T) -> T {
+            value(field).copied().unwrap_or(general)
+        }
+        let Some(own) = value(file.defaults.as_ref()) else {
+            return general.clone();
         };
+        let algorithm = value(own.algorithm.as_ref()).copied();
         Defaults {
-            algorithm: value(defaults.algorithm.as_ref()).copied(),
-            mode: value(defaults.mode.as_ref()).copied().unwrap_or_default(),
-            on_missing: value(defaults.on_missing.as_ref())
-                .copied()
-                .unwrap_or_default(),
-            on_store_error: value(defaults.on_store_error.as_ref())
-                .copied()
-                .unwrap_or_default(),
-            answer: self.answer(defaults.answer.as_ref(), &Arc::default()),
+            algorithm: algorithm.or(general.algorithm),
+            mode: or(own.mode.as_ref(), general.mode),
+            on_missing: or(own.on_missing.as_ref(), general.on_missing),
+            on_store_error: or(own.on_store_error.as_ref(), general.on_store_error),
+            answer: self.answer(own.answer.as_ref(), &general.answer),
         }
     }
 

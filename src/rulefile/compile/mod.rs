@@ -13,72 +13,49 @@ mod limits;
 mod matching;
 mod overrides;
 mod rule;
+mod rules;
 mod tiers;
 
 use std::{
     borrow::Cow,
-    cell::RefCell,
-    collections::HashMap,
-    io,
     path::{Path, PathBuf},
 };
 
 use super::{
-    decode::{Field, FieldPaths, decode},
+    beside::{LoadContext, beside},
+    decode::{Field, FieldPaths},
     document::Document,
-    model::RuleFile,
+    include::Source,
     problems::Problems,
     yaml::FieldPath,
 };
 use crate::{
-    hash::HashKey,
     problem::Problem,
     request::{ClientIpPolicy, PathPolicy},
     rules::RuleSet,
 };
 
-/// What loading a rule file needs beside its own text.
-#[derive(Clone, Copy)]
-pub struct LoadContext<'a> {
-    /// The key under which secrets are hashed.
-    pub hash_key: &'a HashKey,
-    /// Reads a file that the rule file names, by its path relative to the rule file's directory.
-    pub read: &'a dyn Fn(&Path) -> io::Result<String>,
-}
-
-/// Compiles a document. Problems go to the document; `None` if nothing could be compiled at all.
-pub(super) fn compile(document: &Document<'_>, context: LoadContext<'_>) -> Option<RuleSet> {
-    let tree = document.parse()?;
-    // Several rules may name one file: all get the same content, even if it changes meanwhile.
-    let known: RefCell<HashMap<PathBuf, String>> = RefCell::default();
-    let read = |path: &Path| {
-        if let Some(text) = known.borrow().get(path) {
-            return Ok(text.clone());
-        }
-        let text = (context.read)(path)?;
-        known.borrow_mut().insert(path.to_owned(), text.clone());
-        Ok(text)
-    };
-    let context = LoadContext {
-        read: &read,
-        ..context
-    };
-    let paths = FieldPaths::default();
-    let root: Field<RuleFile> = decode(&tree, &document.problems, &paths);
+/// Compiles a rule file and the files that it includes. Problems go to their documents; `None` if
+/// nothing could be compiled at all.
+pub(super) fn compile(sources: &[Source<'_>], context: LoadContext<'_>) -> Option<RuleSet> {
+    let (main, _) = sources.split_first()?;
     let compiler = Compiler {
-        document,
-        problems: &document.problems,
-        paths: &paths,
+        document: &main.document,
+        path: &main.path,
+        problems: &main.document.problems,
+        paths: &main.paths,
         context,
         client_ip: ClientIpPolicy::default(),
         path_policy: PathPolicy::default(),
     };
-    root.value.as_ref().map(|file| compiler.rule_set(file))
+    compiler.rule_set(sources)
 }
 
 /// Compiles one file: where its fields are, where its problems go, and what all of its rules share.
 struct Compiler<'a, 'text> {
     document: &'a Document<'text>,
+    /// The file's path, relative to the main rule file's directory.
+    path: &'a Path,
     problems: &'a Problems,
     paths: &'a FieldPaths,
     context: LoadContext<'a>,
@@ -91,7 +68,38 @@ fn value<T>(field: Option<&Field<T>>) -> Option<&T> {
     field.and_then(|field| field.value.as_ref())
 }
 
+impl<'a> Compiler<'a, '_> {
+    /// The compiler of another file, with the settings of this one.
+    fn of<'text>(
+        &self,
+        document: &'a Document<'text>,
+        path: &'a Path,
+        paths: &'a FieldPaths,
+    ) -> Compiler<'a, 'text> {
+        Compiler {
+            document,
+            path,
+            problems: &document.problems,
+            paths,
+            context: self.context,
+            client_ip: self.client_ip.clone(),
+            path_policy: self.path_policy,
+        }
+    }
+}
+
 impl Compiler<'_, '_> {
+    /// The path of a file that this one names, for reading it.
+    fn beside(&self, other: &str) -> PathBuf {
+        beside(self.path, Path::new(other))
+    }
+
+    /// The name in messages of a file that this one names.
+    fn shown(&self, other: &str) -> String {
+        let path = beside(Path::new(self.document.name()), Path::new(other));
+        path.display().to_string()
+    }
+
     /// The path of a field.
     fn path<T>(&self, field: &Field<T>) -> FieldPath {
         self.paths.of(field)

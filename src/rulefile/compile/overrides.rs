@@ -1,11 +1,11 @@
 //! Compiles `overrides` and `overrides_file`: limits for single clients.
 
-use std::{collections::HashMap, io, path::Path};
+use std::{collections::HashMap, path::Path};
 
 use super::{Compiler, limits::AlgorithmChoice, value};
 use crate::{
-    problem::Problem,
     rulefile::{
+        beside::unreadable,
         decode::{Field, FieldPaths, decode},
         diagnostic::counted,
         document::Document,
@@ -53,26 +53,17 @@ impl Compiler<'_, '_> {
         of: OverriddenRule<'_>,
         out: &mut HashMap<Box<str>, Plan>,
     ) {
-        let path = Path::new(path);
-        let text = match (self.context.read)(path) {
+        let beside = self.beside(path);
+        let text = match (self.context.read)(&beside) {
             Ok(text) => text,
-            Err(error) => return self.report(field, unreadable(path, &error)),
+            Err(error) => return self.report(field, unreadable(Path::new(path), &error)),
         };
-        let shown = Path::new(self.document.name).with_file_name(path);
-        let shown = shown.display().to_string();
-        let document = Document::new(&shown, &text);
+        let document = Document::new(self.shown(path), text);
         if let Some(tree) = document.parse() {
             let paths = FieldPaths::default();
             let root: Field<OverridesFile> = decode(&tree, &document.problems, &paths);
-            let compiler = Compiler {
-                document: &document,
-                problems: &document.problems,
-                paths: &paths,
-                context: self.context,
-                client_ip: self.client_ip.clone(),
-                path_policy: self.path_policy,
-            };
             if let Some(file) = &root.value {
+                let compiler = self.of(&document, &beside, &paths);
                 compiler.overrides_of(file, of, out);
             }
         }
@@ -193,21 +184,4 @@ impl Compiler<'_, '_> {
         }
         Some(key)
     }
-}
-
-/// Why a file of overrides cannot be read.
-fn unreadable(path: &Path, error: &io::Error) -> Problem {
-    let path = path.display();
-    let hint = match error.kind() {
-        io::ErrorKind::InvalidData => "save it in the encoding UTF-8",
-        _ => {
-            "write the path of a file that tollgate may read, relative to the rule file's directory"
-        }
-    };
-    if error.kind() == io::ErrorKind::NotFound {
-        return Problem::new(format!("there is no file {path}"), hint);
-    }
-    let error = error.to_string();
-    let reason = error.split(" (os error").next().unwrap_or_default();
-    Problem::new(format!("{path} cannot be read: {reason}"), hint)
 }

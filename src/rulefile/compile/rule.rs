@@ -183,16 +183,4 @@ impl Compiler<'_, '_> {
             on_store_error: on_store_error.unwrap_or(defaults.on_store_error),
         })
     }
-
-    /// Reports a rule with the name of an earlier one.
-    pub(super) fn check_name(&self, rule: &Rule, path: &FieldPath, earlier: &[Rule]) {
-        if earlier.iter().any(|other| other.name == rule.name) {
-            let at = path.key("name");
-            self.problems.error(
-                &at,
-                format!("another rule already has the name {:?}", rule.name),
-                "rules with the same name would share counters: give each its own name",
-            );
-        }
-    }
 }

@@ -3,8 +3,9 @@
 
 use http::{HeaderName, header};
 
+use super::placed::Placed;
 use crate::{
-    rulefile::{problems::Problems, yaml::FieldPath},
+    rulefile::yaml::FieldPath,
     rules::{
         Action, Cost, LimitAction, Plan, Rule,
         key::Part,
@@ -17,9 +18,16 @@ use crate::{
 pub const SHIPPED_HEADERS: &[&str] = &["x-api-key"];
 
 /// Warns of each header that is not forwarded, where a rule first asks for it.
-pub(super) fn lint(problems: &Problems, rules: &[(&Rule, &FieldPath)], forwarded: &[HeaderName]) {
+pub(super) fn lint(rules: &[Placed<'_>], main: &str, forwarded: &[HeaderName]) {
     let mut known = forwarded.to_vec();
-    for (rule, path) in rules {
+    for Placed {
+        rule,
+        path,
+        problems,
+        file,
+    } in rules
+    {
+        let top = if *file == main { "this file" } else { main };
         for (field, name) in asked(rule, path) {
             if known.contains(&name) {
                 continue;
@@ -29,7 +37,7 @@ pub(super) fn lint(problems: &Problems, rules: &[(&Rule, &FieldPath)], forwarded
                 &field,
                 format!("the shipped proxy configurations do not forward the header {name}"),
                 format!(
-                    "Envoy: {envoy}; nginx: `{nginx}`; then write `forwarded_headers: [{name}]` at the top of this file"
+                    "Envoy: {envoy}; nginx: `{nginx}`; then write `forwarded_headers: [{name}]` at the top of {top}"
                 ),
             );
             known.push(name);

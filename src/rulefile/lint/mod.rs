@@ -1,23 +1,27 @@
 //! Warnings about valid rules that are probably a mistake.
 
 mod forwarded;
+mod placed;
 
 use http::HeaderName;
 
 pub use self::forwarded::SHIPPED_HEADERS;
+pub(super) use self::placed::Placed;
 use super::{problems::Problems, yaml::FieldPath};
 use crate::{
     limit::{Algorithm, Limit},
     rules::{Action, Cost, LimitAction, Mode, NamedLimit, Plan, Rule, matcher::PathPattern},
 };
 
-/// Warns of probable mistakes in these rules.
-pub(super) fn lint(
-    problems: &Problems,
-    rules: &[(&Rule, &FieldPath)],
-    forwarded: Option<&[HeaderName]>,
-) {
-    for (index, (rule, path)) in rules.iter().enumerate() {
+/// Warns of probable mistakes in these rules. `main` is the main rule file.
+pub(super) fn lint(rules: &[Placed<'_>], main: &str, forwarded: Option<&[HeaderName]>) {
+    for (index, placed) in rules.iter().enumerate() {
+        let Placed {
+            rule,
+            path,
+            problems,
+            file: _,
+        } = *placed;
         if let Some(reason) = rule.matcher.impossible() {
             problems.warning(
                 path,
@@ -25,11 +29,12 @@ pub(super) fn lint(
                 "change its match, or remove the rule",
             );
         } else if let Some(other) =
-            ending(&rules[..index]).find(|other| other.matcher.covers(&rule.matcher))
+            ending(&rules[..index]).find(|other| other.rule.matcher.covers(&rule.matcher))
         {
+            let other = other.seen_from(placed);
             problems.warning(
                 path,
-                format!("the rule can never apply: {:?} above it matches all of its requests and ends the walk", other.name),
+                format!("the rule can never apply: {other} above it matches all of its requests and ends the walk"),
                 "move it above that rule, or narrow that rule's match",
             );
         }
@@ -38,11 +43,11 @@ pub(super) fn lint(
             lint_tiers(problems, action, path);
             lint_limits(problems, action, path);
             lint_ban(problems, action, path);
-            lint_against_others(problems, rules, index, action, path);
+            lint_against_others(rules, index, action);
         }
     }
     if let Some(forwarded) = forwarded {
-        forwarded::lint(problems, rules, forwarded);
+        forwarded::lint(rules, main, forwarded);
     }
 }
 
@@ -67,11 +72,9 @@ fn lint_paths(problems: &Problems, rule: &Rule, path: &FieldPath) {
 }
 
 /// The rules that end the walk for every request that they match.
-fn ending<'a>(rules: &[(&'a Rule, &FieldPath)]) -> impl Iterator<Item = &'a Rule> {
-    rules
-        .iter()
-        .map(|(rule, _)| *rule)
-        .filter(|rule| matches!(rule.action, Action::Allow | Action::Deny(Mode::Enforce)))
+fn ending<'r, 'a>(rules: &'r [Placed<'a>]) -> impl Iterator<Item = &'r Placed<'a>> {
+    let ends = |action: &Action| matches!(action, Action::Allow | Action::Deny(Mode::Enforce));
+    rules.iter().filter(move |placed| ends(&placed.rule.action))
 }
 
 fn lint_tiers(problems: &Problems, action: &LimitAction, path: &FieldPath) {
@@ -158,23 +161,17 @@ fn lint_ban(problems: &Problems, action: &LimitAction, path: &FieldPath) {
 }
 
 /// Warns of limits that another rule for the same clients makes pointless.
-fn lint_against_others(
-    problems: &Problems,
-    rules: &[(&Rule, &FieldPath)],
-    index: usize,
-    action: &LimitAction,
-    path: &FieldPath,
-) {
+fn lint_against_others(rules: &[Placed<'_>], index: usize, action: &LimitAction) {
     if action.descriptor.parts.is_empty() || action.mode == Mode::Shadow {
         return;
     }
-    let (rule, _) = rules[index];
+    let placed = rules[index];
     let others = rules
         .iter()
         .enumerate()
         .filter(|(other, _)| *other != index);
-    for (_, (other, _)) in others {
-        let Some(theirs) = other.limit_action() else {
+    for (_, other) in others {
+        let Some(theirs) = other.rule.limit_action() else {
             continue;
         };
         for limit in action.plan.limits() {
@@ -183,12 +180,15 @@ fn lint_against_others(
             let Some(stricter) = stricter_than(limit, &theirs.plan) else {
                 continue;
             };
-            if counts_all_that(theirs, action) && other.matcher.covers(&rule.matcher) {
-                problems.warning(
-                    path,
+            let covers = || other.rule.matcher.covers(&placed.rule.matcher);
+            if counts_all_that(theirs, action) && covers() {
+                placed.problems.warning(
+                    placed.path,
                     format!(
-                        "{} can never be reached: {} of {:?} on the same key is stricter",
-                        limit.text, stricter.text, other.name
+                        "{} can never be reached: {} of {} on the same key is stricter",
+                        limit.text,
+                        stricter.text,
+                        other.seen_from(&placed)
                     ),
                     "remove it, or look for a typo in one of the two",
                 );

@@ -23,6 +23,7 @@ use crate::{
 #[schemars(
     deny_unknown_fields,
     title = "tollgate rules",
+    extend("anyOf" = each_of(&["rules", "include"])),
     extend("patternProperties" = { "^x-": { "description": "Anything, like a place for anchors." } }),
 )]
 pub(in crate::rulefile) struct RuleFile {
@@ -38,9 +39,13 @@ pub(in crate::rulefile) struct RuleFile {
     pub(in crate::rulefile) forwarded_headers: Option<Field<Vec<Field<String>>>>,
     /// Settings for rules that do not have their own.
     pub(in crate::rulefile) defaults: Option<Field<Defaults>>,
+    /// Further rule files, relative to this one, whose rules follow those of this file. `*` is any
+    /// text in a file's name, `?` any character.
+    #[schemars(extend("minItems" = 1))]
+    pub(in crate::rulefile) include: Option<Field<Vec<Field<String>>>>,
     /// Read from top to bottom: `allow` and `deny` end the walk, and every `limit` rule that
     /// matches before that applies.
-    #[schemars(required, extend("minItems" = 1))]
+    #[schemars(extend("minItems" = 1))]
     pub(in crate::rulefile) rules: Option<Field<Vec<Field<Rule>>>>,
 }
 
