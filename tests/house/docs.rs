@@ -144,12 +144,29 @@ fn links_lead_somewhere() {
         for part in read(document).split("](").skip(1) {
             let target = part.split(')').next().unwrap();
             if !target.contains("://") {
-                assert!(folder.join(target).exists(), "{document}: {target}");
+                let (file, heading) = target.split_once('#').unwrap_or((target, ""));
+                let file = match file {
+                    "" => Path::new(document).to_owned(),
+                    file => folder.join(file),
+                };
+                assert!(file.exists(), "{document}: {target}");
+                let text = fs::read_to_string(&file).unwrap_or_default();
+                let mut headings = text.lines().filter_map(|line| line.strip_prefix("## "));
+                let is_there = headings.any(|found| slug(found) == heading);
+                assert!(heading.is_empty() || is_there, "{document}: {target}");
                 count += 1;
             }
         }
     }
     assert!(count > 5);
+}
+
+/// The name of a heading in links.
+fn slug(heading: &str) -> String {
+    let kept = heading
+        .chars()
+        .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
 }
 
 #[test]

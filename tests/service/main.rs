@@ -11,6 +11,8 @@ mod examples;
 mod explain;
 mod language;
 mod nginx;
+mod proxies;
+mod readings;
 mod server;
 mod service;
 mod watch;

@@ -1,26 +1,16 @@
 //! tollgate behind a real nginx that runs the configuration we ship.
-use std::{
-    collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{collections::BTreeMap, net::Ipv4Addr, sync::atomic::Ordering};
 
 use crate::support::{
     client::{Connection, all_at_once, ask, ask_from, get, head, statuses},
     eventually,
+    forwarder::Forwarder,
     nginx::{Config, Nginx},
     redis::Redis,
     tollgate::{Settings, Tollgate},
     upstream::Upstream,
 };
 use rustix::process::Signal;
-use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
-};
 
 const RULES: &str = "
 version: 1
@@ -238,35 +228,6 @@ async fn connections_are_kept_to_tollgate_and_to_the_client() {
         1,
         "one check after the other needs one connection"
     );
-}
-
-/// Passes bytes on, and counts the connections.
-struct Forwarder {
-    addr: SocketAddr,
-    connections: Arc<AtomicUsize>,
-}
-
-impl Forwarder {
-    async fn start(to: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let forwarder = Self {
-            addr: listener.local_addr().unwrap(),
-            connections: Arc::default(),
-        };
-        let connections = Arc::clone(&forwarder.connections);
-        tokio::spawn(async move {
-            loop {
-                let (mut client, _) = listener.accept().await.unwrap();
-                connections.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(async move {
-                    let mut server = TcpStream::connect(to).await.unwrap();
-                    // Ends when either side closes; an error is an end too.
-                    let _ = copy_bidirectional(&mut client, &mut server).await;
-                });
-            }
-        });
-        forwarder
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,37 +1,26 @@
 //! A real Envoy with the shipped configuration.
 
-use std::{
-    env, fs,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, net::SocketAddr, process::Command};
 
 use tempfile::TempDir;
 use tollgate::server::ListenAddr;
 
-use super::{client, free_port, process::Process, upstream::Upstream};
+use super::{client, free_port, process::Process, program, upstream::Upstream};
 
 /// `envoy/envoy.yaml`, and the changes that a test makes to it.
 #[derive(Clone)]
-pub struct Config(String);
+pub struct Config(program::Config);
 
 impl Config {
     /// The file as shipped.
     pub fn shipped() -> Self {
-        Self(include_str!("../../envoy/envoy.yaml").to_owned())
+        let text = include_str!("../../envoy/envoy.yaml");
+        Self(program::Config::new("envoy.yaml", text))
     }
 
-    /// Replaces `old`, which must occur exactly once, with `new`: a change that changes nothing
-    /// would test nothing.
-    pub fn with(mut self, old: &str, new: &str) -> Self {
-        assert_eq!(
-            self.0.matches(old).count(),
-            1,
-            "times that envoy.yaml says {old:?}"
-        );
-        self.0 = self.0.replace(old, new);
-        self
+    /// Replaces `old`, which must occur exactly once, with `new`.
+    pub fn with(self, old: &str, new: &str) -> Self {
+        Self(self.0.with(old, new))
     }
 
     /// The contract for any Envoy, instead of the one for 1.38 and later.
@@ -134,10 +123,12 @@ impl Envoy {
             &file,
             config
                 .addresses(port, admin_port, tollgates, upstream.addr)
-                .0,
+                .0
+                .text(),
         )
         .unwrap();
-        let mut command = Command::new(program());
+        let mut command =
+            Command::new(program::find("envoy", Some("TOLLGATE_TEST_ENVOY"), INSTALL));
         // With hot restart, only one Envoy could run on the machine. By default the access log is
         // only written every 10 s.
         command.arg("-c").arg(&file).args([
@@ -198,19 +189,3 @@ impl Envoy {
 }
 
 const INSTALL: &str = "install it with: scripts/install-test-deps.sh";
-
-fn program() -> PathBuf {
-    if let Some(given) = env::var_os("TOLLGATE_TEST_ENVOY").filter(|given| !given.is_empty()) {
-        return given.into();
-    }
-    let path = env::var_os("PATH").unwrap_or_default();
-    let cache = match env::var_os("XDG_CACHE_HOME").filter(|given| !given.is_empty()) {
-        Some(cache) => PathBuf::from(cache),
-        None => Path::new(&env::var_os("HOME").unwrap_or_default()).join(".cache"),
-    };
-    env::split_paths(&path)
-        .map(|dir| dir.join("envoy"))
-        .chain([cache.join("tollgate/envoy")])
-        .find(|candidate| candidate.is_file())
-        .unwrap_or_else(|| panic!("there is no Envoy; {INSTALL}"))
-}

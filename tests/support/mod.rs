@@ -6,10 +6,14 @@
     reason = "every test binary compiles all of it and uses some"
 )]
 
+pub mod caddy;
 pub mod client;
 pub mod envoy;
+pub mod forwarder;
+pub mod haproxy;
 pub mod nginx;
 pub mod process;
+pub mod program;
 pub mod redis;
 pub mod script;
 pub mod server;

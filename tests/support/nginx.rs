@@ -1,43 +1,30 @@
 //! A real nginx with the shipped configuration.
 
-use std::{
-    env, fs,
-    net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::{client, free_port, process::Process};
+use super::{client, free_port, process::Process, program};
 
 /// `nginx/nginx.conf`, and the changes that a test makes to it.
 #[derive(Clone)]
-pub struct Config(String);
+pub struct Config(program::Config);
 
 impl Config {
     /// The file as shipped.
     pub fn shipped() -> Self {
-        Self(include_str!("../../nginx/nginx.conf").to_owned())
+        Self::of(include_str!("../../nginx/nginx.conf"))
     }
 
     /// Another file, with the same addresses in the same form.
     pub fn of(text: &str) -> Self {
-        Self(text.to_owned())
+        Self(program::Config::new("nginx.conf", text))
     }
 
-    /// Replaces `old`, which must occur exactly once, with `new`: a change that changes nothing
-    /// would test nothing.
-    pub fn with(mut self, old: &str, new: &str) -> Self {
-        assert_eq!(
-            self.0.matches(old).count(),
-            1,
-            "times that nginx.conf says {old:?}"
-        );
-        self.0 = self.0.replace(old, new);
-        self
+    /// Replaces `old`, which must occur exactly once, with `new`.
+    pub fn with(self, old: &str, new: &str) -> Self {
+        Self(self.0.with(old, new))
     }
 
     fn addresses(
@@ -52,13 +39,9 @@ impl Config {
             .with("server tollgate:8081;", &format!("server {tollgate};"))
             .with("server upstream:8083;", &format!("server {upstream};"));
         let files = format!("{}/nginx", dir.display());
-        let moved = config.0.replace(" /tmp/nginx", &format!(" {files}"));
-        assert_eq!(
-            moved.matches(&files).count(),
-            6,
-            "the pid file and five directories"
-        );
-        moved
+        // The pid file and five directories.
+        let moved = config.0.with_all(6, " /tmp/nginx", &format!(" {files}"));
+        moved.text().to_owned()
     }
 }
 
@@ -83,7 +66,7 @@ impl Nginx {
             config.addresses(dir.path(), addr, tollgate, upstream),
         )
         .unwrap();
-        let mut command = Command::new(program());
+        let mut command = Command::new(program::find("nginx", None, INSTALL));
         command
             .args(["-e", "stderr", "-g", "daemon off;", "-c"])
             .arg(&file)
@@ -116,13 +99,3 @@ impl Nginx {
 }
 
 const INSTALL: &str = "install it with: apt-get install nginx-light";
-
-fn program() -> PathBuf {
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
-        // Debian's place for it, which is not in the PATH of users.
-        .chain([PathBuf::from("/usr/sbin")])
-        .map(|dir| dir.join("nginx"))
-        .find(|candidate| candidate.is_file())
-        .unwrap_or_else(|| panic!("there is no nginx; {INSTALL}"))
-}

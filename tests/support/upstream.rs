@@ -66,6 +66,14 @@ impl Upstream {
         Self { addr, seen }
     }
 
+    /// Another application, which remembers nothing here.
+    pub fn at(addr: SocketAddr) -> Self {
+        Self {
+            addr,
+            seen: Arc::default(),
+        }
+    }
+
     /// How many requests have reached it.
     pub fn count(&self) -> usize {
         self.seen.lock().unwrap().len()
