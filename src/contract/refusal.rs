@@ -39,7 +39,7 @@ impl Refusal {
                 "if your application needs it: `paths: { encoded_slash: keep }` in the rule file",
             ),
             Self::Target(Ambiguity::Control) => (
-                "the request target has a control character",
+                "the request target has a space or a control character",
                 "no client has a reason to send one",
             ),
             Self::Target(Ambiguity::DotSegment) => (

@@ -95,7 +95,7 @@ words! {
         Backslash => "backslash",
         /// An encoded slash in the path.
         EncodedSlash => "encoded_slash",
-        /// A control character in the request target.
+        /// A space or a control character in the request target.
         Control => "control",
         /// A dot segment that servers resolve differently.
         DotSegment => "dot_segment",

@@ -18,7 +18,7 @@ pub enum Ambiguity {
     Backslash,
     /// `%2F`: to some servers a slash.
     EncodedSlash,
-    /// A control character, raw or encoded. Some servers end the path at a NUL, and regular
+    /// A raw space, or a control character, raw or encoded. Some servers end the path at a NUL, and regular
     /// expressions match before a line break at the end.
     Control,
     /// A dot segment that not all servers resolve alike: with parameters (`..;x`), which some strip
@@ -45,7 +45,8 @@ pub(super) fn ambiguity(target: &str, slashes: EncodedSlash) -> Option<Ambiguity
     for byte in target.bytes() {
         match byte {
             b'#' => return Some(Ambiguity::Fragment),
-            0..=0x1f | 0x7f => return Some(Ambiguity::Control),
+            // Some servers cut the request line at a space.
+            0..=0x20 | 0x7f => return Some(Ambiguity::Control),
             b'?' => in_path = false,
             b'\\' if in_path => return Some(Ambiguity::Backslash),
             b'%' | b';' => closer_look |= in_path,
@@ -106,6 +107,7 @@ mod tests {
             ("/data%0A", Ambiguity::Control),
             ("/data%7f", Ambiguity::Control),
             ("/da\tta", Ambiguity::Control),
+            ("/data ", Ambiguity::Control),
             ("/data?x=\u{1}", Ambiguity::Control),
             ("/x/..;/data", Ambiguity::DotSegment),
             ("/x/..;v=1/data", Ambiguity::DotSegment),

@@ -12,3 +12,4 @@ mod corpus;
 mod decisions;
 mod properties;
 mod schema;
+mod targets;

@@ -9,6 +9,7 @@ mod cli;
 mod drain;
 mod examples;
 mod explain;
+mod junk;
 mod language;
 mod nginx;
 mod proxies;
