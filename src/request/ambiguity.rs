@@ -18,8 +18,8 @@ pub enum Ambiguity {
     Backslash,
     /// `%2F`: to some servers a slash.
     EncodedSlash,
-    /// A raw space, or a control character, raw or encoded. Some servers end the path at a NUL, and regular
-    /// expressions match before a line break at the end.
+    /// A raw space, or a control character, raw or encoded. Some servers end the path at a NUL, and
+    /// regular expressions match before a line break at the end.
     Control,
     /// A dot segment that not all servers resolve alike: with parameters (`..;x`), which some strip
     /// first, or after an empty segment (`//..`), which some merge first.
