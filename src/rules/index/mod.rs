@@ -32,7 +32,8 @@ use self::{
 use super::{
     Rule,
     matcher::{
-        Conditions, HeaderTest, PathPattern, Pattern, PatternSet, QueryTest, Segment, SetLimits,
+        Conditions, HeaderTest, Networks, PathPattern, Pattern, PatternSet, QueryTest, Segment,
+        SetLimits,
     },
 };
 use crate::request::Attributes;
@@ -239,12 +240,13 @@ fn choices<'a>(when: &'a Conditions) -> Vec<Vec<IndexKey<'a>>> {
         let values = test.exact.as_slice().iter();
         out.push(values.map(|value| IndexKey::Query(name, value)).collect());
     }
-    if let Some(networks) = client_ip {
+    // Lists are not filed: they are long, and looking an address up in one costs little.
+    if let Some(blocks) = client_ip.as_ref().and_then(Networks::blocks) {
         let narrow = |block: &IpNet| match block {
             IpNet::V4(v4) => v4.prefix_len() >= SHORTEST_BLOCKS.0,
             IpNet::V6(v6) => v6.prefix_len() >= SHORTEST_BLOCKS.1,
         };
-        let keys = networks.blocks().iter();
+        let keys = blocks.iter();
         let keys = keys.map(|block| narrow(block).then(|| IndexKey::Network(block.trunc())));
         out.extend(keys.collect::<Option<Vec<_>>>());
     }
