@@ -1,6 +1,6 @@
 //! Compiles `match` into a [`Matcher`].
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use http::{HeaderName, header::HOST};
 
@@ -10,6 +10,7 @@ use crate::{
     request::{KNOWN_METHODS, Parameters},
     rulefile::{
         addresses::Unusable,
+        beside::unreadable,
         decode::Field,
         model::{Match, Method, NetworkFile, NetworkSpec, PathSpec, ValueSpec, ValueTests},
     },
@@ -84,7 +85,8 @@ impl Compiler<'_, '_> {
     fn networks(&self, field: Option<&Field<Vec<Field<NetworkSpec>>>>) -> Option<Networks> {
         self.values(field, "network");
         let (mut blocks, mut lists) = (Vec::new(), Vec::new());
-        for field in value(field).into_iter().flatten() {
+        let fields = value(field).filter(|fields| !fields.is_empty())?;
+        for field in fields {
             match &field.value {
                 None => {}
                 Some(NetworkSpec::Block(network)) => blocks.push(network.0),
@@ -92,13 +94,13 @@ impl Compiler<'_, '_> {
             }
         }
         // A list that is empty for now is a condition nevertheless, which holds for nobody.
-        let is_given = !blocks.is_empty() || !lists.is_empty();
-        is_given.then(|| Networks::new(blocks, lists))
+        Some(Networks::new(blocks, lists))
     }
 
     /// The list in a file.
     fn list(&self, field: &Field<NetworkSpec>, fields: &NetworkFile) -> Option<Arc<NetworkList>> {
-        let Some(file) = &fields.file else {
+        let file = fields.file.as_ref();
+        let Some(file) = file.filter(|file| file.value.as_deref() != Some("")) else {
             if !self.has_error(field) {
                 self.error(
                     field,
@@ -112,8 +114,8 @@ impl Compiler<'_, '_> {
         let (beside, shown) = (self.beside(path), self.shown(path));
         let list = match self.lists.get(&beside, &shown, self.context.read) {
             Ok(list) => list,
-            Err(Unusable::Unreadable(problem)) => {
-                self.report(file, problem);
+            Err(Unusable::Unreadable(error)) => {
+                self.report(file, unreadable(Path::new(path), &error));
                 return None;
             }
             Err(Unusable::Bad(found)) => {

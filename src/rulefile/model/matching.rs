@@ -305,9 +305,15 @@ impl<'de> Deserialize<'de> for NetworkSpec {
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<NetworkSpec, E> {
-                Network::from_text(text)
-                    .map(NetworkSpec::Block)
-                    .map_err(E::custom)
+                let network = Network::from_text(text).map(NetworkSpec::Block);
+                network.map_err(|problem| {
+                    let is_file = text.ends_with(".txt");
+                    E::custom(if is_file {
+                        Problem::new(problem.message, format!("write {{ file: {text} }}"))
+                    } else {
+                        problem
+                    })
+                })
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<NetworkSpec, A::Error> {

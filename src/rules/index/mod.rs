@@ -326,4 +326,28 @@ mod tests {
         let set = rulefile::load("rules.yaml", &text).unwrap();
         assert_eq!(Index::new(&set.rules).always, [0]);
     }
+
+    /// Not even under the blocks beside it, because clients of the list are not in those.
+    #[test]
+    fn a_rule_with_a_list_is_not_filed_under_addresses() {
+        let text = "version: 1
+rules:
+  - { name: a, match: { client_ip: [10.0.0.0/8, { file: b.txt }] }, limit: 1/s }
+  - { name: b, match: { path: /b, client_ip: { file: b.txt } }, limit: 1/s }
+";
+        let context = rulefile::LoadContext {
+            hash_key: &crate::hash::HashKey::default(),
+            read: &|_| Ok("192.0.2.1\n".to_owned()),
+            list: &|_, _| Ok(Vec::new()),
+        };
+        let set = rulefile::load_with("rules.yaml", text, context)
+            .set
+            .unwrap();
+        let index = Index::new(&set.rules);
+        assert_eq!(index.always, [0]);
+        let headers = http::HeaderMap::new();
+        let ip = Some([192, 0, 2, 1].into());
+        let request = Attributes::new("GET", "", "/b", ip, &headers);
+        assert_eq!(index.candidates(&request), [0, 1]);
+    }
 }
