@@ -15,10 +15,11 @@ use http::HeaderMap;
 use tollgate::{
     clock::SystemClock,
     engine::{Engine, Options},
+    hash::HashKey,
     limit::{Algorithm, Limit},
     metrics::Metrics,
     request::{Attributes, normal_host, normal_path},
-    rulefile,
+    rulefile::{self, LoadContext},
     rules::RuleSet,
     store::{Batch, ENFORCED, deadline::Guarded, memory::MemoryStore},
 };
@@ -99,6 +100,58 @@ fn matching(c: &mut Criterion) {
     group.finish();
 }
 
+/// A rule with a list of `n` blocks, half of them IPv4; and how long it takes to load.
+fn lists(c: &mut Criterion) {
+    let mut group = c.benchmark_group("client_ip_list");
+    let text = "version: 1\nrules: [{ name: a, match: { client_ip: { file: b.txt } }, key: client_ip, limit: 1/s }]\n";
+    for n in [1, 200_000] {
+        // Of multiples of an odd number, no two are alike and all bits look random.
+        let blocks = (0..n).map(|i: u64| {
+            let bits = (i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let [a, b, c, d, e, f, ..] = bits.to_be_bytes();
+            match i % 2 {
+                0 => format!("{a}.{b}.{c}.{d}/{}\n", 24 + f % 9),
+                _ => format!("2{a:03x}:{b:x}{c:02x}:{d:x}{e:02x}::/{}\n", 48 + f % 17),
+            }
+        });
+        let list: String = blocks.collect();
+        let load = || {
+            let context = LoadContext {
+                hash_key: &HashKey::default(),
+                read: &|_| Ok(list.clone()),
+                list: &|_, _| Ok(Vec::new()),
+            };
+            rulefile::load_with("bench", text, context).set.unwrap()
+        };
+        let set = load();
+        let headers = HeaderMap::new();
+        // As many clients in the list as not, and never the same twice in a row.
+        let listed: Vec<IpAddr> = list
+            .lines()
+            .filter_map(|line| line.split('/').next()?.parse().ok())
+            .collect();
+        let mut next = 0_usize;
+        group.bench_with_input(BenchmarkId::new("match", n), &set, |b, set| {
+            b.iter(|| {
+                next = next.wrapping_add(7_919);
+                let listed = listed[next % listed.len()];
+                let ip = match (next % 4, listed) {
+                    (0 | 1, ip) => ip,
+                    (2, _) => IpAddr::from([203, 0, 113, 7]),
+                    (_, _) => IpAddr::from([0x3fff, 0, 0, 0, 0, 0, 0, 1]),
+                };
+                let request = Attributes {
+                    client_ip: Some(ip),
+                    ..request(black_box("/data"), &headers)
+                };
+                set.matching(&request).count()
+            });
+        });
+        group.bench_function(BenchmarkId::new("load", n), |b| b.iter(load));
+    }
+    group.finish();
+}
+
 fn normalising(c: &mut Criterion) {
     let mut group = c.benchmark_group("path");
     for (name, target) in [
@@ -164,5 +217,5 @@ fn deciding(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, matching, normalising, charging, deciding);
+criterion_group!(benches, matching, lists, normalising, charging, deciding);
 criterion_main!(benches);

@@ -6,6 +6,7 @@
 //! backs up the events, for file systems that send none.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -21,8 +22,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
 
 use crate::glob;
 
-/// The longest file read. A rule file has kilobytes; the cap is for `/dev/zero` and its like.
-const MAX_FILE: u64 = 16 * 1024 * 1024;
+/// The longest rule file read, in MiB. It has kilobytes; the cap is for `/dev/zero` and its like.
+const MAX_FILE: u64 = 16;
+/// The longest file read that a rule file names, in MiB: a list of addresses.
+const MAX_OTHER: u64 = 32;
 /// The most entries of a directory whose names are read.
 const MAX_ENTRIES: usize = 10_000;
 
@@ -87,7 +90,7 @@ impl Source {
     /// Reads it, for the rule file at `path`. Names are separated by a slash, which no name has.
     pub fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         match self {
-            Self::File(file) => read(&beside(path, file)),
+            Self::File(file) => read(&beside(path, file), MAX_OTHER),
             Self::Names(dir, pattern) => {
                 let names = names(&beside(path, dir), pattern)?;
                 Ok(names.join("/").into_bytes())
@@ -237,9 +240,10 @@ impl Seen {
     /// Notes that `content` was applied, and which files belong to it.
     fn applied(&mut self, mut content: Content, others: Option<Vec<Other>>, files: &mut Files) {
         if let Some(others) = others {
-            let others = others
-                .into_iter()
-                .map(|other| (other.source, other.content));
+            let others = others.into_iter().map(|other| {
+                let content = other.content.as_deref();
+                (other.source, content.map(|bytes| files.digest(bytes)))
+            });
             let (sources, contents) = others.unzip();
             content.others = contents;
             files.watch_also(sources);
@@ -266,8 +270,8 @@ async fn settled(events: &Notify, quiet: Duration) {
 #[derive(PartialEq, Eq)]
 struct Content {
     rules: Vec<u8>,
-    /// The content of what belongs to the rule file; `None` for what cannot be read.
-    others: Vec<Option<Vec<u8>>>,
+    /// What belongs to the rule file, as [digests](Files::digest); `None` for what cannot be read.
+    others: Vec<Option<u64>>,
 }
 
 /// The rule file, the files that belong to it, and the directories watched for them.
@@ -275,6 +279,7 @@ struct Files {
     path: PathBuf,
     /// What belongs to it.
     others: Vec<Source>,
+    digests: RandomState,
     events: Arc<Notify>,
     /// The directories to watch, as they were when `watcher` was made.
     watched: Directories,
@@ -296,11 +301,18 @@ impl Files {
         Self {
             path,
             others: Vec::new(),
+            digests: RandomState::new(),
             events,
             watched: Directories::new(),
             stale: Arc::default(),
             watcher: None,
         }
+    }
+
+    /// A number that two contents share by chance only, once in 2^64: a list can be long, and is
+    /// not worth keeping for comparison.
+    fn digest(&self, content: &[u8]) -> u64 {
+        self.digests.hash_one(content)
     }
 
     /// Watches these files from now on, and looks at them at once: they may have changed since they
@@ -326,8 +338,10 @@ impl Files {
         }
         let others = self.others.iter();
         Ok(Content {
-            rules: read(&self.path)?,
-            others: others.map(|other| other.read(&self.path).ok()).collect(),
+            rules: read(&self.path, MAX_FILE)?,
+            others: others
+                .map(|other| Some(self.digest(&other.read(&self.path).ok()?)))
+                .collect(),
         })
     }
 
@@ -390,8 +404,8 @@ pub fn beside(path: &Path, other: &Path) -> PathBuf {
     path.parent().unwrap_or(Path::new("")).join(other)
 }
 
-/// Reads a regular file of at most 16 MiB.
-pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+/// Reads a regular file of at most `max` MiB.
+fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     // Opening a pipe would wait for a writer.
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::new(
@@ -399,18 +413,23 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
             "not a regular file",
         ));
     }
-    read_any(path)
+    read_at_most(path, max)
 }
 
-/// As [`read`], but also reads pipes.
+/// Reads a rule file of at most 16 MiB, from a pipe too.
 pub fn read_any(path: &Path) -> io::Result<Vec<u8>> {
+    read_at_most(path, MAX_FILE)
+}
+
+fn read_at_most(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path)?;
-    let length = file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-    if length as u64 > MAX_FILE {
+    let bound = max * 1024 * 1024;
+    let length = file.take(bound + 1).read_to_end(&mut bytes)?;
+    if length as u64 > bound {
         return Err(io::Error::new(
             io::ErrorKind::FileTooLarge,
-            "longer than 16 MiB",
+            format!("it is longer than {max} MiB"),
         ));
     }
     Ok(bytes)
@@ -477,12 +496,29 @@ mod tests {
     fn only_regular_files_are_read() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(
-            read(dir.path()).unwrap_err().kind(),
+            read(dir.path(), 1).unwrap_err().kind(),
             io::ErrorKind::InvalidInput
         );
         assert_eq!(
-            read(Path::new("/dev/zero")).unwrap_err().kind(),
+            read(Path::new("/dev/zero"), 1).unwrap_err().kind(),
             io::ErrorKind::InvalidInput
         );
+    }
+
+    #[test]
+    fn what_a_rule_file_names_may_be_longer() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rules.yaml");
+        let list = Source::File("list.txt".into());
+        for (mib, rules, other) in [(16, true, true), (17, false, true), (33, false, false)] {
+            for file in [&path, &dir.path().join("list.txt")] {
+                let file = std::fs::File::create(file).unwrap();
+                file.set_len(mib * 1024 * 1024).unwrap();
+            }
+            assert_eq!(read(&path, MAX_FILE).is_ok(), rules);
+            assert_eq!(list.read(&path).is_ok(), other);
+        }
+        let error = list.read(&path).unwrap_err().to_string();
+        assert_eq!(error, "it is longer than 32 MiB");
     }
 }

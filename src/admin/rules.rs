@@ -100,7 +100,7 @@ fn conditions_json(matcher: &Matcher) -> Value {
             "methods": methods,
             "scheme": schemes,
             "host": texts(hosts),
-            "client_ip": texts(client_ip.iter().flat_map(Networks::blocks)),
+            "client_ip": texts(client_ip.iter().flat_map(Networks::items)),
             // Names only: what a value must be can be a secret.
             "headers": texts(headers.iter().map(|header| &header.name)),
             "query": texts(query.iter().map(|parameter| &parameter.name)),

@@ -42,6 +42,8 @@ pub(super) fn load(file: &Path, hash_key: &HashKey) -> Loaded {
                 set: None,
                 diagnostics: Diagnostics::unreadable(&file, &error.to_string(), hint),
                 files: 1,
+                lists: 0,
+                listed_blocks: 0,
             }
         }
     }

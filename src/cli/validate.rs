@@ -49,6 +49,8 @@ pub(super) fn run(args: &ValidateArgs) -> Result<(), Failure> {
                 "errors": errors,
                 "warnings": warnings,
                 "files": loaded.files,
+                "lists": loaded.lists,
+                "listed_blocks": loaded.listed_blocks,
                 "rules": rule_count,
                 "limits": limit_count,
                 "diagnostics": diagnostics.list,
@@ -70,6 +72,10 @@ pub(super) fn run(args: &ValidateArgs) -> Result<(), Failure> {
             }
             parts.push(counted(rule_count, "rule"));
             parts.push(counted(limit_count, "limit"));
+            if loaded.lists > 0 {
+                let blocks = counted(loaded.listed_blocks, "block");
+                parts.push(format!("{} ({blocks})", counted(loaded.lists, "list")));
+            }
             if warnings > 0 {
                 parts.push(counted(warnings, "warning"));
             }

@@ -41,6 +41,7 @@ pub(super) fn unreadable(path: &Path, error: &io::Error) -> Problem {
     let path = path.display();
     let hint = match error.kind() {
         io::ErrorKind::InvalidData => "save it in the encoding UTF-8",
+        io::ErrorKind::FileTooLarge => "split it into several files, and name each of them",
         _ => "write the path of a file that tollgate may read, relative to this file's directory",
     };
     if error.kind() == io::ErrorKind::NotFound {

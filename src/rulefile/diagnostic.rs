@@ -148,6 +148,15 @@ impl Diagnostic {
         }
     }
 
+    /// Says how many problems of a file are not shown.
+    pub(super) fn omitted(file: &str, severity: Severity, number: usize) -> Self {
+        let problem = Problem::new(
+            format!("{number} more problems not shown"),
+            "fix the ones above first",
+        );
+        Self::new(file, Location::WHOLE_FILE, severity, "", &problem)
+    }
+
     fn headline(&self) -> String {
         let warning = match self.severity {
             Severity::Error => "",

@@ -9,7 +9,6 @@ use super::{
     problems::{FieldProblem, Problems},
     yaml::{FieldPath, Malformed, ParseError, line, node, parse, shown, token_width},
 };
-use crate::problem::Problem;
 
 /// The most problems reported of one file.
 ///
@@ -96,6 +95,11 @@ impl<'a> Document<'a> {
         }
     }
 
+    /// Adds what is wrong in a file that is no YAML.
+    pub(super) fn include_list(&self, found: Vec<Diagnostic>) {
+        self.included.borrow_mut().diagnostics.extend(found);
+    }
+
     /// Everything that is wrong, in the order of the lines. Of more than [`MAX_REPORTED`] problems
     /// the errors come first, and the rest is counted.
     pub(super) fn into_diagnostics(self) -> Diagnostics {
@@ -115,18 +119,8 @@ impl<'a> Document<'a> {
         list.sort_by_key(|d| (d.line, d.column));
         list.dedup();
         if let Some(first) = omitted.first() {
-            let problem = Problem::new(
-                format!("{} more problems not shown", omitted.len()),
-                "fix the ones above first",
-            );
-            let whole_file = Location::WHOLE_FILE;
-            list.push(Diagnostic::new(
-                &self.name,
-                whole_file,
-                first.severity,
-                "",
-                &problem,
-            ));
+            let number = omitted.len();
+            list.push(Diagnostic::omitted(&self.name, first.severity, number));
         }
         if let Some(malformed) = self.malformed.into_inner() {
             list.push(text.malformed(&malformed));

@@ -11,11 +11,13 @@
 //! * `yaml`: the tree, and where its nodes are in the text.
 //! * `decode`: a serde deserializer that goes on after an error.
 //! * `model`: the file as it is written; the JSON Schema is derived from it.
+//! * `addresses`: lists of addresses, which are no YAML.
 //! * `compile`: what the values mean together.
 //! * `lint`: what is valid and probably a mistake.
 //! * `problems` collects what they find, `document` finds its position in the text, and
 //!   `diagnostic` prints it.
 
+mod addresses;
 mod beside;
 mod compile;
 mod decode;
@@ -51,6 +53,10 @@ pub struct Loaded {
     pub diagnostics: Diagnostics,
     /// How many rule files there are: the main one and those that are included.
     pub files: usize,
+    /// How many lists of addresses they name.
+    pub lists: usize,
+    /// How many blocks are in these lists.
+    pub listed_blocks: usize,
 }
 
 /// Loads the text of a rule file. `name` is the file's name in messages.
@@ -70,13 +76,17 @@ pub fn load_with(name: &str, text: &str, context: LoadContext<'_>) -> Loaded {
         ..context
     };
     let sources = include::read(name, text, context);
-    let set = compile::compile(&sources, context);
+    let lists = addresses::Lists::default();
+    let set = compile::compile(&sources, context, &lists);
+    let (lists, listed_blocks) = lists.counts();
     let files = sources.len();
     let diagnostics = include::diagnostics(name, sources);
     Loaded {
         set: set.filter(|_| !diagnostics.has_errors()),
         diagnostics,
         files,
+        lists,
+        listed_blocks,
     }
 }
 

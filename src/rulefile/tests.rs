@@ -285,6 +285,63 @@ fn rules_come_in_the_order_of_inclusion() {
     assert_eq!(names(&set), ["main", "last", "a", "a1", "b", "other"]);
 }
 
+/// A list is relative to the file that names it, and read once.
+#[test]
+fn a_list_is_a_condition_wherever_networks_are() {
+    use crate::request::Attributes;
+    let main = "version: 1
+include: teams/a.yaml
+rules:
+  - { name: denied, match: { client_ip: { file: teams/bots.txt } }, limit: 5/m }
+  - { name: both, match: { client_ip: [10.0.0.0/8, { file: ./teams/../teams/bots.txt }] }, limit: 5/m }
+  - { name: others, match: { not: { client_ip: { file: teams/bots.txt } } }, limit: 5/m }
+";
+    let team = "rules:
+  - name: tiered
+    limit: 5/m
+    tiers: [{ name: bot, when: { client_ip: { file: bots.txt } }, limit: 1/m }]
+";
+    let reads = std::cell::Cell::new(0);
+    let context = LoadContext {
+        hash_key: &HashKey::default(),
+        read: &|path| match path.to_str() {
+            Some("teams/a.yaml") => Ok(team.to_owned()),
+            Some("teams/bots.txt") => {
+                reads.set(reads.get() + 1);
+                Ok("192.0.2.0/24\n2001:db8::/32\n::ffff:198.51.100.7\n".to_owned())
+            }
+            _ => Err(io::ErrorKind::NotFound.into()),
+        },
+        list: &|_, _| Ok(Vec::new()),
+    };
+    let loaded = load_with("rules.yaml", main, context);
+    assert_eq!((reads.get(), loaded.lists, loaded.listed_blocks), (1, 1, 3));
+    let set = loaded
+        .set
+        .unwrap_or_else(|| panic!("{}", loaded.diagnostics));
+    let headers = http::HeaderMap::new();
+    for (ip, rules, is_bot) in [
+        ("192.0.2.9", "denied both tiered", true),
+        ("198.51.100.7", "denied both tiered", true),
+        ("2001:db8::9", "denied both tiered", true),
+        ("10.0.0.1", "both others tiered", false),
+        ("203.0.113.1", "others tiered", false),
+    ] {
+        let request = Attributes::new("GET", "", "/", Some(ip.parse().unwrap()), &headers);
+        let found: Vec<&str> = set
+            .matching(&request)
+            .map(|(_, rule, _)| &*rule.name)
+            .collect();
+        assert_eq!(found.join(" "), rules, "{ip}");
+        let tiered = set.rules.last().unwrap().limit_action().unwrap();
+        assert_eq!(
+            tiered.tiers[0].when.matches(&request).is_some(),
+            is_bot,
+            "{ip}"
+        );
+    }
+}
+
 #[test]
 fn defaults_are_for_the_rules_of_their_own_file() {
     let loaded = load_files(&[

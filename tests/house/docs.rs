@@ -64,6 +64,9 @@ fn every_rule_file_in_the_documents_is_valid() {
                             Some(name @ ("search" | "last")) => {
                                 Ok(format!("rules: [{{ name: {name}, limit: 1/s }}]\n"))
                             }
+                            Some("blocklist" | "partners") if !is_overrides => {
+                                Ok("192.0.2.1\n".to_owned())
+                            }
                             _ => Ok(block.clone()),
                         },
                         list: &|_, _| Ok(vec!["search.yaml".to_owned()]),

@@ -147,6 +147,44 @@ fn a_good_rule_file_is_0() {
 }
 
 #[test]
+fn lists_are_counted_and_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    write(
+        "rules.yaml",
+        "version: 1
+rules:
+  - { name: bots, match: { client_ip: [10.0.0.0/8, { file: bots.txt }] }, action: deny }
+  - { name: more, match: { client_ip: { file: more.txt } }, limit: 1/m }
+",
+    );
+    let blocks: Vec<String> = (0..500)
+        .map(|n| format!("192.0.{}.{}", n / 250, n % 250))
+        .collect();
+    write("bots.txt", &blocks.join("\n"));
+    write("more.txt", "2001:db8::/32\n");
+    let path = dir.path().join("rules.yaml");
+    let path = path.to_str().unwrap();
+    let said = |args: &[&str]| String::from_utf8(tollgate(args).stdout).unwrap();
+    assert_eq!(
+        said(&["validate", path]).replace(path, "rules.yaml"),
+        "rules.yaml: valid, 2 rules, 1 limit, 2 lists (501 blocks)\n"
+    );
+    let json: serde_json::Value =
+        serde_json::from_str(&said(&["validate", "--format=json", path])).unwrap();
+    assert_eq!(
+        (&json["lists"], &json["listed_blocks"]),
+        (&2.into(), &501.into())
+    );
+    let said = said(&["explain", "--rules", path, "GET", "/"]);
+    assert!(
+        said.contains("known to be in bots.txt (500 blocks) or 10.0.0.0/8")
+            && said.contains("known to be in more.txt (1 block)"),
+        "{said}"
+    );
+}
+
+#[test]
 fn included_files_are_counted_and_explained() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();

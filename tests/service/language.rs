@@ -471,6 +471,52 @@ rules:
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn lists_of_addresses_reload_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let team = dir.path().join("team.yaml");
+    let list = dir.path().join("bots.txt");
+    let write = |text: &str| {
+        std::fs::write(dir.path().join("new"), text).unwrap();
+        std::fs::rename(dir.path().join("new"), &list).unwrap();
+    };
+    write("# None yet\n");
+    std::fs::write(
+        &team,
+        "rules: [{ name: bots, match: { client_ip: { file: bots.txt } }, limit: 0 }]\n",
+    )
+    .unwrap();
+    let tollgate = start(&format!("version: 1\ninclude: {}\n", team.display())).await;
+    let [one, two, other] = ["192.0.2.1", "2001:db8::2", "192.0.2.2"].map(|ip| from(ip, "/"));
+    let becomes = async |request, status: u16| {
+        eventually(&format!("it is {status}"), async || {
+            play(&tollgate, request).await.status == status
+        })
+        .await;
+    };
+    // An empty list matches nobody.
+    assert_eq!(play(&tollgate, one).await.status, GOOD);
+    tollgate.until_logged("bots.txt has no address").await;
+    write("192.0.2.1\n");
+    becomes(one, SHUT).await;
+    assert_eq!(play(&tollgate, other).await.status, GOOD);
+    // A mistake is reported with its place, and changes nothing.
+    write("2001:db8::/32\n192.0.2.300\n");
+    tollgate.until_status("degraded").await;
+    tollgate.until_logged("bots.txt:2:1:").await;
+    assert_eq!(play(&tollgate, one).await.status, SHUT);
+    assert_eq!(play(&tollgate, two).await.status, GOOD);
+    write("2001:db8::/32\n");
+    becomes(two, SHUT).await;
+    tollgate.until_status("ok").await;
+    assert_eq!(play(&tollgate, one).await.status, GOOD);
+    std::fs::remove_file(&list).unwrap();
+    tollgate.until_status("degraded").await;
+    assert_eq!(play(&tollgate, two).await.status, SHUT);
+    write("192.0.2.2\n");
+    becomes(other, SHUT).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn included_files_reload_too() {
     let limit = |name: &str, limit: &str| {
         format!("rules: [{{ name: {name}, match: {{ path: /{name} }}, limit: {limit} }}]\n")

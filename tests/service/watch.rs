@@ -299,6 +299,25 @@ async fn a_change_of_a_file_that_belongs_to_it_applies_it_again() {
     watched.stop().await;
 }
 
+/// Of long files only a digest is kept; a change of one byte is noticed all the same.
+#[tokio::test]
+async fn a_change_within_a_long_list_applies_it_again() {
+    let mut list = "192.0.2.1\n".repeat(200_000);
+    let mut watched = Watched::start(NEVER, "+bots.txt", |dir| {
+        fs::write(dir.join("bots.txt"), &list).unwrap();
+        fs::write(dir.join("rules.yaml"), "+bots.txt").unwrap();
+    })
+    .await;
+    watched.expect_nothing().await;
+    watched.replace("bots.txt", &list);
+    watched.expect_nothing().await;
+    list.replace_range(1_000_008..1_000_009, "2");
+    watched.replace("bots.txt", &list);
+    watched.expect("+bots.txt").await;
+    watched.expect_nothing().await;
+    watched.stop().await;
+}
+
 /// A file that appears or goes is a change if its name matches; the content of those files is not
 /// looked at here, because each of them is named as a file too.
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Compiles `match` into a [`Matcher`].
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use http::{HeaderName, header::HOST};
 
@@ -9,10 +9,15 @@ use crate::{
     nearest::nearest,
     request::{KNOWN_METHODS, Parameters},
     rulefile::{
+        addresses::Unusable,
+        beside::unreadable,
         decode::Field,
-        model::{Match, Method, PathSpec, ValueSpec, ValueTests},
+        model::{Match, Method, NetworkFile, NetworkSpec, PathSpec, ValueSpec, ValueTests},
     },
-    rules::matcher::{Conditions, HeaderTest, Matcher, PathPattern, Pattern, QueryTest, ValueTest},
+    rules::matcher::{
+        Conditions, HeaderTest, Matcher, NetworkList, Networks, PathPattern, Pattern, QueryTest,
+        ValueTest,
+    },
 };
 
 impl Compiler<'_, '_> {
@@ -47,14 +52,12 @@ impl Compiler<'_, '_> {
     }
 
     fn conditions(&self, given: &Match) -> Conditions {
-        let networks = self.values(given.client_ip.as_ref(), "network");
         Conditions {
             paths: self.paths(given.path.as_ref()),
             methods: self.methods(given.methods.as_ref()),
             schemes: self.values(given.scheme.as_ref(), "scheme"),
             hosts: self.values(given.host.as_ref(), "host"),
-            client_ip: (!networks.is_empty())
-                .then(|| networks.into_iter().map(|network| network.0).collect()),
+            client_ip: self.networks(given.client_ip.as_ref()),
             headers: self.headers_of(given.headers.as_ref()),
             query: self.query_of(given.query.as_ref()),
         }
@@ -77,6 +80,55 @@ impl Compiler<'_, '_> {
             .iter()
             .filter_map(|field| field.value.clone())
             .collect()
+    }
+
+    fn networks(&self, field: Option<&Field<Vec<Field<NetworkSpec>>>>) -> Option<Networks> {
+        self.values(field, "network");
+        let (mut blocks, mut lists) = (Vec::new(), Vec::new());
+        let fields = value(field).filter(|fields| !fields.is_empty())?;
+        for field in fields {
+            match &field.value {
+                None => {}
+                Some(NetworkSpec::Block(network)) => blocks.push(network.0),
+                Some(NetworkSpec::File(fields)) => lists.extend(self.list(field, fields)),
+            }
+        }
+        // A list that is empty for now is a condition nevertheless, which holds for nobody.
+        Some(Networks::new(blocks, lists))
+    }
+
+    /// The list in a file.
+    fn list(&self, field: &Field<NetworkSpec>, fields: &NetworkFile) -> Option<Arc<NetworkList>> {
+        let file = fields.file.as_ref();
+        let Some(file) = file.filter(|file| file.value.as_deref() != Some("")) else {
+            if !self.has_error(field) {
+                self.error(
+                    field,
+                    "the network is empty",
+                    "write { file: blocklist.txt }, a block, or an address",
+                );
+            }
+            return None;
+        };
+        let path = file.value.as_deref()?;
+        let (beside, shown) = (self.beside(path), self.shown(path));
+        let list = match self.lists.get(&beside, &shown, self.context.read) {
+            Ok(list) => list,
+            Err(Unusable::Unreadable(error)) => {
+                self.report(file, unreadable(Path::new(path), &error));
+                return None;
+            }
+            Err(Unusable::Bad(found)) => {
+                self.document.include_list(found);
+                return None;
+            }
+        };
+        if list.is_empty() {
+            let message = format!("{path} has no address, so no client is in it");
+            let hint = "add one to it; if there is none to add, let this warning be";
+            self.problems.warning(&self.path(file), message, hint);
+        }
+        Some(list)
     }
 
     fn methods(&self, field: Option<&Field<Vec<Field<Method>>>>) -> Vec<String> {

@@ -22,6 +22,7 @@ use std::{
 };
 
 use super::{
+    addresses::Lists,
     beside::{LoadContext, beside},
     decode::{Field, FieldPaths},
     document::Document,
@@ -37,7 +38,11 @@ use crate::{
 
 /// Compiles a rule file and the files that it includes. Problems go to their documents; `None` if
 /// nothing could be compiled at all.
-pub(super) fn compile(sources: &[Source<'_>], context: LoadContext<'_>) -> Option<RuleSet> {
+pub(super) fn compile(
+    sources: &[Source<'_>],
+    context: LoadContext<'_>,
+    lists: &Lists,
+) -> Option<RuleSet> {
     let (main, _) = sources.split_first()?;
     let compiler = Compiler {
         document: &main.document,
@@ -45,6 +50,7 @@ pub(super) fn compile(sources: &[Source<'_>], context: LoadContext<'_>) -> Optio
         problems: &main.document.problems,
         paths: &main.paths,
         context,
+        lists,
         client_ip: ClientIpPolicy::default(),
         path_policy: PathPolicy::default(),
     };
@@ -59,6 +65,8 @@ struct Compiler<'a, 'text> {
     problems: &'a Problems,
     paths: &'a FieldPaths,
     context: LoadContext<'a>,
+    /// The lists of addresses that rules of all files name.
+    lists: &'a Lists,
     client_ip: ClientIpPolicy,
     path_policy: PathPolicy,
 }
@@ -82,6 +90,7 @@ impl<'a> Compiler<'a, '_> {
             problems: &document.problems,
             paths,
             context: self.context,
+            lists: self.lists,
             client_ip: self.client_ip.clone(),
             path_policy: self.path_policy,
         }

@@ -1,6 +1,6 @@
 //! Compiles `overrides` and `overrides_file`: limits for single clients.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, io, path::Path};
 
 use super::{Compiler, limits::AlgorithmChoice, value};
 use crate::{
@@ -26,6 +26,17 @@ pub(super) struct OverriddenRule<'a> {
     pub(super) choice: AlgorithmChoice,
     pub(super) descriptor: &'a Descriptor,
     pub(super) cost: &'a Cost,
+}
+
+/// The most bytes of a file of overrides.
+const MAX_LENGTH: usize = 16 * 1024 * 1024;
+
+fn bounded(text: String) -> io::Result<String> {
+    if text.len() > MAX_LENGTH {
+        let reason = "it is longer than 16 MiB";
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, reason));
+    }
+    Ok(text)
 }
 
 impl Compiler<'_, '_> {
@@ -54,7 +65,7 @@ impl Compiler<'_, '_> {
         out: &mut HashMap<Box<str>, Plan>,
     ) {
         let beside = self.beside(path);
-        let text = match (self.context.read)(&beside) {
+        let text = match (self.context.read)(&beside).and_then(bounded) {
             Ok(text) => text,
             Err(error) => return self.report(field, unreadable(Path::new(path), &error)),
         };

@@ -37,7 +37,7 @@ pub(in crate::rulefile) struct Match {
     /// One of these hosts, or *. for every name below.
     pub(in crate::rulefile) host: Option<Field<Vec<Field<HostPattern>>>>,
     /// The client's address is in one of these networks.
-    pub(in crate::rulefile) client_ip: Option<Field<Vec<Field<Network>>>>,
+    pub(in crate::rulefile) client_ip: Option<Field<Vec<Field<NetworkSpec>>>>,
     /// Conditions on request headers.
     pub(in crate::rulefile) headers: Option<Field<BTreeMap<String, Field<ValueSpec>>>>,
     /// Conditions on query parameters, decoded.
@@ -269,5 +269,58 @@ impl FromText for Network {
                     "write a CIDR block like 10.0.0.0/8 or 2001:db8::/32, or one address",
                 )
             })
+    }
+}
+
+/// A network, or a file with a list of them.
+#[derive(Debug, Clone)]
+pub(in crate::rulefile) enum NetworkSpec {
+    Block(Network),
+    File(NetworkFile),
+}
+
+optional_fields! {
+    /// A file with a list of networks.
+    pub(in crate::rulefile) struct NetworkFile {
+        /// A text file with one CIDR block or address a line, and # comments; relative to this
+        /// file.
+        #[schemars(required)]
+        file: String,
+    }
+}
+
+impl<'de> Deserialize<'de> for NetworkSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NetworkVisitor;
+
+        impl<'de> Visitor<'de> for NetworkVisitor {
+            type Value = NetworkSpec;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                Expected::new(
+                    "a network",
+                    "write a CIDR block like 10.0.0.0/8 or 2001:db8::/32, one address, or { file: blocklist.txt }",
+                )
+                .fmt(f)
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<NetworkSpec, E> {
+                let network = Network::from_text(text).map(NetworkSpec::Block);
+                network.map_err(|problem| {
+                    let is_file = text.ends_with(".txt");
+                    E::custom(if is_file {
+                        Problem::new(problem.message, format!("write {{ file: {text} }}"))
+                    } else {
+                        problem
+                    })
+                })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<NetworkSpec, A::Error> {
+                short::fields(map).map(NetworkSpec::File)
+            }
+        }
+
+        short::deserialize(deserializer, NetworkFile::FIELDS, NetworkVisitor)
     }
 }

@@ -17,7 +17,8 @@ pub(super) use self::{
     file::{ActionName, Rule, RuleFile},
     key::{KeyPart, NamedPart, PlainPart, key_parts},
     limit::{LimitFields, LimitSpec, Per, RateSpec},
-    matching::{Match, Method, PathSpec, ValueSpec, ValueTests},
+    matching::{Match, Method, Network, NetworkFile, NetworkSpec, PathSpec, ValueSpec, ValueTests},
     plan::{Ban, Cost, CostFields, KeyValue, Override, OverridesFile, Tier},
     schema::schema,
+    text::FromText,
 };

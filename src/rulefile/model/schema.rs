@@ -15,7 +15,10 @@ use super::{
     file::RuleFile,
     key::{KeyPart, NamedPart, PlainPart},
     limit::{LimitFields, LimitSpec, Per, RateSpec},
-    matching::{Method, Network, PathSpec, Regex, RegexFields, Text, ValueSpec, ValueTests},
+    matching::{
+        Method, Network, NetworkFile, NetworkSpec, PathSpec, Regex, RegexFields, Text, ValueSpec,
+        ValueTests,
+    },
     plan::{Cost, CostFields, KeyValue, Span},
 };
 use crate::{
@@ -221,6 +224,7 @@ either! {
         "pattern": "^/",
         "examples": ["/data", "/users/{id}", "/static/**"],
     }), or RegexFields;
+    NetworkSpec as "NetworkOrFile": |generator| generator.subschema_for::<Network>().into(), or NetworkFile;
     KeyPart as "KeyPart": |_| json!({ "enum": PlainPart::ALL }), or NamedPart;
     LimitSpec as "Limit": |generator| generator.subschema_for::<RateSpec>().into(), or LimitFields;
     Cost as "Cost": |_| json!({ "type": "integer", "minimum": 1, "maximum": 1_000_000_000 }), or CostFields;

@@ -32,7 +32,8 @@ use self::{
 use super::{
     Rule,
     matcher::{
-        Conditions, HeaderTest, PathPattern, Pattern, PatternSet, QueryTest, Segment, SetLimits,
+        Conditions, HeaderTest, Networks, PathPattern, Pattern, PatternSet, QueryTest, Segment,
+        SetLimits,
     },
 };
 use crate::request::Attributes;
@@ -239,12 +240,13 @@ fn choices<'a>(when: &'a Conditions) -> Vec<Vec<IndexKey<'a>>> {
         let values = test.exact.as_slice().iter();
         out.push(values.map(|value| IndexKey::Query(name, value)).collect());
     }
-    if let Some(networks) = client_ip {
+    // Lists are not filed: they are long, and looking an address up in one costs little.
+    if let Some(blocks) = client_ip.as_ref().and_then(Networks::blocks) {
         let narrow = |block: &IpNet| match block {
             IpNet::V4(v4) => v4.prefix_len() >= SHORTEST_BLOCKS.0,
             IpNet::V6(v6) => v6.prefix_len() >= SHORTEST_BLOCKS.1,
         };
-        let keys = networks.blocks().iter();
+        let keys = blocks.iter();
         let keys = keys.map(|block| narrow(block).then(|| IndexKey::Network(block.trunc())));
         out.extend(keys.collect::<Option<Vec<_>>>());
     }
@@ -323,5 +325,29 @@ mod tests {
         );
         let set = rulefile::load("rules.yaml", &text).unwrap();
         assert_eq!(Index::new(&set.rules).always, [0]);
+    }
+
+    /// Not even under the blocks beside it, because clients of the list are not in those.
+    #[test]
+    fn a_rule_with_a_list_is_not_filed_under_addresses() {
+        let text = "version: 1
+rules:
+  - { name: a, match: { client_ip: [10.0.0.0/8, { file: b.txt }] }, limit: 1/s }
+  - { name: b, match: { path: /b, client_ip: { file: b.txt } }, limit: 1/s }
+";
+        let context = rulefile::LoadContext {
+            hash_key: &crate::hash::HashKey::default(),
+            read: &|_| Ok("192.0.2.1\n".to_owned()),
+            list: &|_, _| Ok(Vec::new()),
+        };
+        let set = rulefile::load_with("rules.yaml", text, context)
+            .set
+            .unwrap();
+        let index = Index::new(&set.rules);
+        assert_eq!(index.always, [0]);
+        let headers = http::HeaderMap::new();
+        let ip = Some([192, 0, 2, 1].into());
+        let request = Attributes::new("GET", "", "/b", ip, &headers);
+        assert_eq!(index.candidates(&request), [0, 1]);
     }
 }

@@ -85,20 +85,22 @@ impl Conditions {
                 .iter()
                 .any(|theirs| ours.name == theirs.name && ours.test.covers(&theirs.test))
         });
-        let client_ip_covers = match (client_ip, &other.client_ip) {
+        let client_ip_covers = || match (client_ip, &other.client_ip) {
             (None, _) => true,
             (Some(_), None) => false,
-            (Some(ours), Some(theirs)) => ours.covers(theirs),
+            // An empty list is empty for now. Nothing else is wrong with its rule.
+            (Some(ours), Some(theirs)) => !theirs.is_empty() && ours.covers(theirs),
         };
         headers_cover
             && query_covers
-            && client_ip_covers
             && all(paths, &other.paths, PathPattern::covers)
             && all(schemes, &other.schemes, PartialEq::eq)
             && all(hosts, &other.hosts, HostPattern::covers)
             && all(methods, &other.methods, |a, b| {
                 a == b || (a == "GET" && b == "HEAD")
             })
+            // Last, because lists may be long.
+            && client_ip_covers()
     }
 
     /// Whether there are no conditions.

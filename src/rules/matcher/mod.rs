@@ -19,7 +19,7 @@ pub use self::{
     conditions::{Conditions, Matcher},
     host::HostPattern,
     mismatch::{Mismatch, Named},
-    network::Networks,
+    network::{NetworkList, Networks},
     params::{MAX_PARAMS, Params},
     path::PathPattern,
     pattern::{Pattern, PatternSet, SetLimits},
