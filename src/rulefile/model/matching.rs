@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt::{self, Display as _},
+    path::Path,
 };
 
 use ipnet::IpNet;
@@ -307,7 +308,8 @@ impl<'de> Deserialize<'de> for NetworkSpec {
             fn visit_str<E: de::Error>(self, text: &str) -> Result<NetworkSpec, E> {
                 let network = Network::from_text(text).map(NetworkSpec::Block);
                 network.map_err(|problem| {
-                    let is_file = text.ends_with(".txt");
+                    let ending = Path::new(text).extension();
+                    let is_file = ending.is_some_and(|ending| ending == "txt");
                     E::custom(if is_file {
                         Problem::new(problem.message, format!("write {{ file: {text} }}"))
                     } else {
