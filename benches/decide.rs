@@ -8,7 +8,12 @@
     reason = "a benchmark fails by panicking"
 )]
 
-use std::{fmt::Write as _, hint::black_box, net::IpAddr, sync::Arc};
+use std::{
+    fmt::Write as _,
+    hint::black_box,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use http::HeaderMap;
@@ -108,10 +113,12 @@ fn lists(c: &mut Criterion) {
         // Of multiples of an odd number, no two are alike and all bits look random.
         let blocks = (0..n).map(|i: u64| {
             let bits = (i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let [a, b, c, d, e, f, ..] = bits.to_be_bytes();
-            match i % 2 {
-                0 => format!("{a}.{b}.{c}.{d}/{}\n", 24 + f % 9),
-                _ => format!("2{a:03x}:{b:x}{c:02x}:{d:x}{e:02x}::/{}\n", 48 + f % 17),
+            if i.is_multiple_of(2) {
+                let address = Ipv4Addr::from_bits(u32::try_from(bits >> 32).unwrap());
+                format!("{address}/{}\n", 24 + bits % 9)
+            } else {
+                let address = Ipv6Addr::from_bits(u128::from(bits >> 3 | 1 << 61) << 64);
+                format!("{address}/{}\n", 48 + bits % 17)
             }
         });
         let list: String = blocks.collect();

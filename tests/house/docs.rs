@@ -154,7 +154,9 @@ fn links_lead_somewhere() {
                 };
                 assert!(file.exists(), "{document}: {target}");
                 let text = fs::read_to_string(&file).unwrap_or_default();
-                let mut headings = text.lines().filter_map(|line| line.trim_start_matches('#').strip_prefix(' '));
+                let mut headings = text
+                    .lines()
+                    .filter_map(|line| line.trim_start_matches('#').strip_prefix(' '));
                 let is_there = headings.any(|found| slug(found) == heading);
                 assert!(heading.is_empty() || is_there, "{document}: {target}");
                 count += 1;

@@ -2,8 +2,9 @@
 //!
 //! `corpus/bad` has files that are refused, `corpus/warned` files that load with warnings. A file
 //! of overrides is beside the rule file that names it: `NAME.overrides.yaml`. The files that `NAME`
-//! includes, and its lists of addresses, are in the folder `NAME`. The diagnostics of each file are a snapshot; to change many
-//! of them at once: `INSTA_UPDATE=always cargo test --test rules corpus`.
+//! includes, and its lists of addresses, are in the folder `NAME`. The diagnostics of each file are
+//! a snapshot; to change many of them at once:
+//! `INSTA_UPDATE=always cargo test --test rules corpus`.
 
 use std::{
     collections::BTreeSet,
