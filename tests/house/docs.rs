@@ -17,6 +17,8 @@ const DOCUMENTS: &[&str] = &[
     "docs/architecture.md",
     "docs/benchmarks.md",
     "docs/explain.md",
+    "docs/field.md",
+    "docs/field.md",
     "docs/operations.md",
     "docs/proxies.md",
     "docs/redis.md",
@@ -166,6 +168,23 @@ fn links_lead_somewhere() {
     assert!(count > 5);
 }
 
+/// `binary::module::test`.
+#[test]
+fn the_field_log_names_tests_that_exist() {
+    let log = read("docs/field.md");
+    let mut count = 0;
+    for quoted in log.split('`').skip(1).step_by(2) {
+        let [binary, module, test] = quoted.split("::").collect::<Vec<_>>()[..] else {
+            continue;
+        };
+        let file = read(&format!("tests/{binary}/{module}.rs"));
+        let is_there = file.contains(&format!("fn {test}("));
+        assert!(is_there, "docs/field.md: {quoted}");
+        count += 1;
+    }
+    assert!(count > 30, "{count}");
+}
+
 /// The name of a heading in links.
 fn slug(heading: &str) -> String {
     let kept = heading
@@ -220,7 +239,9 @@ fn metrics_in_the_documents_exist() {
     metrics.limit("data", "data");
     let text = metrics.encode();
     let mut count = 0;
-    for document in DOCUMENTS {
+    // The field log names tests, not metrics.
+    let documents = DOCUMENTS.iter().filter(|name| **name != "docs/field.md");
+    for document in documents {
         for part in read(document).split("tollgate_").skip(1) {
             let name: String = part
                 .chars()
