@@ -13,6 +13,8 @@ pub enum Fault {
     UnknownPath,
     /// Nobody's request, but a probe of a load balancer: `GET /` as it stands.
     Probe,
+    /// The proxy asks about a CONNECT by a CONNECT, as Envoy does, and does not wait for the answer.
+    Tunnel,
     /// The proxy speaks HTTP/2.
     Http2,
     /// A header that the proxy has to set is missing.
@@ -36,6 +38,12 @@ impl Fault {
                 "point a load balancer's health check to /readyz on the admin port (8082); if it is \
                  the proxy that asks: set http_service.path_override: /v1/check in Envoy",
             ),
+            Self::Tunnel => Problem::new(
+                "a check came as a CONNECT: a client asks the proxy for a tunnel, and the proxy does not \
+                 wait for an answer",
+                "have the proxy refuse CONNECT before it checks, as Envoy does by itself without a connect_matcher, or let failed \
+                 checks deny (failure_mode_allow: false)",
+            ),
             Self::Http2 => Problem::new(
                 "a proxy began with HTTP/2, which is not spoken on this port: a client could turn its \
                  check into an error, which is let through",
@@ -50,6 +58,7 @@ impl Fault {
             Self::UnknownPath => ContractFault::UnknownPath,
             Self::MissingHeader(_) => ContractFault::MissingHeader,
             Self::Probe => ContractFault::Probe,
+            Self::Tunnel => ContractFault::Tunnel,
             Self::Http2 => ContractFault::Http2,
         }
     }

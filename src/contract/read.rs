@@ -80,6 +80,7 @@ fn endpoint(parts: &Parts) -> Result<Endpoint, Fault> {
                 Ok(Endpoint::Envoy)
             }
             _ if path == "/" => Err(Fault::Probe),
+            _ if path.is_empty() && parts.method == Method::CONNECT => Err(Fault::Tunnel),
             _ => Err(Fault::UnknownPath),
         },
     }
@@ -455,6 +456,18 @@ mod tests {
                 Err(Unreadable::Fault(Fault::UnknownPath)),
                 "{path}"
             );
+        }
+    }
+
+    #[test]
+    fn what_is_no_check_is_told_apart() {
+        for (method, target, fault) in [
+            ("GET", "/", Fault::Probe),
+            ("CONNECT", "other.test:443", Fault::Tunnel),
+            ("GET", "/data", Fault::UnknownPath),
+        ] {
+            let check = parts(method, target, &[("host", "app.test")]);
+            assert_eq!(seen(&check), Err(Unreadable::Fault(fault)), "{target}");
         }
     }
 

@@ -77,6 +77,8 @@ words! {
         UnknownPath => "unknown_path",
         /// `GET /`: a probe, or a proxy that passes the client's path on.
         Probe => "probe",
+        /// A CONNECT, which the proxy does not wait for.
+        Tunnel => "tunnel",
         /// HTTP/2, which is not spoken on the check port.
         Http2 => "http2",
         /// A header that the proxy has to set is missing.

@@ -202,6 +202,7 @@ mod tests {
             "1.2.3",
             "%eth0",
             "localhost",
+            "unix:",
         ] {
             assert_eq!(parse_ip(text), None, "{text}");
         }

@@ -2,7 +2,7 @@
 //!
 //! It knows nothing of rules.
 //!
-//! - HTTP/1.1 over TCP or a Unix socket. [HTTP/2 is refused](http2).
+//! - HTTP/1.1 over TCP or a Unix socket. HTTP/2 is refused, see `http2.rs`.
 //! - A connection that does not finish a head in time is closed. An idle one is kept for long, also
 //!   before its first request: a proxy that picks a connection which is just being closed has a
 //!   failed check.
