@@ -11,9 +11,9 @@ use crate::{metrics::ContractFault, problem::Problem};
 pub enum Fault {
     /// The path is not an endpoint.
     UnknownPath,
-    /// Nobody's request, but a probe of a load balancer: `GET /` as it stands.
+    /// No check, but a load balancer that probes the port: `GET /`.
     Probe,
-    /// The proxy asks about a CONNECT by a CONNECT, as Envoy does, and does not wait for the answer.
+    /// The proxy asks about a CONNECT by a CONNECT, as Envoy does, and waits for no answer.
     Tunnel,
     /// The proxy speaks HTTP/2.
     Http2,

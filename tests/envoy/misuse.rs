@@ -355,7 +355,7 @@ async fn a_tunnel_is_refused() {
         assert!(statuses.contains(&answer.status), "{answer:?}");
         assert_eq!(stack.upstream.count(), 0);
 
-        // The check as Envoy sends it. Whether tollgate still reads it is a race with Envoy's close.
+        // The check as Envoy sends it. Whether tollgate reads it is a race with Envoy's close.
         let check = "CONNECT other.test:443 HTTP/1.1\r\nhost: other.test:443\r\ncontent-length: 0\r\n\
                      x-forwarded-method: CONNECT\r\nx-real-ip: 127.0.0.1\r\n\r\n";
         let mut envoy = Connection::open(stack.tollgate.addr()).await.unwrap();

@@ -123,7 +123,7 @@ const SPELLINGS: &[(&str, &[u8])] = &[
         b"GET /<data> HTTP/1.1\r\nHost: app.test\r\n\r\n",
     ),
     (
-        "byte FF in the path",
+        "`/`, byte FF, `/../data`",
         b"GET /\xff/../data HTTP/1.1\r\nHost: app.test\r\n\r\n",
     ),
     (
