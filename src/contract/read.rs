@@ -122,27 +122,21 @@ fn request<'a>(
         Endpoint::AuthRequest => original_line(parts)?,
         Endpoint::Envoy => own_line(parts)?,
     };
-    let path = match &line.target {
-        Cow::Borrowed(target) => reading.paths.read(target),
-        Cow::Owned(target) => reading
-            .paths
-            .read(target)
-            .map(|path| Cow::Owned(path.into_owned())),
-    };
-    let path = path.map_err(Refusal::Target)?;
-    if Method::from_bytes(line.method.as_bytes()).is_err() {
-        return Err(Refusal::Method.into());
-    }
-    let host = match line.host {
-        Cow::Borrowed(host) => normal_host(host),
-        Cow::Owned(host) => normal_host(&host).map(|host| Cow::Owned(host.into_owned())),
-    };
     Ok(Attributes {
-        method: normal(line.method, normal_method),
+        path: in_form(line.target.clone(), |target| {
+            reading.paths.read(target).map_err(Refusal::Target)
+        })?,
+        query: in_form(line.target, |target| {
+            Ok::<_, Refusal>(Cow::Borrowed(query_of(target)))
+        })?,
+        method: in_form(line.method, |method| {
+            match Method::from_bytes(method.as_bytes()) {
+                Ok(_) => Ok(normal_method(method)),
+                Err(_) => Err(Refusal::Method),
+            }
+        })?,
         scheme: line.scheme,
-        host: host.map_err(|_| Refusal::Host)?,
-        query: normal(line.target, |target| Cow::Borrowed(query_of(target))),
-        path,
+        host: in_form(line.host, normal_host).map_err(|_| Refusal::Host)?,
         client_ip: client_ip(&parts.headers, reading.client_ip)?,
         headers: &parts.headers,
     })
@@ -156,11 +150,11 @@ fn forwarded_line(parts: &Parts) -> Result<RequestLine<'_>, NotARequest> {
         Some(value) => any_text(value),
     };
     let method = any_text(needed(headers, &X_FORWARDED_METHOD)?);
-    let target = if is_connect(&method) {
-        Cow::Borrowed("/")
-    } else {
-        any_text(needed(headers, &X_FORWARDED_URI)?)
-    };
+    let target = once(headers, &X_FORWARDED_URI)?.map_or(Cow::Borrowed(""), any_text);
+    let target = without_authority(&method, target);
+    if target.is_empty() {
+        return Err(Fault::MissingHeader(X_FORWARDED_URI).into());
+    }
     Ok(RequestLine {
         method,
         scheme: forwarded_scheme(headers),
@@ -188,11 +182,7 @@ fn original_line(parts: &Parts) -> Result<RequestLine<'_>, NotARequest> {
         Cow::Owned(url) => Cow::Owned(url[from..to].to_owned()),
     };
     Ok(RequestLine {
-        target: if is_connect(&method) {
-            Cow::Borrowed("/")
-        } else {
-            part(target, url.len())
-        },
+        target: without_authority(&method, part(target, url.len())),
         method,
         scheme: Scheme::parse(&url[..scheme]),
         host: part(host, target),
@@ -213,10 +203,15 @@ fn own_line(parts: &Parts) -> Result<RequestLine<'_>, NotARequest> {
     })
 }
 
-/// Whether this is a request for a tunnel. It has no path (RFC 9110 §9.3.6), and counts as one for
-/// `/`.
-fn is_connect(method: &str) -> bool {
-    method.eq_ignore_ascii_case("CONNECT")
+/// `/` in place of the target of a request for a tunnel, which has no path (RFC 9110 §9.3.6).
+///
+/// A proxy may pass on a CONNECT that has one; that is a request like any other.
+fn without_authority<'a>(method: &str, target: Cow<'a, str>) -> Cow<'a, str> {
+    if method.eq_ignore_ascii_case("CONNECT") && !target.contains('/') {
+        Cow::Borrowed("/")
+    } else {
+        target
+    }
 }
 
 /// The scheme that the last proxy has reported.
@@ -289,10 +284,14 @@ fn any_text(value: &HeaderValue) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-fn normal(value: Cow<'_, str>, form: fn(&str) -> Cow<'_, str>) -> Cow<'_, str> {
-    match value {
+/// Applies `form`, which borrows from its argument, to a text that may be owned.
+fn in_form<E>(
+    text: Cow<'_, str>,
+    form: impl for<'b> FnOnce(&'b str) -> Result<Cow<'b, str>, E>,
+) -> Result<Cow<'_, str>, E> {
+    match text {
         Cow::Borrowed(text) => form(text),
-        Cow::Owned(text) => Cow::Owned(form(&text).into_owned()),
+        Cow::Owned(text) => form(&text).map(|form| Cow::Owned(form.into_owned())),
     }
 }
 
@@ -424,8 +423,8 @@ mod tests {
             ("x-real-ip", "192.0.2.7"),
         ];
         assert_eq!(
-            seen(&parts("GET", "/v1/envoy/x/../login?a", &spoofed)).unwrap(),
-            "envoy GET api /login 192.0.2.7"
+            seen(&parts("GET", "/v1/envoy/x//log%69n/?a", &spoofed)).unwrap(),
+            "envoy GET api /x/login 192.0.2.7"
         );
         assert_eq!(
             seen(&parts("GET", "/v1/envoy", &spoofed)).unwrap(),
@@ -440,10 +439,8 @@ mod tests {
     #[test]
     fn a_client_cannot_turn_one_endpoint_into_another() {
         let spoofed = [URI, METHOD];
-        assert_eq!(
-            seen(&parts("GET", "/v1/envoy/../check", &spoofed)).unwrap(),
-            "envoy GET  /check -"
-        );
+        let climbing = parts("GET", "/v1/envoy/../check", &spoofed);
+        assert_eq!(refused(&climbing), Refusal::Target(Ambiguity::DotSegment));
         for path in [
             "/metrics",
             "/v1/envoyx",
@@ -532,6 +529,32 @@ mod tests {
             assert_eq!(
                 seen(&parts("GET", "/v1/check", headers)).unwrap(),
                 "check CONNECT db.example.com / -"
+            );
+        }
+    }
+
+    #[test]
+    fn a_connect_with_a_path_is_a_request_for_that_path() {
+        for method in ["CONNECT", "connect"] {
+            let connect = ("x-forwarded-method", method);
+            for target in ["/data", "http://h/data"] {
+                let headers = [connect, ("x-forwarded-uri", target)];
+                assert_eq!(
+                    seen(&parts("GET", "/v1/check", &headers)).unwrap(),
+                    "check CONNECT  /data -",
+                    "{target}"
+                );
+            }
+            let url = ("x-original-url", "http://h/data");
+            let headers = [("x-original-method", method), url];
+            assert_eq!(
+                seen(&parts("GET", "/v1/auth-request", &headers)).unwrap(),
+                "auth_request CONNECT h /data -"
+            );
+            let headers = [connect, ("x-forwarded-uri", "x:/data")];
+            assert_eq!(
+                refused(&parts("GET", "/v1/check", &headers)),
+                Refusal::Target(Ambiguity::Form)
             );
         }
     }

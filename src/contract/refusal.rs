@@ -43,8 +43,18 @@ impl Refusal {
                 "no client has a reason to send one",
             ),
             Self::Target(Ambiguity::DotSegment) => (
-                "the path has a dot segment that servers resolve differently",
-                "a client must resolve `..;` and `//..` itself",
+                "the path has a dot segment, which servers resolve differently",
+                "a client must resolve `.` and `..` itself; if yours do not, and your application \
+                 resolves them: `paths: { dot_segments: resolve }` in the rule file",
+            ),
+            Self::Target(Ambiguity::LeadingSlashes) => (
+                "the path begins with two slashes, which some servers take for the beginning of a host",
+                "if your application takes them for one: `paths: { leading_slashes: merge }` in the rule \
+                 file",
+            ),
+            Self::Target(Ambiguity::Form) => (
+                "the request target is neither a path nor an http URL",
+                "it must begin with a slash, or with http:// and a host",
             ),
             Self::Host => (
                 "the host of the request is not one host",
@@ -79,6 +89,8 @@ impl Refusal {
             Self::Target(Ambiguity::EncodedSlash) => RefusalReason::EncodedSlash,
             Self::Target(Ambiguity::Control) => RefusalReason::Control,
             Self::Target(Ambiguity::DotSegment) => RefusalReason::DotSegment,
+            Self::Target(Ambiguity::LeadingSlashes) => RefusalReason::LeadingSlashes,
+            Self::Target(Ambiguity::Form) => RefusalReason::Form,
             Self::Host => RefusalReason::Host,
             Self::Method => RefusalReason::Method,
             Self::RepeatedHeader(_) => RefusalReason::RepeatedHeader,

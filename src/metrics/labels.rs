@@ -99,8 +99,12 @@ words! {
         EncodedSlash => "encoded_slash",
         /// A space or a control character in the request target.
         Control => "control",
-        /// A dot segment that servers resolve differently.
+        /// A dot segment, which servers resolve differently.
         DotSegment => "dot_segment",
+        /// Two slashes at the beginning of the path.
+        LeadingSlashes => "leading_slashes",
+        /// A request target that is neither a path nor an `http` URL.
+        Form => "form",
         /// A host that is none, or several.
         Host => "host",
         /// A method that is none.

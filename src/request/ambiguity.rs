@@ -1,7 +1,10 @@
 //! Request targets that servers read differently.
 
-use super::{path::path_of, percent::canonical_encoding};
-use crate::words::words;
+use super::{
+    path::{absolute, path_of},
+    percent::canonical_encoding,
+    policy::{DotSegments, EncodedSlash, LeadingSlashes, PathPolicy},
+};
 
 /// Why a request target means one thing to one server and another to the next.
 ///
@@ -10,6 +13,9 @@ use crate::words::words;
 /// is in docs/proxies.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ambiguity {
+    /// Neither a path nor an `http` URL (RFC 9112 §3.2). Of `ftp://h/data` and `x:/data` some
+    /// proxies make `/data`.
+    Form,
     /// A raw `#`. No request target has one (RFC 9112 §3.2); some servers cut there, others resolve
     /// the `..` that follow it.
     Fragment,
@@ -21,23 +27,21 @@ pub enum Ambiguity {
     /// A raw space, or a control character, raw or encoded. Some servers end the path at a NUL, and
     /// regular expressions match before a line break at the end.
     Control,
-    /// A dot segment that not all servers resolve alike: with parameters (`..;x`), which some strip
-    /// first, or after an empty segment (`//..`), which some merge first.
+    /// A dot segment. Some servers resolve it, to others `/data/../x` lies below `/data`. Those
+    /// that resolve differ too: with parameters (`..;x`), which some strip first, and after an
+    /// empty segment (`//..`), which some merge first. Clients resolve them before they send
+    /// (RFC 3986 §5.2.4).
     DotSegment,
-}
-
-words! {
-    /// What happens to a path with an encoded slash (`%2F`) or backslash (`%5C`).
-    pub enum EncodedSlash default Refuse {
-        /// Its request is refused.
-        Refuse => "refuse",
-        /// It is a character like any other, and separates nothing.
-        Keep => "keep",
-    }
+    /// Two slashes at the beginning: what follows is a host to servers that read the target as a
+    /// reference (RFC 3986 §4.2), and the path is only what follows that.
+    LeadingSlashes,
 }
 
 /// Why `target` is ambiguous, if it is.
-pub(super) fn ambiguity(target: &str, slashes: EncodedSlash) -> Option<Ambiguity> {
+pub(super) fn ambiguity(target: &str, policy: PathPolicy) -> Option<Ambiguity> {
+    if !has_a_form(target) {
+        return Some(Ambiguity::Form);
+    }
     // One pass over what is nearly always plain.
     let mut in_path = true;
     let mut closer_look = false;
@@ -50,37 +54,55 @@ pub(super) fn ambiguity(target: &str, slashes: EncodedSlash) -> Option<Ambiguity
             b'?' => in_path = false,
             b'\\' if in_path => return Some(Ambiguity::Backslash),
             b'%' | b';' => closer_look |= in_path,
-            b'/' => closer_look |= in_path && last == b'/',
+            b'/' | b'.' => closer_look |= in_path && last == b'/',
             _ => {}
         }
         last = byte;
     }
-    closer_look.then(|| in_segments(path_of(target), slashes))?
+    closer_look.then(|| in_segments(path_of(target), policy))?
 }
 
-fn in_segments(path: &str, slashes: EncodedSlash) -> Option<Ambiguity> {
+/// Whether `target` is empty, a path, `*`, or an `http` URL.
+fn has_a_form(target: &str) -> bool {
+    target.is_empty()
+        || target.starts_with(['/', '?'])
+        || target == "*"
+        || absolute(target).is_some_and(|(authority, _)| !authority.is_empty())
+}
+
+fn in_segments(path: &str, policy: PathPolicy) -> Option<Ambiguity> {
     let path = canonical_encoding(path.as_bytes());
     for escape in path.match_indices('%').map(|(at, _)| &path[at + 1..]) {
         match escape.as_bytes() {
-            [b'2', b'F', ..] if slashes == EncodedSlash::Refuse => {
+            [b'2', b'F', ..] if policy.encoded_slash == EncodedSlash::Refuse => {
                 return Some(Ambiguity::EncodedSlash);
             }
-            [b'5', b'C', ..] if slashes == EncodedSlash::Refuse => {
+            [b'5', b'C', ..] if policy.encoded_slash == EncodedSlash::Refuse => {
                 return Some(Ambiguity::Backslash);
             }
             [b'0' | b'1', ..] | [b'7', b'F', ..] => return Some(Ambiguity::Control),
             _ => {}
         }
     }
-    let mut before = None;
-    for segment in path.split('/') {
+    if policy.leading_slashes == LeadingSlashes::Refuse && path.starts_with("//") {
+        return Some(Ambiguity::LeadingSlashes);
+    }
+    // Empty segments too: servers that keep them and servers that merge them resolve alike as long
+    // as no `..` takes one of them away.
+    let mut open = Vec::new();
+    for segment in path.split('/').skip(1) {
         let name = segment.split(';').next().unwrap_or_default();
-        let dots = matches!(name, "." | "..");
-        // The path begins with a slash, and so with an empty segment that is none.
-        if dots && name.len() < segment.len() || segment == ".." && before == Some("") {
-            return Some(Ambiguity::DotSegment);
+        if matches!(name, "." | "..") {
+            let is_plain = name.len() == segment.len();
+            if policy.dot_segments == DotSegments::Refuse || !is_plain {
+                return Some(Ambiguity::DotSegment);
+            }
+            if name == ".." && open.pop() == Some("") {
+                return Some(Ambiguity::DotSegment);
+            }
+        } else {
+            open.push(name);
         }
-        before = before.map(|_| segment).or(Some("the first"));
     }
     None
 }
@@ -88,9 +110,18 @@ fn in_segments(path: &str, slashes: EncodedSlash) -> Option<Ambiguity> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::Parameters;
+
+    /// Tolerant of all that can be settled by a rule file.
+    const TOLERANT: PathPolicy = PathPolicy {
+        encoded_slash: EncodedSlash::Keep,
+        dot_segments: DotSegments::Resolve,
+        leading_slashes: LeadingSlashes::Merge,
+        parameters: Parameters::Ignore,
+    };
 
     fn of(target: &str) -> Option<Ambiguity> {
-        ambiguity(target, EncodedSlash::Refuse)
+        ambiguity(target, PathPolicy::default())
     }
 
     #[test]
@@ -117,8 +148,54 @@ mod tests {
             ("/login//../x", Ambiguity::DotSegment),
             ("/login//%2e./x", Ambiguity::DotSegment),
             ("http://h/login//..", Ambiguity::DotSegment),
+            ("/x/../data", Ambiguity::DotSegment),
+            ("/data/.", Ambiguity::DotSegment),
+            ("/%2E/data", Ambiguity::DotSegment),
+            ("//data", Ambiguity::LeadingSlashes),
+            ("//x/data", Ambiguity::LeadingSlashes),
+            ("http://h//x/data", Ambiguity::LeadingSlashes),
+            ("ftp://h/data", Ambiguity::Form),
+            ("x:/data", Ambiguity::Form),
+            ("http:/data", Ambiguity::Form),
+            ("http:data", Ambiguity::Form),
+            ("http:///data", Ambiguity::Form),
+            ("http://?/data", Ambiguity::Form),
+            ("data", Ambiguity::Form),
+            ("*/data", Ambiguity::Form),
+            (".", Ambiguity::Form),
+            ("h:443", Ambiguity::Form),
         ] {
             assert_eq!(of(target), Some(expected), "{target:?}");
+        }
+    }
+
+    #[test]
+    fn dot_segments_that_take_an_empty_segment_away_are_never_resolved() {
+        for target in [
+            "/data//..",
+            "/data//../x",
+            "/data//%2e./x",
+            "/data//./..",
+            "/data//x/../..",
+            "/data/x/;/..",
+            "/x/..;/data",
+            "/x/.;/data",
+        ] {
+            assert_eq!(
+                ambiguity(target, TOLERANT),
+                Some(Ambiguity::DotSegment),
+                "{target:?}"
+            );
+        }
+        for target in [
+            "/x/../data",
+            "/../data",
+            "/x/..",
+            "/x//y/..",
+            "//x/./y",
+            "/x;v/..",
+        ] {
+            assert_eq!(ambiguity(target, TOLERANT), None, "{target:?}");
         }
     }
 
@@ -129,14 +206,12 @@ mod tests {
             "",
             "*",
             "/data",
-            "/x/../data",
-            "/../data",
-            "//data",
             "/login//x",
-            "/x/..",
+            "/data//",
+            "/.well-known/x",
+            "/x/..data",
             "/data;v=1",
             "/data;..",
-            "/..;".strip_suffix(';').unwrap(),
             "/caf%C3%A9",
             "/caf\u{e9}",
             "/100%",
@@ -145,6 +220,9 @@ mod tests {
             "/a?x=\\",
             "/a?x=//..",
             "http://h/login",
+            "HTTPS://h",
+            "http://h?x=//..",
+            "?x",
             "/x/...;/data",
         ] {
             assert_eq!(of(target), None, "{target:?}");
@@ -153,9 +231,8 @@ mod tests {
 
     #[test]
     fn encoded_slashes_can_be_kept() {
-        let keep = EncodedSlash::Keep;
-        assert_eq!(ambiguity("/a%2Fb%5Cc", keep), None);
-        assert_eq!(ambiguity("/a\\b", keep), Some(Ambiguity::Backslash));
-        assert_eq!(ambiguity("/a%00", keep), Some(Ambiguity::Control));
+        assert_eq!(ambiguity("/a%2Fb%5Cc", TOLERANT), None);
+        assert_eq!(ambiguity("/a\\b", TOLERANT), Some(Ambiguity::Backslash));
+        assert_eq!(ambiguity("/a%00", TOLERANT), Some(Ambiguity::Control));
     }
 }

@@ -12,8 +12,9 @@ pub struct NotAHost;
 /// `xn--bcher-kva.example`), an IPv6 address in brackets and in its short form (RFC 5952).
 ///
 /// What different servers could read differently is not a host: two of them with a comma, a user
-/// before an `@`, more than one port, an empty label, or a character that no name has. An empty
-/// text is no host either, but an allowed one: HTTP/1.0 knows requests without.
+/// before an `@`, more than one port, an empty label, more characters than DNS allows, or one that
+/// no name has. An empty text is no host either, but an allowed one: HTTP/1.0 knows requests
+/// without.
 pub fn normal_host(host: &str) -> Result<Cow<'_, str>, NotAHost> {
     if let Some(rest) = host.strip_prefix('[') {
         let (address, after) = rest.split_once(']').ok_or(NotAHost)?;
@@ -29,12 +30,23 @@ pub fn normal_host(host: &str) -> Result<Cow<'_, str>, NotAHost> {
         Some(_) => return Err(NotAHost),
         None => host,
     };
+    if name.len() > MAX_BYTES {
+        return Err(NotAHost);
+    }
     if !name.is_ascii() {
         let ascii = idna::domain_to_ascii(name).map_err(|_| NotAHost)?;
         return Ok(Cow::Owned(ascii_name(&ascii)?.into_owned()));
     }
     ascii_name(name)
 }
+
+/// The longest name that is looked at, in bytes. DNS has 253 characters (RFC 1035 §2.3.4), of which
+/// each has at most four bytes in UTF-8; without a bound, a conversion to ASCII takes as long as a
+/// client likes.
+const MAX_BYTES: usize = 4 * MAX_CHARS;
+
+/// The longest name in ASCII, without the dot at its end.
+const MAX_CHARS: usize = 253;
 
 /// An empty port is that of the scheme (RFC 3986 §3.2.3).
 fn is_port(text: &str) -> bool {
@@ -43,6 +55,9 @@ fn is_port(text: &str) -> bool {
 
 fn ascii_name(name: &str) -> Result<Cow<'_, str>, NotAHost> {
     let name = name.strip_suffix('.').unwrap_or(name);
+    if name.len() > MAX_CHARS {
+        return Err(NotAHost);
+    }
     let mut label_is_empty = true;
     let mut has_upper = false;
     for byte in name.bytes() {
@@ -120,6 +135,22 @@ mod tests {
             "a\u{ad}\u{0}b",
         ] {
             assert_eq!(normal_host(host), Err(NotAHost), "{host:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_as_long_as_in_dns() {
+        let longest = format!("{}a.test", "a.".repeat(124));
+        assert_eq!(longest.len() - 1, MAX_CHARS);
+        let longest = &longest[1..];
+        let dotted = format!("x{}.:80", &longest[1..]);
+        assert!(normal_host(&dotted).is_ok());
+        for host in [
+            format!("xx{longest}"),
+            "\u{fc}".repeat(MAX_CHARS),
+            "\u{fc}.".repeat(30_000),
+        ] {
+            assert_eq!(normal_host(&host), Err(NotAHost), "{} bytes", host.len());
         }
     }
 }

@@ -9,6 +9,7 @@ mod percent;
 mod policy;
 mod query;
 mod scheme;
+mod target;
 
 use std::{borrow::Cow, net::IpAddr};
 
@@ -16,12 +17,12 @@ use http::{HeaderMap, HeaderName};
 
 pub(crate) use self::path::normal_part;
 pub use self::{
-    ambiguity::{Ambiguity, EncodedSlash},
+    ambiguity::Ambiguity,
     client_ip::{ClientIpPolicy, parse_ip, unmapped},
     host::{NotAHost, normal_host},
     method::{KNOWN_METHODS, normal_method},
     path::{decoded_segment, normal_path},
-    policy::{Parameters, PathPolicy},
+    policy::{DotSegments, EncodedSlash, LeadingSlashes, Parameters, PathPolicy},
     query::query_of,
     scheme::Scheme,
 };

@@ -29,12 +29,21 @@ pub fn normal_path(target: &str) -> Cow<'_, str> {
 pub(super) fn path_of(target: &str) -> &str {
     let end = target.find(['?', '#']).unwrap_or(target.len());
     let path = &target[..end];
-    let is_scheme =
-        |name: &str| name.eq_ignore_ascii_case("http") || name.eq_ignore_ascii_case("https");
-    match path.split_once("://") {
-        Some((scheme, rest)) if is_scheme(scheme) => rest.find('/').map_or("/", |at| &rest[at..]),
-        _ => path,
+    match absolute(path) {
+        Some((_, path)) if path.is_empty() => "/",
+        Some((_, path)) => path,
+        None => path,
     }
+}
+
+/// The authority and path of an absolute target (RFC 9112 §3.2.2), if it is one.
+pub(super) fn absolute(target: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = target.split_once("://")?;
+    let is_http = ["http", "https"]
+        .iter()
+        .any(|name| scheme.eq_ignore_ascii_case(name));
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    is_http.then(|| rest.split_at(end))
 }
 
 fn is_normal(path: &str) -> bool {

@@ -101,7 +101,8 @@ pub(super) struct TimedIo<S> {
     inner: S,
     progress: Arc<Progress>,
     limits: Limits,
-    /// How much of HTTP/2's preface has arrived; `None` once it is known not to come.
+    /// How much of HTTP/2's preface has arrived, and is held back; `None` once it is known not to
+    /// come.
     preface: Option<usize>,
     /// What is awaited, and until when.
     deadline: Option<(Wait, Instant)>,
@@ -199,24 +200,38 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimedIo<S> {
     ) -> Poll<io::Result<()>> {
         let me = self.get_mut();
         let before = buf.filled().len();
-        match Pin::new(&mut me.inner).poll_read(cx, buf) {
-            Poll::Ready(Ok(())) => {
-                let bytes = &buf.filled()[before..];
-                if !bytes.is_empty() {
+        loop {
+            let held = me.preface.unwrap_or(0);
+            // There is room: hyper reads into 8 kB at first.
+            buf.put_slice(&PREFACE[..held]);
+            let read = Pin::new(&mut me.inner).poll_read(cx, buf);
+            let bytes = &buf.filled()[before + held..];
+            match read {
+                Poll::Ready(Ok(())) if bytes.is_empty() => {
+                    me.preface = None;
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(Ok(())) => {
                     me.saw(bytes);
-                }
-                if me.progress.phase() == Phase::Http2 {
-                    // Not for hyper, which would answer and close: the connection's task goes on.
+                    if me.preface.is_none() && me.progress.phase() != Phase::Http2 {
+                        return Poll::Ready(Ok(()));
+                    }
+                    // Not for hyper: it would answer a part of the preface with a 400, and close.
                     buf.set_filled(before);
-                    me.progress.http2.notify_one();
-                    return Poll::Pending;
+                    if me.progress.phase() == Phase::Http2 {
+                        me.progress.http2.notify_one();
+                        return Poll::Pending;
+                    }
                 }
-                Poll::Ready(Ok(()))
-            }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => {
-                ready!(me.poll_too_late(cx));
-                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+                Poll::Ready(Err(error)) => {
+                    buf.set_filled(before);
+                    return Poll::Ready(Err(error));
+                }
+                Poll::Pending => {
+                    buf.set_filled(before);
+                    ready!(me.poll_too_late(cx));
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
             }
         }
     }
@@ -376,7 +391,9 @@ mod tests {
         for cut in 1..PREFACE.len() {
             let (mut client, mut io, progress) = connection();
             client.write_all(&PREFACE[..cut]).await.unwrap();
-            assert_eq!(read(&mut io).await.0, Ok(cut));
+            // Nothing of it is for hyper.
+            let waited = tokio::time::timeout(HEADER / 2, read(&mut io)).await;
+            assert!(waited.is_err(), "{cut} bytes were read");
             assert_eq!(progress.phase(), Phase::Head);
             client.write_all(&PREFACE[cut..]).await.unwrap();
             client.write_all(b"and frames").await.unwrap();
@@ -389,8 +406,27 @@ mod tests {
 
         let (mut client, mut io, _) = connection();
         client.write_all(&PREFACE[..23]).await.unwrap();
-        assert_eq!(read(&mut io).await.0, Ok(23));
         assert_eq!(read(&mut io).await, (TOO_LATE, HEADER));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_only_begins_like_http2_is_read_whole() {
+        for text in ["P", "POST / HTTP/1.1", "PRI * HTTP/2.0\r\nX: y\r\n\r\n"] {
+            for cut in 0..=text.len() {
+                let (mut client, mut io, _) = connection();
+                let (first, second) = text.as_bytes().split_at(cut);
+                let writer = async {
+                    client.write_all(first).await.unwrap();
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    client.write_all(second).await.unwrap();
+                    drop(client);
+                };
+                let mut got = String::new();
+                let (_, read) = tokio::join!(writer, io.read_to_string(&mut got));
+                read.unwrap();
+                assert_eq!(got, text, "cut at {cut}");
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -33,12 +33,12 @@ fn contracts() -> [(&'static str, Config); 2] {
 /// A client that has used up its limit sends each of `requests`. None may get through.
 async fn none_escapes(requests: &[Vec<u8>]) {
     for (contract, config) in contracts() {
-        none_escapes_from(contract, config, requests).await;
+        none_escapes_from(contract, config, RULES, requests).await;
     }
 }
 
-async fn none_escapes_from(contract: &str, config: Config, requests: &[Vec<u8>]) {
-    let stack = Stack::with_rules(config, RULES).await;
+async fn none_escapes_from(contract: &str, config: Config, rules: &str, requests: &[Vec<u8>]) {
+    let stack = Stack::with_rules(config, rules).await;
     for left in [1, 0] {
         assert_eq!(
             get(stack.envoy.addr, "/data").await.remaining().0,
@@ -187,8 +187,28 @@ async fn another_spelling_of_the_path_has_the_same_limit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_spelling_has_the_same_limit_when_envoy_does_not_normalise() {
+    let rules = format!("{RULES}paths: {{ dot_segments: resolve, leading_slashes: merge }}\n");
     for (contract, config) in contracts() {
-        none_escapes_from(contract, config.raw_paths(), &spellings()).await;
+        none_escapes_from(contract, config.raw_paths(), &rules, &spellings()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_envoy_does_not_normalise_is_refused() {
+    for (contract, config) in contracts() {
+        let stack = Stack::with_rules(config.raw_paths(), RULES).await;
+        for target in [
+            "/x/../data",
+            "/data/../x",
+            "/./data",
+            "/x/%2e%2E/data",
+            "//data",
+            "//x/data",
+        ] {
+            let answer = get(stack.envoy.addr, target).await;
+            assert_eq!(answer.status, 400, "{contract}: {target}");
+        }
+        assert_eq!(stack.upstream.count(), 0, "{contract}");
     }
 }
 
@@ -212,6 +232,7 @@ async fn tollgates_own_paths_are_the_applications_paths_to_a_client() {
 version: 1
 rules:
   - { name: all, key: [client_ip], limit: 11/day }
+paths: { dot_segments: resolve, leading_slashes: merge }
 ";
     let paths = [
         "/metrics",

@@ -1,34 +1,128 @@
-//! Request targets read by somebody else's parser: the WHATWG URL Standard, by the `url` crate.
+//! Request targets read as servers of several kinds read them, one of them with somebody else's
+//! parser: the WHATWG URL Standard, by the `url` crate.
 //!
-//! What is not refused must be the same path to both, or an application that reads targets as
-//! browsers do would serve a path under another rule's limit.
+//! What is not refused must be the same path to all of them, or an application would serve a path
+//! under another rule's limit.
+
+use std::borrow::Cow;
 
 use proptest::{collection::vec, prelude::*, sample::select};
-use tollgate::request::{EncodedSlash, Parameters, PathPolicy, normal_path};
+use tollgate::request::{
+    DotSegments, EncodedSlash, LeadingSlashes, Parameters, PathPolicy, normal_path,
+};
 use url::Url;
 
-const POLICY: PathPolicy = PathPolicy {
-    encoded_slash: EncodedSlash::Refuse,
-    parameters: Parameters::Keep,
-};
-
-/// The path that a server with a browser's parser sees.
-fn whatwg(target: &str) -> Option<String> {
-    let base = Url::parse("http://app.test/").unwrap();
-    // `//x` would be another host to a browser; a server has the target of a request in its hand.
-    let url = Url::parse(&format!("http://app.test{target}"));
-    url.or_else(|_| base.join(target))
-        .ok()
-        .map(|url| url.path().to_owned())
+/// Every policy but those that keep encoded slashes, which these readers do not separate at.
+fn policies() -> impl Iterator<Item = PathPolicy> {
+    let all = DotSegments::ALL.iter().flat_map(|&dot_segments| {
+        LeadingSlashes::ALL
+            .iter()
+            .flat_map(move |&leading_slashes| {
+                Parameters::ALL.iter().map(move |&parameters| PathPolicy {
+                    encoded_slash: EncodedSlash::Refuse,
+                    dot_segments,
+                    leading_slashes,
+                    parameters,
+                })
+            })
+    });
+    all
 }
 
-/// Panics if `target` is let through and means another path to the two.
-fn agree(target: &str) {
-    let Ok(ours) = POLICY.read(target) else {
-        return;
+/// The path that a server with a browser's parser sees: `new URL(target, base)`, as applications
+/// on Node do, or with the host written before it.
+fn whatwg(target: &str, policy: PathPolicy) -> Option<String> {
+    let base = Url::parse("http://app.test/").unwrap();
+    let joined = match policy.leading_slashes {
+        LeadingSlashes::Refuse => base.join(target),
+        LeadingSlashes::Merge => Url::parse(&format!("http://app.test{target}")),
     };
-    if let Some(theirs) = whatwg(target) {
-        assert_eq!(ours, normal_path(&theirs), "{target:?} is {theirs:?}");
+    joined.ok().map(|url| url.path().to_owned())
+}
+
+/// The path without query, with `.` and `%2e` as one.
+fn plain(target: &str) -> String {
+    let path = target.split('?').next().unwrap_or_default();
+    path.replace("%2e", ".").replace("%2E", ".")
+}
+
+/// `..` takes the segment before it away, also an empty one (RFC 3986 §5.2.4).
+fn rfc3986(target: &str) -> String {
+    let path = plain(target);
+    let mut open = Vec::new();
+    for segment in path.split('/').skip(1) {
+        match segment {
+            "." => {}
+            ".." => drop(open.pop()),
+            name => open.push(name),
+        }
+    }
+    format!("/{}", open.join("/"))
+}
+
+/// Segments are cut at `;` first, then empty ones are dropped, then dots are resolved.
+fn tomcat(target: &str) -> String {
+    rfc3986(&literal(target))
+}
+
+/// Segments are cut at `;` and empty ones dropped, and dots mean nothing.
+fn literal(target: &str) -> String {
+    let path = plain(target);
+    let names = path.split('/').map(|segment| segment.split(';').next());
+    let names = names.flatten().filter(|name| !name.is_empty());
+    format!("/{}", names.collect::<Vec<_>>().join("/"))
+}
+
+fn without_parameters(path: &str) -> Cow<'_, str> {
+    let names = path.split('/').map(|segment| segment.split(';').next());
+    let names: Vec<&str> = names.flatten().collect();
+    Cow::Owned(names.join("/"))
+}
+
+/// Panics if `target` is let through and is another path to one of these servers.
+fn agree(target: &str) {
+    for policy in policies() {
+        let Ok(ours) = policy.read(target) else {
+            continue;
+        };
+        let mut readings = vec![whatwg(target, policy), Some(rfc3986(target))];
+        if policy.parameters == Parameters::Ignore {
+            readings.push(Some(tomcat(target)));
+            if policy.dot_segments == DotSegments::Refuse {
+                readings.push(Some(literal(target)));
+            }
+        }
+        for theirs in readings.into_iter().flatten() {
+            let kept = match policy.parameters {
+                Parameters::Ignore => without_parameters(&theirs),
+                Parameters::Keep => Cow::Borrowed(&*theirs),
+            };
+            let kept = normal_path(&kept);
+            assert_eq!(ours, kept, "{target:?} is {theirs:?}, {policy:?}");
+        }
+    }
+}
+
+/// Every short path of what segments are told apart by.
+#[test]
+fn no_short_path_means_two_things() {
+    let mut targets = vec!["/".to_owned()];
+    let mut from = 0;
+    for _ in 0..6 {
+        let to = targets.len();
+        for at in from..to {
+            for piece in ["/", "a", ".", "..", ";"] {
+                // A longer name is a name like any other.
+                if piece == "/" || targets[at].ends_with(['/', ';']) || piece == ";" {
+                    targets.push(format!("{}{piece}", targets[at]));
+                }
+            }
+        }
+        from = to;
+    }
+    assert!(targets.len() > 4_000, "{}", targets.len());
+    for target in &targets {
+        agree(target);
     }
 }
 

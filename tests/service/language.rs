@@ -801,7 +801,7 @@ rules:
     })
     .await;
     let lines = ["x-api-key: hunter2"];
-    let api = get("/v1/../v1/a?token=hunter2", &lines);
+    let api = get("/v1//%61?token=hunter2", &lines);
     assert_eq!(play(&tollgate, api).await.status, GOOD);
     let denied = play(&tollgate, api).await;
     assert_eq!(denied.status, OVER);

@@ -269,13 +269,10 @@ async fn a_client_can_change_neither_its_limit_nor_anothers() {
         assert_eq!(answer.status, 429, "{line}");
     }
     for target in [
-        "/free/../data",
-        "//data",
-        "/./data",
         "/%64ata",
         "/data/",
+        "/data//",
         "/data?x=/free",
-        "/free/%2e%2e/data",
         "http://app.test/data",
     ] {
         let answer = ask(stack.nginx.addr, &head("GET", target, &[])).await;
@@ -288,7 +285,7 @@ async fn a_client_can_change_neither_its_limit_nor_anothers() {
         assert_eq!(answer.status, 400, "{target}");
     }
     // nginx passes any bytes on unchanged; tollgate must not answer "cannot decide" to them.
-    for target in [&b"/data?x=\xff"[..], b"/free/\xff/../../data"] {
+    for target in [&b"/data?x=\xff"[..], b"/data/?\xfe"] {
         let request = [b"GET ", target, b" HTTP/1.1\r\nhost: app.test\r\n\r\n"].concat();
         let answer = ask(stack.nginx.addr, &request).await;
         assert_eq!(answer.status, 429, "{}", target.escape_ascii());
@@ -643,6 +640,12 @@ async fn a_target_that_means_two_things_is_refused() {
         "/data%00",
         "/free//..",
         "/data%0a",
+        "/free/../data",
+        "/data/../free",
+        "/./data",
+        "/free/%2e%2e/data",
+        "//data",
+        "//free/data",
     ] {
         let answer = ask(stack.nginx.addr, &head("GET", target, &[])).await;
         assert!(matches!(answer.status, 400 | 403), "{target}: {answer:?}");

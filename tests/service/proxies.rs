@@ -371,3 +371,57 @@ async fn an_answer_of_the_application_passes_and_is_not_asked_for_twice() {
         }
     }
 }
+
+/// The application can tell a request that was not checked from one that was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_cannot_say_that_its_check_failed() {
+    let stack = Stack::start(Kind::Caddy, caddy::patient()).await;
+    let answer = stack
+        .ask("GET", "/data", &["x-tollgate-failure-mode: allowed"])
+        .await;
+    assert_eq!(answer.status, 200);
+    let seen = stack.upstream.last();
+    assert_eq!(seen.headers.get("x-tollgate-failure-mode"), None);
+}
+
+/// To HAProxy, `X_Api_Key` and `X-Api-Key` are two headers, and one to applications that read CGI
+/// variables. Caddy does not pass on names with an underscore.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_has_no_second_name() {
+    for kind in KINDS {
+        let stack = Stack::start(kind, kind.patient()).await;
+        let lines = ["x-api-key: k", "X_Api_Key: l"];
+        let answer = stack.ask("GET", "/api", &lines).await;
+        match kind {
+            Kind::Haproxy => assert_eq!((answer.status, stack.upstream.count()), (400, 0)),
+            Kind::Caddy => {
+                assert_eq!(answer.status, 200);
+                assert_eq!(stack.upstream.last().headers.get("x_api_key"), None);
+            }
+        }
+    }
+}
+
+/// Checks come to HAProxy itself. If clients could take all of its connections, theirs would not be
+/// asked about.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_take_every_connection_are_still_limited() {
+    let few = haproxy::patient()
+        .with("maxconn 4000 ", "maxconn 20 ")
+        .with("maxconn 1900 ", "maxconn 9 ");
+    let stack = Stack::start(Kind::Haproxy, few).await;
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let mut client = Connection::open(stack.addr()).await.unwrap();
+        client.send(head("GET", "/data", &[])).await.unwrap();
+        clients.push(client);
+    }
+    // Those that are not served yet wait until others have gone.
+    let mut statuses = Vec::new();
+    for mut client in clients {
+        statuses.push(client.response().await.unwrap().status);
+    }
+    let admitted = statuses.iter().filter(|&&status| status == 200).count();
+    assert_eq!(admitted, 2, "{statuses:?}");
+    assert_eq!(stack.upstream.count(), 2);
+}

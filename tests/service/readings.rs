@@ -29,13 +29,17 @@ use crate::support::{
 const RULES: &str = "
 version: 1
 rules:
-  - { name: data, match: { path: /data, methods: GET, host: app.test }, action: deny }
+  - { name: data, match: { path: /data, methods: [GET, CONNECT], host: app.test }, action: deny }
 ";
 
 /// What is asked for: a name for the table, and the request.
 const SPELLINGS: &[(&str, &[u8])] = &[
     ("`/data`", b"GET /data HTTP/1.1\r\nHost: app.test\r\n\r\n"),
     ("`//data`", b"GET //data HTTP/1.1\r\nHost: app.test\r\n\r\n"),
+    (
+        "`//x/data`",
+        b"GET //x/data HTTP/1.1\r\nHost: app.test\r\n\r\n",
+    ),
     ("`/data/`", b"GET /data/ HTTP/1.1\r\nHost: app.test\r\n\r\n"),
     (
         "`/x/../data`",
@@ -119,6 +123,18 @@ const SPELLINGS: &[(&str, &[u8])] = &[
         b"GET /data/x/.. HTTP/1.1\r\nHost: app.test\r\n\r\n",
     ),
     (
+        "`/data/../x`",
+        b"GET /data/../x HTTP/1.1\r\nHost: app.test\r\n\r\n",
+    ),
+    (
+        "`/data//x/../..`",
+        b"GET /data//x/../.. HTTP/1.1\r\nHost: app.test\r\n\r\n",
+    ),
+    (
+        "`/data/;/..`",
+        b"GET /data/;/.. HTTP/1.1\r\nHost: app.test\r\n\r\n",
+    ),
+    (
         "`/<data>`",
         b"GET /<data> HTTP/1.1\r\nHost: app.test\r\n\r\n",
     ),
@@ -134,10 +150,34 @@ const SPELLINGS: &[(&str, &[u8])] = &[
         "`http://app.test/data`, `Host: b.test`",
         b"GET http://app.test/data HTTP/1.1\r\nHost: b.test\r\n\r\n",
     ),
+    (
+        "`ftp://app.test/data`",
+        b"GET ftp://app.test/data HTTP/1.1\r\nHost: app.test\r\n\r\n",
+    ),
+    (
+        "`x:/data`",
+        b"GET x:/data HTTP/1.1\r\nHost: app.test\r\n\r\n",
+    ),
+    (
+        "`http:data`",
+        b"GET http:data HTTP/1.1\r\nHost: app.test\r\n\r\n",
+    ),
+    (
+        "`http:/data`",
+        b"GET http:/data HTTP/1.1\r\nHost: app.test\r\n\r\n",
+    ),
     ("`data`", b"GET data HTTP/1.1\r\nHost: app.test\r\n\r\n"),
     (
         "method `get`",
         b"get /data HTTP/1.1\r\nHost: app.test\r\n\r\n",
+    ),
+    (
+        "method `CONNECT`",
+        b"CONNECT /data HTTP/1.1\r\nHost: app.test\r\n\r\n",
+    ),
+    (
+        "method `connect`",
+        b"connect /data HTTP/1.1\r\nHost: app.test\r\n\r\n",
     ),
     (
         "method `G(T`",
@@ -244,6 +284,13 @@ fn readings(target: &[u8]) -> Vec<(&'static str, String)> {
         (
             "C",
             clean(decoded(before_fragment).split('\0').next().unwrap()),
+        ),
+        // A handler that is mounted at `/data`, and takes all below it as it came.
+        (
+            "a mounted handler",
+            path.strip_prefix("/data/")
+                .map_or("-", |_| "/data")
+                .to_owned(),
         ),
         // A regular expression `^/data$`.
         (

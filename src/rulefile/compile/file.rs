@@ -25,16 +25,18 @@ pub(super) struct Defaults {
 }
 
 fn path_policy(file: &RuleFile) -> PathPolicy {
-    let mut policy = PathPolicy::default();
-    if let Some(paths) = value(file.paths.as_ref()) {
-        policy.encoded_slash = value(paths.encoded_slash.as_ref())
-            .copied()
-            .unwrap_or_default();
-        policy.parameters = value(paths.parameters.as_ref())
-            .copied()
-            .unwrap_or_default();
+    fn or_default<T: Copy + Default>(field: Option<&Field<T>>) -> T {
+        value(field).copied().unwrap_or_default()
     }
-    policy
+    let Some(paths) = value(file.paths.as_ref()) else {
+        return PathPolicy::default();
+    };
+    PathPolicy {
+        encoded_slash: or_default(paths.encoded_slash.as_ref()),
+        dot_segments: or_default(paths.dot_segments.as_ref()),
+        leading_slashes: or_default(paths.leading_slashes.as_ref()),
+        parameters: or_default(paths.parameters.as_ref()),
+    }
 }
 
 impl Compiler<'_, '_> {

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     limit::Algorithm,
-    request::{EncodedSlash, Parameters},
+    request::{DotSegments, EncodedSlash, LeadingSlashes, Parameters},
     rulefile::decode::Field,
     rules::{Mode, OnStoreError, key::OnMissing},
 };
@@ -66,6 +66,10 @@ pub(in crate::rulefile) struct ClientIp {
 pub(in crate::rulefile) struct Paths {
     /// What happens to a path with an encoded slash (%2F) or backslash (%5C). By default `refuse`.
     pub(in crate::rulefile) encoded_slash: Option<Field<EncodedSlash>>,
+    /// What happens to a path with a dot segment (/x/../data). By default `refuse`.
+    pub(in crate::rulefile) dot_segments: Option<Field<DotSegments>>,
+    /// What happens to a path that begins with two slashes (//data). By default `refuse`.
+    pub(in crate::rulefile) leading_slashes: Option<Field<LeadingSlashes>>,
     /// What parameters at the end of a segment (/data;v=2) are. By default `ignore`.
     pub(in crate::rulefile) parameters: Option<Field<Parameters>>,
 }

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     limit::Algorithm,
-    request::{EncodedSlash, Parameters, Scheme},
+    request::{DotSegments, EncodedSlash, LeadingSlashes, Parameters, Scheme},
     rules::{Mode, OnStoreError, key::OnMissing, matcher::HostPattern, span::unit_names},
 };
 
@@ -166,7 +166,9 @@ macro_rules! enums {
 
 enums!(
     Algorithm,
+    DotSegments,
     EncodedSlash,
+    LeadingSlashes,
     Mode,
     OnMissing,
     OnStoreError,
