@@ -55,7 +55,11 @@ pub fn read<'a>(parts: &'a Parts, reading: Reading<'_>) -> Result<Check<'a>, Unr
         NotARequest::Fault(fault) => Unreadable::Fault(fault),
         NotARequest::Refused(refusal) => Unreadable::Refused(refusal, endpoint),
     })?;
-    let budget = parts.headers.get(X_ENVOY_BUDGET);
+    let budget = match endpoint {
+        Endpoint::Check | Endpoint::Envoy => parts.headers.get(X_ENVOY_BUDGET),
+        // ingress-nginx passes on what a client sends under this name.
+        Endpoint::AuthRequest => None,
+    };
     let budget = budget.and_then(|value| value.to_str().ok()?.parse().ok());
     Ok(Check {
         endpoint,
@@ -123,6 +127,7 @@ fn request<'a>(
         Endpoint::Envoy => own_line(parts)?,
     };
     Ok(Attributes {
+        with_parameters: reading.paths.with_parameters(&line.target),
         path: in_form(line.target.clone(), |target| {
             reading.paths.read(target).map_err(Refusal::Target)
         })?,
@@ -636,6 +641,13 @@ mod tests {
             "/v1/envoy/",
             &[("x-envoy-expected-rq-timeout-ms", "soon")],
         );
+        assert_eq!(try_read(&check).unwrap().proxy_waits, None);
+        let headers = [
+            ("x-original-url", "http://h/"),
+            ("x-original-method", "GET"),
+            ("x-envoy-expected-rq-timeout-ms", "1"),
+        ];
+        let check = parts("GET", "/v1/auth-request", &headers);
         assert_eq!(try_read(&check).unwrap().proxy_waits, None);
     }
 }

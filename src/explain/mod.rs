@@ -60,6 +60,8 @@ impl Shown {
             scheme,
             host,
             path,
+            // Named where it makes a difference.
+            with_parameters: _,
             query: _,
             client_ip,
             headers: _,

@@ -203,6 +203,7 @@ impl ValidQuery {
         Ok(Attributes {
             scheme: *scheme,
             path: paths.read(target).map_err(Refusal::Target)?,
+            with_parameters: paths.with_parameters(target),
             ..Attributes::new(method, host, target, *ip, headers)
         })
     }

@@ -30,22 +30,19 @@ pub fn normal_host(host: &str) -> Result<Cow<'_, str>, NotAHost> {
         Some(_) => return Err(NotAHost),
         None => host,
     };
-    if name.len() > MAX_BYTES {
-        return Err(NotAHost);
-    }
     if !name.is_ascii() {
+        // Punycode is never shorter.
+        if name.chars().nth(MAX_CHARS + 1).is_some() {
+            return Err(NotAHost);
+        }
         let ascii = idna::domain_to_ascii(name).map_err(|_| NotAHost)?;
         return Ok(Cow::Owned(ascii_name(&ascii)?.into_owned()));
     }
     ascii_name(name)
 }
 
-/// The longest name that is looked at, in bytes. DNS has 253 characters (RFC 1035 §2.3.4), of which
-/// each has at most four bytes in UTF-8; without a bound, a conversion to ASCII takes as long as a
-/// client likes.
-const MAX_BYTES: usize = 4 * MAX_CHARS;
-
-/// The longest name in ASCII, without the dot at its end.
+/// The longest name, without the dot at its end (RFC 1035 §2.3.4). Without a bound, the conversion
+/// of a name to ASCII takes as long as a client likes: milliseconds for 8 kB.
 const MAX_CHARS: usize = 253;
 
 /// An empty port is that of the scheme (RFC 3986 §3.2.3).

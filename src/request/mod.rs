@@ -38,6 +38,9 @@ pub struct Attributes<'a> {
     pub host: Cow<'a, str>,
     /// The path in [normal form](normal_path), without query.
     pub path: Cow<'a, str>,
+    /// The path with the parameters that were cut from `path` (`/data;v=2`), if any were: what it
+    /// is to servers that do not cut them.
+    pub with_parameters: Option<String>,
     /// The query as sent, without `?` and fragment; empty if there is none.
     pub query: Cow<'a, str>,
     /// The client's address; `None` if the proxy sent none that can be parsed.
@@ -61,6 +64,7 @@ impl<'a> Attributes<'a> {
             scheme: None,
             host: normal_host(host).unwrap_or_default(),
             path: normal_path(target),
+            with_parameters: None,
             query: query_of(target).into(),
             client_ip,
             headers,

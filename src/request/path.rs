@@ -30,7 +30,7 @@ pub(super) fn path_of(target: &str) -> &str {
     let end = target.find(['?', '#']).unwrap_or(target.len());
     let path = &target[..end];
     match absolute(path) {
-        Some((_, path)) if path.is_empty() => "/",
+        Some((_, "")) => "/",
         Some((_, path)) => path,
         None => path,
     }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::{
     ambiguity::{Ambiguity, ambiguity},
-    path::normal_path,
+    path::{normal_path, path_of},
     policy::{Parameters, PathPolicy},
 };
 
@@ -22,6 +22,16 @@ impl PathPolicy {
         let names = path.split('/').map(|segment| segment.split(';').next());
         let names: Vec<&str> = names.map(Option::unwrap_or_default).collect();
         Ok(Cow::Owned(normal_path(&names.join("/")).into_owned()))
+    }
+
+    /// The path of a request target with the parameters that [`read`](Self::read) cuts, if it cuts
+    /// any.
+    pub fn with_parameters(self, target: &str) -> Option<String> {
+        let may_have = path_of(target).contains([';', '%']);
+        if self.parameters == Parameters::Keep || !may_have {
+            return None;
+        }
+        Some(normal_path(target).into_owned()).filter(|path| path.contains(';'))
     }
 }
 
@@ -49,6 +59,13 @@ mod tests {
                 "{target}"
             );
             assert_eq!(keep.read(target).as_deref(), Ok(kept), "{target}");
+            assert_eq!(keep.with_parameters(target), None);
+            let cut = PathPolicy::default().with_parameters(target);
+            assert_eq!(
+                cut.as_deref(),
+                (ignored != kept).then_some(kept),
+                "{target}"
+            );
         }
         for policy in [PathPolicy::default(), keep] {
             assert_eq!(policy.read("/x/..;/data"), Err(Ambiguity::DotSegment));

@@ -422,7 +422,7 @@ mod tests {
                     drop(client);
                 };
                 let mut got = String::new();
-                let (_, read) = tokio::join!(writer, io.read_to_string(&mut got));
+                let ((), read) = tokio::join!(writer, io.read_to_string(&mut got));
                 read.unwrap();
                 assert_eq!(got, text, "cut at {cut}");
             }

@@ -425,3 +425,75 @@ async fn clients_that_take_every_connection_are_still_limited() {
     assert_eq!(admitted, 2, "{statuses:?}");
     assert_eq!(stack.upstream.count(), 2);
 }
+
+/// What goes through a tunnel is not checked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_opens_no_tunnel() {
+    for kind in KINDS {
+        let stack = Stack::start(kind, kind.patient()).await;
+        for (method, target) in [
+            ("CONNECT", "app.test:80"),
+            ("CONNECT", "/free/x"),
+            ("Connect", "/free/x"),
+        ] {
+            let answer = stack.ask(method, target, &[]).await;
+            assert!(
+                matches!(answer.status, 400 | 405),
+                "{kind:?}: {method} {target}: {answer:?}"
+            );
+        }
+        assert_eq!(stack.upstream.count(), 0, "{kind:?}");
+        for lines in [
+            &[
+                "connection: upgrade, http2-settings",
+                "upgrade: h2c",
+                "http2-settings: AAMAAABk",
+            ][..],
+            &["connection: upgrade", "upgrade: websocket, h2c"],
+            &["connection: upgrade", "upgrade: h2c", "upgrade: websocket"],
+            &["connection: upgrade", "upgrade: websocket", "upgrade: h2c"],
+            &["connection: upgrade", "upgrade: TLS/1.3"],
+        ] {
+            let key = "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==";
+            let lines = [lines, &["sec-websocket-version: 13", key]].concat();
+            let answer = stack.ask("GET", "/free/x", &lines).await;
+            if answer.status == 200 {
+                let passed = stack.upstream.last().headers;
+                let upgrades: Vec<_> = passed.get_all("upgrade").iter().collect();
+                let harmless = upgrades.iter().all(|&upgrade| upgrade == "websocket");
+                assert!(harmless, "{kind:?}: {lines:?}: {upgrades:?}");
+            } else {
+                assert_eq!(answer.status, 400, "{kind:?}: {lines:?}: {answer:?}");
+            }
+        }
+        let websocket = [
+            "connection: Upgrade",
+            "upgrade: websocket",
+            "sec-websocket-version: 13",
+            "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
+        ];
+        let answer = stack.ask("GET", "/free/x", &websocket).await;
+        assert_eq!(answer.status, 200, "{kind:?}: {answer:?}");
+        let passed = stack.upstream.last().headers;
+        assert_eq!(passed.get("upgrade").unwrap(), "websocket", "{kind:?}");
+    }
+}
+
+/// A request without a `Host` could name its host in the target.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_without_a_host_is_not_another_hosts() {
+    for kind in KINDS {
+        let stack = Stack::start(kind, kind.patient()).await;
+        stack.exhaust().await;
+        for request in [
+            "GET http://app.test/data HTTP/1.0\r\n\r\n",
+            "GET http://app.test/data HTTP/1.1\r\n\r\n",
+            "GET http://app.test/data HTTP/1.1\r\nhost: b.test\r\n\r\n",
+        ] {
+            let answer = ask(stack.addr(), request.as_bytes()).await;
+            let denied = matches!(answer.status, 400 | 429);
+            assert!(denied, "{kind:?}: {request:?}: {answer:?}");
+        }
+        assert_eq!(stack.upstream.count(), 2, "{kind:?}");
+    }
+}

@@ -18,7 +18,7 @@ use url::Url;
 
 use crate::support::{
     caddy::{self, Caddy},
-    client::Connection,
+    client::{Connection, get},
     envoy::{self, Envoy},
     haproxy::{self, Haproxy},
     nginx::{self, Nginx},
@@ -460,5 +460,35 @@ async fn no_spelling_means_two_things() {
             written, table,
             "docs/proxies.md has another table: write it anew with TOLLGATE_TEST_WRITE=1"
         );
+    }
+}
+
+/// To an application that does not know parameters, `/health;x` is not `/health`.
+#[tokio::test(flavor = "multi_thread")]
+async fn parameters_exempt_from_nothing() {
+    let tollgate = Tollgate::start(Settings {
+        rules: "
+version: 1
+rules:
+  - { name: free, match: { path: [/health, '/static/**'] }, action: allow }
+  - { name: all, match: { not: { path: /open } }, action: deny }
+",
+        ..Settings::default()
+    })
+    .await;
+    let upstream = Upstream::start().await;
+    let nginx = Nginx::start(nginx::Config::shipped(), tollgate.addr(), upstream.addr).await;
+    for (target, status) in [
+        ("/health", 200),
+        ("/health;x", 403),
+        ("/health%3Bx", 403),
+        ("/static/a;v=1", 200),
+        ("/static;x/a", 403),
+        ("/open", 200),
+        ("/open;x", 403),
+        ("/other", 403),
+    ] {
+        let answer = get(nginx.addr, target).await;
+        assert_eq!(answer.status, status, "{target}: {answer:?}");
     }
 }

@@ -15,8 +15,8 @@ use crate::{
         model::{Match, Method, NetworkFile, NetworkSpec, PathSpec, ValueSpec, ValueTests},
     },
     rules::matcher::{
-        Conditions, HeaderTest, Matcher, NetworkList, Networks, PathPattern, Pattern, QueryTest,
-        ValueTest,
+        Conditions, HeaderTest, Matcher, NetworkList, Networks, PathPattern, Pattern, Purpose,
+        QueryTest, ValueTest,
     },
 };
 
@@ -48,7 +48,11 @@ impl Compiler<'_, '_> {
                 );
             }
         }
-        Matcher { when, not }
+        Matcher {
+            when,
+            not,
+            purpose: Purpose::default(),
+        }
     }
 
     fn conditions(&self, given: &Match) -> Conditions {

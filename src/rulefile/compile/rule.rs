@@ -9,7 +9,11 @@ use crate::{
         model::{self, ActionName},
         yaml::FieldPath,
     },
-    rules::{Action, LimitAction, Rule, key::Descriptor, matcher::Matcher},
+    rules::{
+        Action, LimitAction, Rule,
+        key::Descriptor,
+        matcher::{Matcher, Purpose},
+    },
 };
 
 /// The longest name of a rule, in bytes.
@@ -24,7 +28,7 @@ impl Compiler<'_, '_> {
         defaults: &Defaults,
     ) -> Option<Rule> {
         let name = self.rule_name(rule.name.as_ref(), path);
-        let matcher = self.matcher(rule.matches.as_ref());
+        let mut matcher = self.matcher(rule.matches.as_ref());
         let answer = self.answer(rule.answer.as_ref(), &defaults.answer);
         let action = match &rule.action {
             None => ActionName::Limit,
@@ -45,6 +49,7 @@ impl Compiler<'_, '_> {
             ActionName::Allow => {
                 self.refuse_limit_fields(rule, "allow");
                 self.refuse_denial_fields(rule);
+                matcher.purpose = Purpose::Exempt;
                 Action::Allow
             }
         };

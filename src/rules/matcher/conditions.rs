@@ -17,6 +17,22 @@ pub struct Matcher {
     pub when: Conditions,
     /// Blocks of conditions; none of them may hold as a whole.
     pub not: Vec<Conditions>,
+    /// What it means to match.
+    pub purpose: Purpose,
+}
+
+/// What it means that a request matches: which decides in doubt.
+///
+/// Where parameters were cut from a path (`/data;v=2`), some applications serve another path than
+/// the one that is compared. Such a request is limited if one of the two matches, and exempted only
+/// if both do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Purpose {
+    /// It is limited or denied.
+    #[default]
+    Limit,
+    /// It is exempted from the rules below.
+    Exempt,
 }
 
 /// Conditions that hold together. An empty list is no condition.
@@ -49,9 +65,13 @@ impl Matcher {
     /// The parameters of the path if the request matches, else the first condition that does not
     /// hold.
     pub fn check<'a>(&'a self, request: &'a Attributes<'_>) -> Result<Params<'a>, Mismatch<'a>> {
-        let params = self.when.check(request)?;
+        let (when, not) = match self.purpose {
+            Purpose::Limit => (Purpose::Limit, Purpose::Exempt),
+            Purpose::Exempt => (Purpose::Exempt, Purpose::Limit),
+        };
+        let params = self.when.check(request, when)?;
         for (index, block) in self.not.iter().enumerate() {
-            if block.check(request).is_ok() {
+            if block.check(request, not).is_ok() {
                 return Err(Mismatch::new(
                     Failed::Not {
                         index,
@@ -66,14 +86,22 @@ impl Matcher {
 }
 
 impl Conditions {
-    fn check<'a>(&'a self, request: &'a Attributes<'_>) -> Result<Params<'a>, Mismatch<'a>> {
-        match self.walk(request) {
+    fn check<'a>(
+        &'a self,
+        request: &'a Attributes<'_>,
+        purpose: Purpose,
+    ) -> Result<Params<'a>, Mismatch<'a>> {
+        match self.walk(request, purpose) {
             Ok(params) => Ok(params),
             Err(failed) => Err(Mismatch::new(failed, request)),
         }
     }
 
-    fn walk<'a>(&'a self, request: &'a Attributes<'_>) -> Result<Params<'a>, Failed<'a>> {
+    fn walk<'a>(
+        &'a self,
+        request: &'a Attributes<'_>,
+        purpose: Purpose,
+    ) -> Result<Params<'a>, Failed<'a>> {
         // Takes all fields apart: a condition that is forgotten here would match every request.
         let Self {
             paths,
@@ -92,6 +120,13 @@ impl Conditions {
                 .find_map(|path| path.matches(&request.path))
                 .ok_or(Failed::Path(paths))?
         };
+        if purpose == Purpose::Exempt
+            && !paths.is_empty()
+            && let Some(path) = &request.with_parameters
+            && !paths.iter().any(|pattern| pattern.matches(path).is_some())
+        {
+            return Err(Failed::Parameters { path, paths });
+        }
         if !matches_method(methods, &request.method) {
             return Err(Failed::Method(methods));
         }

@@ -27,13 +27,21 @@ pub struct Mismatch<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Failed<'a> {
     Path(&'a [PathPattern]),
+    /// The path with its parameters does not match, and both must.
+    Parameters {
+        path: &'a str,
+        paths: &'a [PathPattern],
+    },
     Method(&'a [String]),
     Scheme(&'a [Scheme]),
     Host(&'a [HostPattern]),
     ClientIp(&'a Networks),
     Header(&'a HeaderTest),
     Query(&'a QueryTest),
-    Not { index: usize, of: usize },
+    Not {
+        index: usize,
+        of: usize,
+    },
 }
 
 /// A value that a condition applies to.
@@ -83,6 +91,10 @@ impl fmt::Display for InWords<'_> {
         match failed {
             Failed::Path(paths) => {
                 write!(f, "the path is {}, not ", request.path)?;
+                list(f, paths, NAMED)
+            }
+            Failed::Parameters { path, paths } => {
+                write!(f, "to some servers the path is {path}, not ")?;
                 list(f, paths, NAMED)
             }
             Failed::Method(methods) => {

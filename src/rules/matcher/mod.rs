@@ -16,7 +16,7 @@ mod template;
 mod value;
 
 pub use self::{
-    conditions::{Conditions, Matcher},
+    conditions::{Conditions, Matcher, Purpose},
     host::HostPattern,
     mismatch::{Mismatch, Named},
     network::{NetworkList, Networks},

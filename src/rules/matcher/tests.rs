@@ -236,3 +236,34 @@ fn impossible_conditions_are_found() {
         "`not[1]` excludes everything that the rule matches"
     );
 }
+
+#[test]
+fn parameters_limit_and_never_exempt() {
+    let headers = headers(&[]);
+    let request = Attributes {
+        with_parameters: Some("/health;x".to_owned()),
+        ..request("GET h /health", &headers)
+    };
+    let check = |action: &str, conditions: &str| {
+        let text = format!(
+            "version: 1\nrules:\n  - {{ name: x, match: {conditions}, action: {action} }}\n"
+        );
+        let set = load("rules.yaml", &text).unwrap_or_else(|report| panic!("{report}"));
+        let matcher = &set.rules[0].matcher;
+        match matcher.check(&request) {
+            Ok(_) => "yes".to_owned(),
+            Err(mismatch) => mismatch.to_string(),
+        }
+    };
+    let exact = "{ path: /health }";
+    assert_eq!(check("deny", exact), "yes");
+    assert_eq!(
+        check("allow", exact),
+        "to some servers the path is /health;x, not /health"
+    );
+    assert_eq!(check("allow", "{ path: '/**' }"), "yes");
+    assert_eq!(check("allow", "{ methods: GET }"), "yes");
+    let not = "{ not: { path: /health } }";
+    assert_eq!(check("deny", not), "yes");
+    assert_eq!(check("allow", not), "`not` excludes it");
+}
