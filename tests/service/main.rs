@@ -14,6 +14,7 @@ mod language;
 mod nginx;
 mod proxies;
 mod readings;
+mod said_limits;
 mod server;
 mod service;
 mod watch;
