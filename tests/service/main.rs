@@ -6,6 +6,7 @@
 mod support;
 
 mod cli;
+mod cors;
 mod drain;
 mod examples;
 mod explain;
