@@ -35,11 +35,11 @@ impl SystemClock {
 
 /// How far the wall clock was ahead of the monotonic clock at most, in microseconds.
 #[derive(Debug, Default)]
-struct Ratchet(AtomicU64);
+pub struct Ratchet(AtomicU64);
 
 impl Ratchet {
     /// The time when one clock shows `wall_us` and the other `monotonic_us`.
-    fn time(&self, wall_us: u64, monotonic_us: u64) -> u64 {
+    pub fn time(&self, wall_us: u64, monotonic_us: u64) -> u64 {
         let now = wall_us.saturating_sub(monotonic_us);
         let before = self.0.fetch_max(now, Ordering::Relaxed);
         monotonic_us.saturating_add(before.max(now))

@@ -54,6 +54,7 @@ fn config() -> Config {
         "x-version",
         "x-internal",
         "x-cost",
+        "x-limit",
         "user-agent",
         "cookie",
     ];
@@ -140,6 +141,8 @@ rules:
   - { name: middle, match: { path: "/middle/**/z" }, action: deny }
   - { name: regex, match: { path: { regex: "/regex/v[0-9]+/(a|ab)" } }, action: deny }
   - { name: method, match: { path: /method, methods: [GET, PATCH] }, action: deny }
+  - { name: plain, match: { path: /plain, scheme: http }, action: deny }
+  - { name: secure, match: { path: /secure, scheme: https }, action: deny }
   - { name: host, match: { path: /host, host: [api.example.com, "*.example.org"] }, action: deny }
   - { name: address, match: { path: /address, client_ip: [127.0.0.8/30, 10.0.0.0/8] }, action: deny }
   - { name: value, match: { path: /value, headers: { x-plan: [gold, silver] } }, action: deny }
@@ -164,6 +167,10 @@ async fn conditions_of_every_kind() {
         (
             get("/method", &[]).by("HEAD"),
             get("/method", &["content-length: 0"]).by("POST"),
+        ),
+        (
+            get("/plain", &["x-forwarded-proto: https"]),
+            get("/secure", &["x-forwarded-proto: https"]),
         ),
         (
             get("/host", &["host: API.example.com:443"]),
@@ -200,6 +207,67 @@ async fn conditions_of_every_kind() {
     ] {
         language.plays(&[(met, SHUT), (missed, GOOD)]).await;
     }
+    language.ends().await;
+}
+
+/// Behind a balancer that Envoy trusts, the scheme is the one that the balancer says.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_scheme_as_a_condition_and_in_a_key() {
+    let rules = "
+version: 1
+rules:
+  - { name: plain, match: { path: /plain, scheme: http }, action: deny }
+  - { name: secure, match: { path: /secure, scheme: https }, action: deny }
+  - { name: key, match: { path: /key }, key: [scheme], on_missing: deny, limit: 1/day }
+";
+    let behind = config().with("xff_num_trusted_hops: 0", "xff_num_trusted_hops: 1");
+    let mut language = Language {
+        stack: Stack::with_rules(behind, rules).await,
+        admitted: 0,
+    };
+    let by = ["x-forwarded-for: 192.0.2.1", "x-forwarded-proto: http"];
+    let by_tls = ["x-forwarded-for: 192.0.2.1", "x-forwarded-proto: https"];
+    language
+        .plays(&[
+            (get("/plain", &by), SHUT),
+            (get("/plain", &by_tls), GOOD),
+            (get("/secure", &by_tls), SHUT),
+            (get("/secure", &by), GOOD),
+            // What the balancer does not say, Envoy knows of its own connection.
+            (get("/plain", &by[..1]), SHUT),
+        ])
+        .await;
+    let [key, key_tls] = [&by, &by_tls].map(|lines| get("/key", lines));
+    language
+        .plays(&[(key, GOOD), (key_tls, GOOD), (key, OVER), (key_tls, OVER)])
+        .await;
+    language.ends().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_of_addresses() {
+    let dir = tempfile::tempdir().unwrap();
+    let list = dir.path().join("list.txt");
+    std::fs::write(&list, "127.0.0.8/30 # ours\n2001:db8::/32\n").unwrap();
+    let list = list.display();
+    let rules = format!(
+        "
+version: 1
+rules:
+  - {{ name: listed, match: {{ path: /listed, client_ip: [10.0.0.0/8, {{ file: {list} }}] }}, action: deny }}
+  - {{ name: others, match: {{ path: /others, not: {{ client_ip: {{ file: {list} }} }} }}, action: deny }}
+"
+    );
+    let mut language = Language::start(&rules).await;
+    let [listed, others] = ["/listed", "/others"].map(|path| get(path, &[]));
+    language
+        .plays(&[
+            (listed.from(9), SHUT),
+            (listed.from(12), GOOD),
+            (others.from(9), GOOD),
+            (others.from(12), SHUT),
+        ])
+        .await;
     language.ends().await;
 }
 
@@ -448,6 +516,63 @@ async fn limits_of_every_kind() {
         }
         language.plays(&[(play, then)]).await;
     }
+    language.ends().await;
+}
+
+/// Clients that can send the header choose their limit, up to the maximum and not above it. Of two
+/// lines Envoy makes one, which is no number.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_a_client_says_is_at_most_the_maximum() {
+    let rules = "
+version: 1
+rules:
+  - { name: said, match: { path: /said }, key: [client_ip], limits: [{ header: x-limit, default: 2, max: 4, per: 1day }] }
+";
+    let mut language = Language::start(rules).await;
+    let said = |lines| get("/said", lines);
+    language
+        .plays(&[
+            (said(&[]), GOOD),
+            (said(&["x-limit: many"]), GOOD),
+            (said(&["x-limit: 4", "x-limit: 4"]), OVER),
+            (said(&["x-limit: 4, 4"]), OVER),
+            (said(&["x-limit: -4"]), OVER),
+            (said(&["x-limit: 1"]), OVER),
+        ])
+        .await;
+    let raised = language.ask(said(&["X-Limit: 3"])).await;
+    assert_eq!((raised.status, raised.remaining().0), (GOOD, 0));
+    assert_eq!(
+        raised.header("ratelimit-policy"),
+        Some("\"said\";q=3;w=86400")
+    );
+    language
+        .plays(&[
+            (said(&["x-limit: 3"]), OVER),
+            (said(&["x-limit: 1000000"]), GOOD),
+            (said(&["x-limit: 1000000"]), OVER),
+            (said(&["x-limit: 99999999999999999999999"]), OVER),
+            // Another caller is not charged.
+            (said(&["x-limit: 1"]).from(2), GOOD),
+            (said(&["x-limit: 1"]).from(2), OVER),
+        ])
+        .await;
+    language.ends().await;
+}
+
+/// Nothing of the client's is a limit where Envoy does not forward the header.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_a_client_says_is_the_default_unless_the_header_is_allowed() {
+    let rules = "
+version: 1
+rules: [{ name: said, limits: [{ header: x-limit, default: 1, max: 4, per: 1day }] }]
+";
+    let mut language = Language {
+        stack: Stack::with_rules(Config::shipped().fail_closed().patient(), rules).await,
+        admitted: 0,
+    };
+    let raised = get("/", &["x-limit: 4"]);
+    language.plays(&[(raised, GOOD), (raised, OVER)]).await;
     language.ends().await;
 }
 

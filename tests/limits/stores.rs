@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -11,7 +11,7 @@ use std::{
 use crate::support::{eventually, redis::Redis};
 use tokio::{task::JoinSet, time::Instant};
 use tollgate::{
-    clock::{Clock, ManualClock, SystemClock},
+    clock::{Clock, ManualClock, Ratchet, SystemClock},
     limit::{
         Algorithm, Limit,
         ban::Ban,
@@ -422,6 +422,141 @@ async fn memory_follows_its_clock() {
     assert!(!store.charge_now(&batch).admitted);
     clock.advance(Duration::from_micros(1));
     assert!(store.charge_now(&batch).admitted);
+}
+
+/// The two clocks of a machine, as the system's clock reads them.
+struct Machine {
+    wall_us: AtomicU64,
+    monotonic_us: AtomicU64,
+    ahead: Ratchet,
+}
+
+impl Clock for Machine {
+    fn now_us(&self) -> u64 {
+        self.ahead.time(
+            self.wall_us.load(Ordering::SeqCst),
+            self.monotonic_us.load(Ordering::SeqCst),
+        )
+    }
+}
+
+impl Machine {
+    /// Started a minute ago.
+    fn at(wall_us: u64) -> Arc<Self> {
+        Arc::new(Self {
+            wall_us: wall_us.into(),
+            monotonic_us: 60_000_000.into(),
+            ahead: Ratchet::default(),
+        })
+    }
+
+    fn runs(&self, us: u64) {
+        self.monotonic_us.fetch_add(us, Ordering::SeqCst);
+        self.wall_us.fetch_add(us, Ordering::SeqCst);
+    }
+
+    /// Suspended, it has a monotonic clock that stands still.
+    fn sleeps(&self, us: u64) {
+        self.wall_us.fetch_add(us, Ordering::SeqCst);
+    }
+
+    fn is_set_back(&self, us: u64) {
+        self.wall_us.fetch_sub(us, Ordering::SeqCst);
+    }
+}
+
+/// Midnight between 8 and 9 June 2026 in Paris.
+const MIDNIGHT: u64 = 1_780_956_000_000_000;
+
+/// Two a day in Paris, with the windows around the store's time.
+fn two_a_day(store: &MemoryStore) -> Batch {
+    let today = Calendar::new(Period::Day, "Europe/Paris").unwrap();
+    let window = Limit::new(Algorithm::FixedWindow, 2, DAY, None).unwrap();
+    batch(&[("k", window.aligned(today.edges(store.now_us())), ENFORCED)])
+}
+
+#[tokio::test]
+async fn after_a_suspend_the_window_is_the_new_days() {
+    let machine = Machine::at(MIDNIGHT - HOUR);
+    let store = memory(10, machine.clone());
+    let before = two_a_day(&store);
+    for _ in 0..2 {
+        assert!(charge(&store, &before).await.admitted);
+    }
+    machine.runs(HOUR / 2);
+    let denied = charge(&store, &two_a_day(&store)).await;
+    assert!(!denied.admitted);
+    assert_eq!(denied.outcomes[0].wait_us, HOUR / 2, "until midnight");
+
+    machine.sleeps(HOUR);
+    let first = charge(&store, &two_a_day(&store)).await;
+    assert!(first.admitted, "a new day");
+    assert_eq!(first.outcomes[0].remaining, 1);
+    assert_eq!(first.outcomes[0].wait_us, 24 * HOUR - HOUR / 2);
+    // A check that began before the suspend is counted in the new day as well.
+    let second = charge(&store, &before).await;
+    assert!(second.admitted);
+    assert_eq!(second.outcomes[0].remaining, 0);
+    assert!(!charge(&store, &two_a_day(&store)).await.admitted);
+
+    // Days later, where the windows of a check that began before do not reach.
+    machine.sleeps(3 * DAY);
+    let answer = store.charge(&before, Instant::now() + PATIENCE).await;
+    assert_eq!(answer, Err(StoreError::Clock));
+    assert!(charge(&store, &two_a_day(&store)).await.admitted);
+}
+
+#[tokio::test]
+async fn a_wall_clock_that_is_set_back_reopens_no_window() {
+    let machine = Machine::at(MIDNIGHT - HOUR);
+    let store = memory(10, machine.clone());
+    let yesterday = charge(&store, &two_a_day(&store)).await;
+    assert_eq!(yesterday.outcomes[0].remaining, 1, "one is left of 8 June");
+    machine.runs(2 * HOUR);
+    for _ in 0..2 {
+        assert!(charge(&store, &two_a_day(&store)).await.admitted);
+    }
+    for back in [2 * HOUR, 40 * DAY] {
+        machine.is_set_back(back);
+        let denied = charge(&store, &two_a_day(&store)).await;
+        assert!(!denied.admitted, "8 June is over");
+        assert_eq!(denied.outcomes[0].wait_us, 23 * HOUR);
+    }
+    // Time goes on as the monotonic clock does, and the day ends when it would have.
+    machine.runs(23 * HOUR - 1);
+    let denied = charge(&store, &two_a_day(&store)).await;
+    assert!(!denied.admitted);
+    assert_eq!(denied.outcomes[0].wait_us, 1);
+    machine.runs(1);
+    assert!(charge(&store, &two_a_day(&store)).await.admitted);
+    // The wall clock is right again: no day is skipped either.
+    machine.sleeps(40 * DAY + 2 * HOUR);
+    let second = charge(&store, &two_a_day(&store)).await;
+    assert_eq!(second.outcomes[0].remaining, 0);
+    assert_eq!(second.outcomes[0].wait_us, DAY);
+}
+
+#[tokio::test]
+async fn a_wall_clock_that_is_set_back_gives_nothing_back() {
+    for algorithm in Algorithm::ALL {
+        let machine = Machine::at(MIDNIGHT);
+        let store = memory(10, machine.clone());
+        let two = batch(&[("k", limit(algorithm, 2), ENFORCED)]);
+        for _ in 0..2 {
+            assert!(charge(&store, &two).await.admitted);
+        }
+        let wait = charge(&store, &two).await.outcomes[0].wait_us;
+        for back in [HOUR, 40 * DAY] {
+            machine.is_set_back(back);
+            let denied = charge(&store, &two).await;
+            assert!(!denied.admitted, "{algorithm}");
+            assert_eq!(denied.outcomes[0].wait_us, wait, "{algorithm}");
+        }
+        machine.runs(wait - 1);
+        assert!(!charge(&store, &two).await.admitted, "{algorithm}");
+        machine.runs(1);
+        assert!(charge(&store, &two).await.admitted, "{algorithm}");
+    }
 }
 
 #[tokio::test]

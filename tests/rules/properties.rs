@@ -1,6 +1,6 @@
 //! Properties of any rule file and any request.
 
-use std::{fmt::Write as _, net::IpAddr};
+use std::{fmt::Write as _, io, net::IpAddr, path::Path, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD as URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -9,10 +9,13 @@ use tokio::runtime::Builder;
 use tollgate::{
     engine::trace::{ExplainRequest, RuleResult, explain},
     hash::HashKey,
-    request::Attributes,
-    rulefile,
+    request::{Attributes, Scheme},
+    rulefile::{self, LoadContext},
+    rules::RuleSet,
     store::read::Untouched,
 };
+
+use crate::support::world::{Ask, GET, World, compile};
 
 /// Few names, so that rules and requests often match.
 fn word() -> impl Strategy<Value = &'static str> {
@@ -78,6 +81,7 @@ fn conditions() -> impl Strategy<Value = Vec<String>> {
     let parts = (
         option::of(vec(path(), 1..3)),
         option::of(select(vec!["GET", "POST", "[GET, PUT]"])),
+        option::of(select(vec!["http", "https", "[https, http]"])),
         option::of(select(vec!["a.x", "\"*.x\"", "[b.x, \"*.y.x\"]", "x"])),
         option::of(value_test()),
         option::of(value_test()),
@@ -87,12 +91,17 @@ fn conditions() -> impl Strategy<Value = Vec<String>> {
             "[\"2001:db8::/32\", 0.0.0.0/0]",
             "10.1.1.0/24",
             "\"::ffff:10.1.0.0/112\"",
+            "{ file: ten.txt }",
+            "[{ file: both.txt }, 192.0.2.1]",
+            "[{ file: ten.txt }, { file: none.txt }]",
+            "{ file: none.txt }",
         ])),
     );
-    parts.prop_map(|(paths, methods, host, header, query, ip)| {
+    parts.prop_map(|(paths, methods, scheme, host, header, query, ip)| {
         [
             paths.map(|paths| format!("path: [{}]", paths.join(", "))),
             methods.map(|methods| format!("methods: {methods}")),
+            scheme.map(|scheme| format!("scheme: {scheme}")),
             host.map(|host| format!("host: {host}")),
             header.map(|test| format!("headers: {{ x-h: {test} }}")),
             query.map(|test| format!("query: {{ q: {test} }}")),
@@ -102,6 +111,24 @@ fn conditions() -> impl Strategy<Value = Vec<String>> {
         .flatten()
         .collect()
     })
+}
+
+/// The rules of `text`, and of the lists that the conditions name.
+fn load(text: &str) -> RuleSet {
+    let list = |path: &Path| match path.to_str() {
+        Some("ten.txt") => Ok("10.0.0.0/8\n".to_owned()),
+        Some("both.txt") => Ok("2001:db8::/32\n10.1.1.0/24 # one of ten.txt\n".to_owned()),
+        Some("none.txt") => Ok(String::new()),
+        _ => Err(io::ErrorKind::NotFound.into()),
+    };
+    let context = LoadContext {
+        hash_key: &HashKey::default(),
+        read: &list,
+        list: &|_, _| Ok(Vec::new()),
+    };
+    let loaded = rulefile::load_with("rules.yaml", text, context);
+    let report = loaded.diagnostics;
+    loaded.set.unwrap_or_else(|| panic!("{report}\n{text}"))
 }
 
 fn rule_file() -> impl Strategy<Value = String> {
@@ -126,32 +153,47 @@ fn rule_file() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// The index finds the same rules as trying every rule.
+    /// The index finds the same rules as trying every rule, and a rule that covers another matches
+    /// whatever that one matches.
     #[test]
     fn the_index_finds_every_rule_that_matches(
         text in rule_file(),
         requests in vec((
             vec(word(), 0..4),
             select(vec!["GET", "HEAD", "POST", "PUT"]),
+            option::of(select(vec![Scheme::Http, Scheme::Https])),
             select(vec!["a.x", "b.x", "a.y.x", "x", "y.x", "z"]),
             option::of(select(vec!["a", "ab", "c"])),
             option::of(select(vec!["q=a", "q=%61", "q=c", "q=c&q=a", "%71=b", "x&%71=c"])),
             option::of(select(vec!["10.1.1.1", "192.0.2.1", "2001:db8::1", "::1"])),
         ), 10),
     ) {
-        let set = rulefile::load("rules.yaml", &text).unwrap_or_else(|report| panic!("{report}\n{text}"));
-        for (segments, method, host, header, query, ip) in requests {
+        let set = load(&text);
+        let all = 0..set.rules.len();
+        let covers: Vec<(usize, usize)> = all
+            .clone()
+            .flat_map(|one| all.clone().map(move |other| (one, other)))
+            .filter(|(one, other)| set.rules[*one].matcher.covers(&set.rules[*other].matcher))
+            .collect();
+        for (segments, method, scheme, host, header, query, ip) in requests {
             let query = query.map_or_else(String::new, |value| format!("?{value}"));
             let target = format!("/{}{query}", segments.join("/"));
             let mut headers = HeaderMap::new();
             headers.extend(header.map(|value| (HeaderName::from_static("x-h"), HeaderValue::from_static(value))));
             let ip = ip.map(|ip| ip.parse::<IpAddr>().unwrap());
-            let request = Attributes::new(method, host, &target, ip, &headers);
+            let request = Attributes { scheme, ..Attributes::new(method, host, &target, ip, &headers) };
             let found: Vec<usize> = set.matching(&request).map(|(number, ..)| number).collect();
-            let tried: Vec<usize> = (0..set.rules.len())
+            let tried: Vec<usize> = all
+                .clone()
                 .filter(|number| set.rules[*number].matcher.matches(&request).is_some())
                 .collect();
-            prop_assert_eq!(found, tried, "{} {}\n{}", method, target, text);
+            prop_assert_eq!(&found, &tried, "{} {}\n{}", method, target, text);
+            for (one, other) in &covers {
+                prop_assert!(
+                    found.contains(one) || !found.contains(other),
+                    "r{} covers r{}: {:?}\n{}", one, other, request, text
+                );
+            }
         }
     }
 
@@ -165,8 +207,62 @@ proptest! {
     }
 }
 
+/// What requests say in `x-limit`, line by line, and the amount of a limit from 2 to 5 by that.
+const SAID: [(&[&str], u64); 13] = [
+    (&[], 2),
+    (&["1"], 1),
+    (&["3"], 3),
+    (&[" 4 "], 4),
+    (&["5"], 5),
+    (&["6"], 5),
+    (&["99999999999999999999999"], 5),
+    (&["0"], 2),
+    (&["-1"], 2),
+    (&["+4"], 2),
+    (&["4.5"], 2),
+    (&["3, 5"], 2),
+    (&["3", "5"], 3),
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A limit that a header says decides as one with that amount in a file that was changed just
+    /// before the request.
+    #[test]
+    fn a_limit_that_a_header_says_is_that_limit(
+        form in select(vec![
+            "algorithm: fixed_window",
+            "algorithm: sliding_window",
+            "algorithm: sliding_log",
+            "algorithm: token_bucket",
+            "align: calendar, timezone: Europe/Paris",
+        ]),
+        requests in vec((select(SAID.to_vec()), select(vec![0, 1, 600, 1_700, 3_599])), 1..40),
+    ) {
+        let file = |limit: String| format!("
+version: 1
+forwarded_headers: [x-limit]
+rules: [{{ name: plans, key: [client_ip], limits: [{{ {limit}, {form} }}] }}]
+");
+        let said = World::new(&file("header: x-limit, default: 2, max: 5, per: 1h".to_owned()));
+        let written = World::new(&file("rate: 2/1h".to_owned()));
+        let runtime = Builder::new_current_thread().enable_time().build().unwrap();
+        for ((lines, amount), pause) in requests {
+            for world in [&said, &written] {
+                world.clock.advance(Duration::from_secs(pause));
+            }
+            written.engine.replace(compile(&file(format!("rate: {amount}/1h"))));
+            let headers: Vec<_> = lines.iter().map(|line| ("x-limit", *line)).collect();
+            let one = runtime.block_on(said.ask(Ask { headers: &headers, ..GET }));
+            let other = runtime.block_on(written.ask(GET));
+            prop_assert_eq!(one, other, "{:?} after {} s", lines, pause);
+        }
+    }
+}
+
 /// The sources of a key's parts as rule files write them, in the order of a caller's values.
-const SOURCES: [&str; 12] = [
+const SOURCES: [&str; 13] = [
     "client_ip",
     "host",
     "method",
@@ -179,6 +275,7 @@ const SOURCES: [&str; 12] = [
     "{ query: q }",
     "{ query: s, secret: true }",
     "{ cookie: id }",
+    "scheme",
 ];
 
 /// The values of one caller, by source.
@@ -193,6 +290,7 @@ struct Caller {
     headers: [Option<Vec<u8>>; 2],
     query: [Option<Vec<u8>>; 2],
     cookie: Option<Vec<u8>>,
+    scheme: Option<Scheme>,
 }
 
 /// A caller, and the rule that counts it: its name, and which sources its key has.
@@ -243,9 +341,10 @@ fn caller() -> impl Strategy<Value = Caller> {
         [option::of(bytes()), option::of(bytes())],
         [option::of(bytes()), option::of(bytes())],
         option::of(cookie),
+        option::of(select(vec![Scheme::Http, Scheme::Https])),
     )
         .prop_map(
-            |(client_ip, host, method, segment, token, headers, query, cookie)| Caller {
+            |(client_ip, host, method, segment, token, headers, query, cookie, scheme)| Caller {
                 client_ip,
                 host,
                 method,
@@ -254,6 +353,7 @@ fn caller() -> impl Strategy<Value = Caller> {
                 headers,
                 query,
                 cookie,
+                scheme,
             },
         )
 }
@@ -292,7 +392,7 @@ enum Likeness {
 
 /// Two callers that have much in common.
 fn pair() -> impl Strategy<Value = (Counted, Counted)> {
-    let is_other = vec(prop::bool::weighted(0.2), 12);
+    let is_other = vec(prop::bool::weighted(0.2), 13);
     let likeness = prop_oneof![
         5 => Just(Likeness::None),
         1 => Just(Likeness::Encoded),
@@ -336,6 +436,7 @@ fn beside(one: &Counted, other: Counted, is_other: Vec<bool>) -> Counted {
         headers: [plain, secret],
         query: [q, s],
         cookie,
+        scheme,
     } = &mut near.caller;
     let from = other.caller;
     let [from_plain, from_secret] = from.headers;
@@ -352,6 +453,7 @@ fn beside(one: &Counted, other: Counted, is_other: Vec<bool>) -> Counted {
     put(q, from_q, take());
     put(s, from_s, take());
     put(cookie, from.cookie, take());
+    put(scheme, from.scheme, take());
     put(&mut near.rule, other.rule, take());
     put(&mut near.sources, other.sources, take());
     near
@@ -393,7 +495,8 @@ impl Caller {
             8 => self.authorization().map(String::into_bytes),
             9 => self.query[0].clone(),
             10 => self.query[1].clone(),
-            _ => self.cookie.clone(),
+            11 => self.cookie.clone(),
+            _ => self.scheme.map(|scheme| scheme.as_str().into()),
         }
     }
 }
@@ -447,9 +550,13 @@ fn key(counted: &Counted) -> String {
         method,
         host,
         client_ip,
+        scheme,
         ..
     } = *caller;
-    let request = Attributes::new(method, host, &target, client_ip, &headers);
+    let request = Attributes {
+        scheme,
+        ..Attributes::new(method, host, &target, client_ip, &headers)
+    };
 
     let runtime = Builder::new_current_thread().build().unwrap();
     let asked = ExplainRequest {

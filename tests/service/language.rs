@@ -188,6 +188,63 @@ async fn conditions_on_method_host_headers_query_and_address() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn conditions_on_the_scheme() {
+    let with = |lines| get("/", lines);
+    only(
+        "{ scheme: https }",
+        &[
+            with(&["x-forwarded-proto: https"]),
+            with(&["x-forwarded-proto: HTTPS"]),
+            with(&["x-forwarded-proto: wss"]),
+        ],
+        &[
+            with(&["x-forwarded-proto: http"]),
+            with(&["x-forwarded-proto: ftp"]),
+            with(&["x-scheme: https"]),
+        ],
+    )
+    .await;
+    only(
+        "{ scheme: [http, https], not: { path: /open, scheme: http } }",
+        &[
+            with(&["x-forwarded-proto: http"]),
+            with(&["x-forwarded-proto: https"]),
+            get("/open", &["x-forwarded-proto: https"]),
+        ],
+        &[
+            with(&[]),
+            get("/open", &["x-forwarded-proto: http"]),
+            with(&["x-forwarded-proto: "]),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conditions_with_lists_of_addresses() {
+    let dir = tempfile::tempdir().unwrap();
+    let list = dir.path().join("list.txt");
+    std::fs::write(&list, "10.0.0.0/8 # ours\n2001:db8::1\n").unwrap();
+    let list = list.display();
+    only(
+        &format!("{{ client_ip: [192.0.2.1, {{ file: {list} }}] }}"),
+        &[
+            from("10.9.9.9", "/"),
+            from("2001:db8::1", "/"),
+            from("192.0.2.1", "/"),
+        ],
+        &[from("11.0.0.1", "/"), from("2001:db8::2", "/")],
+    )
+    .await;
+    only(
+        &format!("{{ not: {{ client_ip: {{ file: {list} }} }} }}"),
+        &[from("11.0.0.1", "/")],
+        &[from("10.9.9.9", "/"), from("2001:db8::1", "/")],
+    )
+    .await;
+}
+
 /// A rule with this key admits one request per caller. The first pair are two callers, the second
 /// pair one.
 async fn tells_apart(path: &str, key: &str, two: [Play<'_>; 2], one: [Play<'_>; 2]) {
@@ -282,6 +339,19 @@ async fn keys_of_every_kind() {
         ],
     )
     .await;
+    tells_apart(
+        "/**",
+        "scheme",
+        [
+            with(&["x-forwarded-proto: http"]),
+            with(&["x-forwarded-proto: https"]),
+        ],
+        [
+            with(&["x-forwarded-proto: wss"]),
+            with(&["x-forwarded-proto: Https"]),
+        ],
+    )
+    .await;
 }
 
 const fn paying<'a>(ip: &'a str, lines: &'a [&'a str]) -> Play<'a> {
@@ -301,6 +371,15 @@ async fn a_missing_key_is_shared_skipped_or_denied() {
             "  - {{ name: m, key: [{{ cookie: id }}], on_missing: {on_missing}, limit: 1/day }}\n"
         )
     };
+    // What the proxy says nothing of is a missing part as well.
+    plays(
+        "  - { name: m, key: [scheme], on_missing: deny, limit: 1/day }\n",
+        &[
+            (get("/", &["x-forwarded-proto: ftp"]), SHUT),
+            (get("/", &["x-forwarded-proto: http"]), GOOD),
+        ],
+    )
+    .await;
     let [a, b] = [from("192.0.2.1", "/"), from("192.0.2.2", "/")];
     plays(&rule("shared"), &[(a, GOOD), (b, OVER)]).await;
     plays(&rule("skip"), &[(a, GOOD), (a, GOOD), (b, GOOD)]).await;
@@ -344,6 +423,58 @@ async fn limits_of_every_kind() {
         &[(any, GOOD), (any, GOOD), (any, OVER)],
     )
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_from_a_header() {
+    let said = |lines| get("/", lines);
+    for form in [
+        "algorithm: fixed_window",
+        "algorithm: sliding_window",
+        "algorithm: sliding_log",
+        "algorithm: token_bucket",
+        "align: calendar",
+    ] {
+        let rule = format!(
+            "  - {{ name: l, limits: [{{ header: x-limit, default: 2, max: 4, per: 1day, {form} }}] }}\n"
+        );
+        plays(
+            &rule,
+            &[
+                (said(&[]), GOOD),
+                (said(&["x-limit: none"]), GOOD),
+                (said(&["x-limit: 0"]), OVER),
+                (said(&["x-limit: 1"]), OVER),
+                (said(&["x-limit: 3"]), GOOD),
+                (said(&["x-limit: 3"]), OVER),
+                // The first line counts.
+                (said(&["x-limit: 2", "x-limit: 4"]), OVER),
+                (said(&["x-limit: 99999999999999999999999"]), GOOD),
+                (said(&["x-limit: 99999999999999999999999"]), OVER),
+            ],
+        )
+        .await;
+    }
+    // Beside a limit of the file, in tiers and in overrides.
+    let rule = "  - name: l
+    key: [{ header: x-api-key }]
+    limits: [{ header: x-limit, default: 1, max: 9, per: 1h }, 3/day]
+    tiers: [{ when: { headers: { x-plan: gold } }, limits: [{ header: x-gold, default: 2, max: 3, per: 1h }] }]
+    overrides: [{ key: partner, limits: [{ header: x-partner, default: 1, max: 2, per: 1h }] }]
+";
+    for (lines, admitted) in [
+        (&["x-api-key: a"][..], 1),
+        (&["x-api-key: b", "x-limit: 2"], 2),
+        (&["x-api-key: c", "x-limit: 9"], 3),
+        (&["x-api-key: d", "x-plan: gold", "x-limit: 9"], 2),
+        (&["x-api-key: e", "x-plan: gold", "x-gold: 9"], 3),
+        (&["x-api-key: partner", "x-gold: 9"], 1),
+        (&["x-api-key: partner", "x-partner: 9"], 2),
+    ] {
+        let mut expected = vec![(said(lines), GOOD); admitted];
+        expected.push((said(lines), OVER));
+        plays(rule, &expected).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

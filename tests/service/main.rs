@@ -6,6 +6,7 @@
 mod support;
 
 mod cli;
+mod cors;
 mod drain;
 mod examples;
 mod explain;
@@ -14,6 +15,7 @@ mod language;
 mod nginx;
 mod proxies;
 mod readings;
+mod said_limits;
 mod server;
 mod service;
 mod watch;

@@ -560,6 +560,37 @@ rules:
     );
 }
 
+/// As its template has it: no check waits for the connection of another, and none is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn ingress_nginx_opens_a_connection_for_each_check() {
+    let rules = "
+version: 1
+rules:
+  - { name: data, match: { path: /data }, key: [client_ip], limit: 10/day }
+";
+    let upstream = Upstream::start().await;
+    let tollgate = Tollgate::start(Settings {
+        rules,
+        ..Settings::default()
+    })
+    .await;
+    let counted = Forwarder::start(tollgate.addr()).await;
+    let config = Config::of(include_str!("ingress-nginx.conf"));
+    let nginx = Nginx::start(config, counted.addr, upstream.addr).await;
+    let mut client = Connection::open(nginx.addr).await.unwrap();
+    let mut counts = BTreeMap::new();
+    for _ in 0..20 {
+        let answer = client
+            .ask(&head("GET", "/data", &[]))
+            .await
+            .expect("the client's connection is kept");
+        *counts.entry(answer.status).or_default() += 1;
+    }
+    assert_eq!(counts, BTreeMap::from([(200, 10), (403, 10)]));
+    assert_eq!(tollgate.metric("tollgate_checks_total").await, 20);
+    assert_eq!(counted.connections.load(Ordering::Relaxed), 20);
+}
+
 /// `index`, `try_files` and `error_page` redirect within nginx, which then asks again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_nginx_redirects_within_is_charged_once() {

@@ -1,12 +1,12 @@
 //! The application behind the proxy: the demo upstream, with a record of the requests that reached
-//! it.
+//! it. It lets scripts of all origins read `/for-all-origins`.
 
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex},
 };
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue, header::ACCESS_CONTROL_ALLOW_ORIGIN};
 use http_body_util::BodyExt as _;
 use tollgate::{
     cli::upstream::respond,
@@ -53,7 +53,13 @@ impl Upstream {
                     headers: parts.headers.clone(),
                     body,
                 });
-                respond(&http::Request::from_parts(parts, ()))
+                let for_all_origins = parts.uri.path() == "/for-all-origins";
+                let mut answer = respond(&http::Request::from_parts(parts, ()));
+                if for_all_origins {
+                    let origins = (ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+                    answer.headers_mut().extend([origins]);
+                }
+                answer
             }
         };
         tokio::spawn(server::serve(

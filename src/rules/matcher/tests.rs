@@ -1,17 +1,28 @@
-use std::net::IpAddr;
+use std::{io, net::IpAddr, path::Path};
 
 use http::{HeaderMap, HeaderValue};
 
 use super::*;
-use crate::{request::Attributes, rulefile::load};
+use crate::{
+    hash::HashKey,
+    request::{Attributes, Scheme},
+    rulefile::{LoadContext, load_with},
+};
 
-/// A request as `METHOD host target [client address]`, with headers.
+/// A request as `METHOD [scheme://]host target [client address]`, with headers.
 pub(in crate::rules) fn request<'a>(text: &'a str, headers: &'a HeaderMap) -> Attributes<'a> {
     let mut words = text.split(' ');
     let (method, host) = (words.next().unwrap(), words.next().unwrap());
+    let (scheme, host) = match host.split_once("://") {
+        Some((scheme, host)) => (Some(Scheme::parse(scheme).unwrap()), host),
+        None => (None, host),
+    };
     let target = words.next().unwrap();
     let client_ip = words.next().map(|ip| ip.parse::<IpAddr>().unwrap());
-    Attributes::new(method, host, target, client_ip, headers)
+    Attributes {
+        scheme,
+        ..Attributes::new(method, host, target, client_ip, headers)
+    }
 }
 
 fn headers(lines: &[(&'static str, &[u8])]) -> HeaderMap {
@@ -22,10 +33,28 @@ fn headers(lines: &[(&'static str, &[u8])]) -> HeaderMap {
     headers
 }
 
+/// The lists of addresses that conditions here may name.
+fn list(path: &Path) -> io::Result<String> {
+    match path.to_str() {
+        Some("ten.txt") => Ok("10.0.0.0/8\n".to_owned()),
+        Some("two.txt") => Ok("10.1.0.1 # one of ten.txt\n10.2.0.0/16\n".to_owned()),
+        Some("none.txt") => Ok("# nobody yet\n".to_owned()),
+        _ => Err(io::ErrorKind::NotFound.into()),
+    }
+}
+
 fn matcher(conditions: &str) -> Matcher {
     let text =
         format!("version: 1\nrules:\n  - {{ name: x, match: {conditions}, action: allow }}\n");
-    let set = load("rules.yaml", &text).unwrap_or_else(|report| panic!("{report}"));
+    let context = LoadContext {
+        hash_key: &HashKey::default(),
+        read: &list,
+        list: &|_, _| Ok(Vec::new()),
+    };
+    let loaded = load_with("rules.yaml", &text, context);
+    let set = loaded
+        .set
+        .unwrap_or_else(|| panic!("{}", loaded.diagnostics));
     set.rules[0].matcher.clone()
 }
 
@@ -69,6 +98,24 @@ fn every_condition_says_why_it_does_not_hold() {
             "the method is GET, not PUT, POST or PATCH",
         ),
         (
+            "{ scheme: https }",
+            "GET wss://h /",
+            "GET http://h /",
+            "the scheme is http, not https",
+        ),
+        (
+            "{ scheme: [http, https] }",
+            "GET ws://h /",
+            "GET h /",
+            "the scheme is not known, and it must be http or https",
+        ),
+        (
+            "{ path: /a, not: { scheme: https } }",
+            "GET h /a",
+            "GET https://h /a",
+            "`not` excludes it",
+        ),
+        (
             "{ host: [a.com, \"*.a.com\"] }",
             "GET x.A.com:80 /",
             "GET b.com /",
@@ -91,6 +138,12 @@ fn every_condition_says_why_it_does_not_hold() {
             "GET h / 2001:db8::1",
             "GET h /",
             "the client's address is not known to be in 2001:db8::/32 or 192.0.2.1/32",
+        ),
+        (
+            "{ client_ip: [{ file: two.txt }, 192.0.2.1] }",
+            "GET h / 10.2.3.4",
+            "GET h / 10.1.0.2",
+            "the client's address 10.1.0.2 is not in two.txt (2 blocks) or 192.0.2.1/32",
         ),
         (
             "{ query: { debug: { present: true } } }",
@@ -138,6 +191,17 @@ fn every_condition_says_why_it_does_not_hold() {
         assert_eq!(plain(conditions, good), "yes", "{conditions}");
         assert_eq!(plain(conditions, bad), reason, "{conditions}");
     }
+    assert_eq!(
+        plain("{ client_ip: { file: none.txt } }", "GET h / 10.1.0.2"),
+        "the client's address 10.1.0.2 is not in none.txt (0 blocks)"
+    );
+    assert_eq!(
+        plain(
+            "{ not: { client_ip: { file: none.txt } } }",
+            "GET h / 10.1.0.2"
+        ),
+        "yes"
+    );
 }
 
 #[test]
@@ -210,6 +274,21 @@ fn one_matcher_covers_another() {
             "{ client_ip: [10.1.0.0/16, 10.2.0.1] }",
         ),
         (
+            "{ client_ip: { file: ten.txt } }",
+            "{ client_ip: { file: two.txt } }",
+        ),
+        (
+            "{ client_ip: [10.0.0.0/8, { file: none.txt }] }",
+            "{ client_ip: [{ file: two.txt }, 10.3.0.0/16] }",
+        ),
+        ("{ scheme: [http, https] }", "{ scheme: https, path: /a }"),
+        // What the proxy says nothing of is neither.
+        ("{ path: /a }", "{ path: /a, scheme: [http, https] }"),
+        (
+            "{ not: { scheme: http } }",
+            "{ scheme: https, not: { scheme: [https, http] } }",
+        ),
+        (
             "{ path: /a/**, not: { client_ip: 10.1.0.0/16 } }",
             "{ path: /a/b, not: { client_ip: 10.0.0.0/8 } }",
         ),
@@ -221,6 +300,22 @@ fn one_matcher_covers_another() {
     }
     let excepted = matcher("{ not: { client_ip: 10.0.0.0/8 } }");
     assert!(!excepted.covers(&Matcher::default()));
+    for (a, b) in [
+        ("{ scheme: http }", "{ scheme: https }"),
+        (
+            "{ client_ip: 10.1.0.0/16 }",
+            "{ client_ip: { file: two.txt } }",
+        ),
+    ] {
+        let (first, second) = (matcher(a), matcher(b));
+        assert!(!first.covers(&second) && !second.covers(&first), "{a} {b}");
+    }
+    // A list that is empty now covers nothing and is covered by nothing.
+    let (none, ten) = (
+        matcher("{ client_ip: { file: none.txt } }"),
+        matcher("{ client_ip: 10.0.0.0/8 }"),
+    );
+    assert!(!none.covers(&ten) && !ten.covers(&none));
 }
 
 #[test]
@@ -234,6 +329,14 @@ fn impossible_conditions_are_found() {
     assert_eq!(
         impossible.impossible().unwrap(),
         "`not[1]` excludes everything that the rule matches"
+    );
+    let mut impossible = matcher("{ path: /a, scheme: http }");
+    impossible.not = vec![matcher("{ scheme: https }").when];
+    assert_eq!(impossible.impossible(), None);
+    impossible.not = vec![matcher("{ scheme: [https, http] }").when];
+    assert_eq!(
+        impossible.impossible().unwrap(),
+        "`not` excludes everything that the rule matches"
     );
 }
 
