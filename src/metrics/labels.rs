@@ -101,9 +101,9 @@ words! {
         Control => "control",
         /// A dot segment that servers resolve differently.
         DotSegment => "dot_segment",
-        /// A host that is none, or several.
+        /// An invalid host, or more than one.
         Host => "host",
-        /// A method that is none.
+        /// A method that is not a token.
         Method => "method",
         /// A header that the proxy sets came twice.
         RepeatedHeader => "repeated_header",
