@@ -445,4 +445,31 @@ mod tests {
         }
         assert_eq!(fault_answer(&Fault::UnknownPath).status(), 503);
     }
+
+    #[tokio::test]
+    async fn an_answer_without_a_limit_has_the_title_of_its_status() {
+        let refused = |endpoint| refusal_answer(&Refusal::Method, endpoint);
+        let unavailable = decision(Verdict::Unavailable, Vec::new());
+        let unavailable = answer(&unavailable, Endpoint::Check, AnswerOptions::default());
+        let mut told = String::new();
+        for response in [
+            refused(Endpoint::Check),
+            refused(Endpoint::AuthRequest),
+            fault_answer(&Fault::UnknownPath),
+            unavailable,
+        ] {
+            assert_eq!(
+                header(&response, "content-type"),
+                "application/problem+json"
+            );
+            assert_eq!(header(&response, "cache-control"), "no-store");
+            told += &body(response).await;
+        }
+        insta::assert_snapshot!(told, @r#"
+        {"type":"about:blank","title":"Bad Request","status":400,"detail":"the request method is not a valid token"}
+        {"type":"about:blank","title":"Forbidden","status":403,"detail":"the request method is not a valid token"}
+        {"type":"about:blank","title":"Service Unavailable","status":503,"detail":"no check endpoint at this path\nhint: Envoy: set http_service.path_override: /v1/check (1.38 and later) or path_prefix: /v1/envoy; nginx: proxy_pass http://…/v1/check; others: point forward-auth to /v1/check"}
+        {"type":"about:blank","title":"Service Unavailable","status":503,"detail":"the rate limiter cannot decide at the moment","rule":"data"}
+        "#);
+    }
 }
