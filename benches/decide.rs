@@ -127,6 +127,7 @@ fn lists(c: &mut Criterion) {
                 hash_key: &HashKey::default(),
                 read: &|_| Ok(list.clone()),
                 list: &|_, _| Ok(Vec::new()),
+                locate: &std::path::Path::to_path_buf,
             };
             rulefile::load_with("bench", text, context).set.unwrap()
         };

@@ -10,8 +10,8 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode};
@@ -81,9 +81,22 @@ pub enum Source {
 pub struct Other {
     /// What it is.
     pub source: Source,
-    /// The content of the file, or the names as [`Source::read`] gives them; `None` if it could not
-    /// be read.
-    pub content: Option<Vec<u8>>,
+    /// Its content, as [`Source::read`] gives it; `None` if it could not be read.
+    pub content: Option<Digest>,
+}
+
+/// A number that two contents share by chance only, once in 2^64: a list can be long, and is not
+/// worth keeping for comparison. Digests of different processes cannot be compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Digest(u64);
+
+impl Digest {
+    /// The digest of this content.
+    pub fn of(content: &[u8]) -> Self {
+        // With a fixed key, whoever writes a list could choose a content that is not noticed.
+        static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        Self(KEY.hash_one(content))
+    }
 }
 
 impl Source {
@@ -240,10 +253,9 @@ impl Seen {
     /// Notes that `content` was applied, and which files belong to it.
     fn applied(&mut self, mut content: Content, others: Option<Vec<Other>>, files: &mut Files) {
         if let Some(others) = others {
-            let others = others.into_iter().map(|other| {
-                let content = other.content.as_deref();
-                (other.source, content.map(|bytes| files.digest(bytes)))
-            });
+            let others = others
+                .into_iter()
+                .map(|other| (other.source, other.content));
             let (sources, contents) = others.unzip();
             content.others = contents;
             files.watch_also(sources);
@@ -270,8 +282,8 @@ async fn settled(events: &Notify, quiet: Duration) {
 #[derive(PartialEq, Eq)]
 struct Content {
     rules: Vec<u8>,
-    /// What belongs to the rule file, as [digests](Files::digest); `None` for what cannot be read.
-    others: Vec<Option<u64>>,
+    /// What belongs to the rule file; `None` for what cannot be read.
+    others: Vec<Option<Digest>>,
 }
 
 /// The rule file, the files that belong to it, and the directories watched for them.
@@ -279,7 +291,6 @@ struct Files {
     path: PathBuf,
     /// What belongs to it.
     others: Vec<Source>,
-    digests: RandomState,
     events: Arc<Notify>,
     /// The directories to watch, as they were when `watcher` was made.
     watched: Directories,
@@ -301,18 +312,11 @@ impl Files {
         Self {
             path,
             others: Vec::new(),
-            digests: RandomState::new(),
             events,
             watched: Directories::new(),
             stale: Arc::default(),
             watcher: None,
         }
-    }
-
-    /// A number that two contents share by chance only, once in 2^64: a list can be long, and is
-    /// not worth keeping for comparison.
-    fn digest(&self, content: &[u8]) -> u64 {
-        self.digests.hash_one(content)
     }
 
     /// Watches these files from now on, and looks at them at once: they may have changed since they
@@ -340,7 +344,7 @@ impl Files {
         Ok(Content {
             rules: read(&self.path, MAX_FILE)?,
             others: others
-                .map(|other| Some(self.digest(&other.read(&self.path).ok()?)))
+                .map(|other| Some(Digest::of(&other.read(&self.path).ok()?)))
                 .collect(),
         })
     }

@@ -81,6 +81,7 @@ fuzz_target!(|data: &[u8]| {
             hash_key: &HashKey::default(),
             read: &read,
             list: &|_, _| Ok(vec!["a.yaml".to_owned(), "b.yaml".to_owned()]),
+            locate: &Path::to_path_buf,
         },
     );
     told(&loaded.diagnostics, text, other);

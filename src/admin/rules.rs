@@ -129,9 +129,9 @@ fn limit_json(limit: &NamedLimit) -> Value {
         "amount": limit.limit.amount(),
         "burst": limit.limit.burst(),
     });
-    if let Some(said_by) = &limit.said_by {
-        out["header"] = json!(said_by.name.as_str());
-        out["max"] = json!(said_by.max);
+    if let Some(header) = &limit.amount_header {
+        out["header"] = json!(header.name.as_str());
+        out["max"] = json!(header.max);
     }
     match &limit.calendar {
         None => {

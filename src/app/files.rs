@@ -5,7 +5,7 @@ use std::{cell::RefCell, io, path::Path};
 use crate::{
     hash::HashKey,
     rulefile::{self, LoadContext, Loaded},
-    watch::{self, Other, Source},
+    watch::{self, Digest, Other, Source},
 };
 
 /// Reads a rule file once, from a pipe too.
@@ -32,7 +32,8 @@ pub fn load_rules(path: &Path, text: &str, hash_key: &HashKey) -> Loaded {
     load_noting(path, text, hash_key, &RefCell::default())
 }
 
-/// As [`load_rules`]; adds what the named files held to `others`, even if loading panics.
+/// As [`load_rules`]; adds the files that are named, with their digests, to `others`, even if
+/// loading panics.
 pub(super) fn load_noting(
     path: &Path,
     text: &str,
@@ -46,7 +47,7 @@ pub(super) fn load_noting(
         if !others.iter().any(|known| known.source == source) {
             others.push(Other {
                 source,
-                content: bytes.as_ref().ok().cloned(),
+                content: bytes.as_deref().ok().map(Digest::of),
             });
         }
         bytes
@@ -58,10 +59,64 @@ pub(super) fn load_noting(
         Ok(names.map(str::to_owned).collect())
     };
     let name = path.display().to_string();
+    let locate = |other: &Path| {
+        let path = watch::beside(path, other);
+        path.canonicalize().unwrap_or(path)
+    };
     let context = LoadContext {
         hash_key,
         read: &read,
         list: &list,
+        locate: &locate,
     };
     rulefile::load_with(&name, text, context)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+
+    /// Loads `rules.yaml` by the path `name`, beside `team.yaml` and a link to each.
+    fn load(name: &str, include: &str) -> (Loaded, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let team = "rules: [{ name: team, limit: 5/m }]\n";
+        fs::write(at("team.yaml"), team).unwrap();
+        symlink("team.yaml", at("team-link.yaml")).unwrap();
+        let include = include.replace("DIR", dir.path().to_str().unwrap());
+        let text = format!("version: 1\ninclude: [{include}]\n");
+        fs::write(at("rules.yaml"), &text).unwrap();
+        symlink("rules.yaml", at("rules-link.yaml")).unwrap();
+        let loaded = load_rules(&at(name), &text, &HashKey::default());
+        let told = loaded.diagnostics.to_string();
+        (loaded, told)
+    }
+
+    #[test]
+    fn a_file_is_included_once_whatever_its_name() {
+        for include in [
+            "DIR/team.yaml, team.yaml",
+            "team.yaml, DIR/team.yaml, ./team.yaml",
+            "team-link.yaml, team.yaml",
+            "team-link.yaml, \"*.yaml\"",
+            "\"*.yaml\", DIR/team-link.yaml",
+        ] {
+            for name in ["rules.yaml", "rules-link.yaml"] {
+                let (loaded, told) = load(name, include);
+                assert!(loaded.set.is_some(), "{name} {include}: {told}");
+                assert_eq!(loaded.files, 2, "{name} {include}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_cannot_include_itself_by_another_name() {
+        for include in ["DIR/rules.yaml", "rules-link.yaml", "DIR/rules-link.yaml"] {
+            let (_, told) = load("rules.yaml", include);
+            let expected = "include[0]: a file cannot include itself: ";
+            assert!(told.contains(expected), "{include}: {told}");
+        }
+    }
 }

@@ -82,15 +82,8 @@ pub fn answer(
         Verdict::Forbidden => denied(decision, endpoint, None),
         Verdict::Unavailable => problem(
             StatusCode::SERVICE_UNAVAILABLE,
-            &Problem {
-                kind: "about:blank",
-                title: "Service Unavailable",
-                status: 503,
-                detail: "the rate limiter cannot decide at the moment".to_owned(),
-                rule: decision.rule.as_deref(),
-                violated_policies: &[],
-                retry_after: None,
-            },
+            "the rate limiter cannot decide at the moment",
+            decision.rule.as_deref(),
         ),
     };
     describe(response.headers_mut(), decision, options);
@@ -128,18 +121,7 @@ fn describe(headers: &mut HeaderMap, decision: &Decision, options: AnswerOptions
 /// The response to a check that cannot be understood: never a 4xx, which would reach clients as a
 /// denial.
 pub fn fault_answer(fault: &Fault) -> Response<Full<Bytes>> {
-    problem(
-        StatusCode::SERVICE_UNAVAILABLE,
-        &Problem {
-            kind: "about:blank",
-            title: "Service Unavailable",
-            status: 503,
-            detail: fault.to_string(),
-            rule: None,
-            violated_policies: &[],
-            retry_after: None,
-        },
-    )
+    problem(StatusCode::SERVICE_UNAVAILABLE, fault.to_string(), None)
 }
 
 /// The response for a request that is refused before any rule is asked: a denial.
@@ -148,18 +130,7 @@ pub fn refusal_answer(refusal: &Refusal, endpoint: Endpoint) -> Response<Full<By
         Endpoint::Check | Endpoint::Envoy => StatusCode::BAD_REQUEST,
         Endpoint::AuthRequest => StatusCode::FORBIDDEN,
     };
-    problem(
-        status,
-        &Problem {
-            kind: "about:blank",
-            title: status.canonical_reason().unwrap_or_default(),
-            status: status.as_u16(),
-            detail: refusal.problem().message.into_owned(),
-            rule: None,
-            violated_policies: &[],
-            retry_after: None,
-        },
-    )
+    problem(status, refusal.problem().message, None)
 }
 
 /// The response for a denied request, as the rule's answer or else as usual. `retry_after` is in
@@ -294,8 +265,21 @@ fn to_vec(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
 
-fn problem(status: StatusCode, problem: &Problem<'_>) -> Response<Full<Bytes>> {
-    let mut body = to_vec(problem);
+/// A response that is about no limit: its problem has the title of its status.
+fn problem(
+    status: StatusCode,
+    detail: impl Into<String>,
+    rule: Option<&str>,
+) -> Response<Full<Bytes>> {
+    let mut body = to_vec(&Problem {
+        kind: "about:blank",
+        title: status.canonical_reason().unwrap_or_default(),
+        status: status.as_u16(),
+        detail: detail.into(),
+        rule,
+        violated_policies: &[],
+        retry_after: None,
+    });
     body.push(b'\n');
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
@@ -460,5 +444,32 @@ mod tests {
             );
         }
         assert_eq!(fault_answer(&Fault::UnknownPath).status(), 503);
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_a_limit_has_the_title_of_its_status() {
+        let refused = |endpoint| refusal_answer(&Refusal::Method, endpoint);
+        let unavailable = decision(Verdict::Unavailable, Vec::new());
+        let unavailable = answer(&unavailable, Endpoint::Check, AnswerOptions::default());
+        let mut told = String::new();
+        for response in [
+            refused(Endpoint::Check),
+            refused(Endpoint::AuthRequest),
+            fault_answer(&Fault::UnknownPath),
+            unavailable,
+        ] {
+            assert_eq!(
+                header(&response, "content-type"),
+                "application/problem+json"
+            );
+            assert_eq!(header(&response, "cache-control"), "no-store");
+            told += &body(response).await;
+        }
+        insta::assert_snapshot!(told, @r#"
+        {"type":"about:blank","title":"Bad Request","status":400,"detail":"the request method is not a valid token"}
+        {"type":"about:blank","title":"Forbidden","status":403,"detail":"the request method is not a valid token"}
+        {"type":"about:blank","title":"Service Unavailable","status":503,"detail":"no check endpoint at this path\nhint: Envoy: set http_service.path_override: /v1/check (1.38 and later) or path_prefix: /v1/envoy; nginx: proxy_pass http://…/v1/check; others: point forward-auth to /v1/check"}
+        {"type":"about:blank","title":"Service Unavailable","status":503,"detail":"the rate limiter cannot decide at the moment","rule":"data"}
+        "#);
     }
 }

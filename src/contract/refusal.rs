@@ -8,15 +8,15 @@ use crate::{metrics::RefusalReason, problem::Problem, request::Ambiguity};
 
 /// A client's request that cannot be judged, because servers would read it differently.
 ///
-/// It is denied with a 400. A 503 would be let through by a proxy that fails open, and the client
-/// could have chosen it.
+/// It is denied with a 400, on `/v1/auth-request` with a 403. A 503 would be let through by a proxy
+/// that fails open, and the client could have chosen it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// The target means one thing to one server and another to the next.
     Target(Ambiguity),
-    /// The host is none, or several.
+    /// The host is invalid, or there is more than one.
     Host,
-    /// The method is no token (RFC 9110 §9.1).
+    /// The method is not a token (RFC 9110 §9.1).
     Method,
     /// A header that the proxy sets came twice: the client's own was passed on.
     RepeatedHeader(HeaderName),
@@ -60,7 +60,10 @@ impl Refusal {
                 "the host of the request is not one host",
                 "a client must send one name or address, with at most one port",
             ),
-            Self::Method => ("the method of the request is not one", "it must be a token"),
+            Self::Method => (
+                "the request method is not a valid token",
+                "a client must send one like GET",
+            ),
             Self::RepeatedHeader(name) => {
                 return Problem::new(
                     format!("the check has more than one {name} header"),
@@ -74,7 +77,9 @@ impl Refusal {
     /// The problem for somebody who asks what would happen to such a request.
     pub fn explained(&self) -> Problem {
         let Problem { message, hint } = self.problem();
-        let message = format!("refused with 400 before any rule is asked: {message}");
+        let message = format!(
+            "refused before any rule is asked, with a 400 (on /v1/auth-request, a 403): {message}"
+        );
         Problem {
             message: message.into(),
             hint,

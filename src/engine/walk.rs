@@ -200,7 +200,7 @@ impl<'a> Walk<'a> {
                 SHADOW_BAN_SUFFIX,
             ),
         };
-        let limits = NamedLimit::all_for(limits, context.request);
+        let limits = NamedLimit::for_request(limits, context.request);
         let cost = action.cost.of(context.request);
         let start = self.batch.charges().len();
         for limit in &*limits {

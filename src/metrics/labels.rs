@@ -105,9 +105,9 @@ words! {
         LeadingSlashes => "leading_slashes",
         /// A request target that is neither a path nor an `http` URL.
         Form => "form",
-        /// A host that is none, or several.
+        /// An invalid host, or more than one.
         Host => "host",
-        /// A method that is none.
+        /// A method that is not a token.
         Method => "method",
         /// A header that the proxy sets came twice.
         RepeatedHeader => "repeated_header",

@@ -67,24 +67,29 @@ impl ClientIpPolicy {
     }
 }
 
-/// Parses an address as proxies write it: with or without port, brackets and zone. An IPv4-mapped
-/// IPv6 address is IPv4; a zone (`fe80::1%eth0`, RFC 4007 §11) is this machine's own business, and
-/// is dropped.
+/// Parses an address as proxies write it: as [`parse_portless_ip`] does, and with a port too.
 pub fn parse_ip(text: &str) -> Option<IpAddr> {
-    let address = match text.strip_prefix('[') {
-        Some(rest) => {
-            let (address, port) = rest.split_once(']')?;
-            let port_is_one = port.is_empty() || is_port(port.strip_prefix(':')?);
-            let address = without_zone(address).filter(|_| port_is_one)?;
-            IpAddr::V6(address.parse().ok()?)
+    let (address, port) = match text.rsplit_once(':') {
+        // Brackets, or one colon: an address and a port.
+        Some((address, port)) if address.ends_with(']') || !address.contains(':') => {
+            (address, Some(port))
         }
-        None => match text.split_once(':') {
-            // One colon: IPv4 and a port.
-            Some((v4, port)) if !port.contains(':') => {
-                IpAddr::V4(v4.parse().ok().filter(|_| is_port(port))?)
-            }
-            _ => without_zone(text)?.parse().ok()?,
-        },
+        _ => (text, None),
+    };
+    if port.is_some_and(|port| !is_port(port)) {
+        return None;
+    }
+    parse_portless_ip(address)
+}
+
+/// Parses an address with or without brackets and zone. An IPv4-mapped IPv6 address is IPv4; a zone
+/// (`fe80::1%eth0`, RFC 4007 §11) is this machine's own business, and is dropped.
+///
+/// So are addresses in rule files: a port there would look as if it were compared.
+pub fn parse_portless_ip(text: &str) -> Option<IpAddr> {
+    let address = match text.strip_prefix('[') {
+        Some(rest) => IpAddr::V6(without_zone(rest.strip_suffix(']')?)?.parse().ok()?),
+        None => without_zone(text)?.parse().ok()?,
     };
     Some(address.to_canonical())
 }
@@ -184,6 +189,14 @@ mod tests {
         for text in ["fe80::1%eth0", "[fe80::1%eth0]", "[fe80::1%25eth0]:443"] {
             assert_eq!(parse_ip(text), ip("fe80::1"), "{text}");
         }
+        for text in ["fe80::1", "[fe80::1]", "fe80::1%eth0", "[fe80::1%eth0]"] {
+            assert_eq!(parse_portless_ip(text), ip("fe80::1"), "{text}");
+        }
+        assert_eq!(parse_portless_ip("::ffff:1.2.3.4"), ip("1.2.3.4"));
+        for text in ["1.2.3.4:80", "[fe80::1]:443", "[fe80::1%eth0]:443"] {
+            assert!(parse_ip(text).is_some(), "{text}");
+            assert_eq!(parse_portless_ip(text), None, "{text}");
+        }
         for text in [
             "",
             "[",
@@ -196,6 +209,10 @@ mod tests {
             "1.2.3.4:70000",
             "[::1]:x",
             "[::1]443",
+            "[::1]:",
+            "[[::1]]:80",
+            "::1]:80",
+            "[::1:80",
             "1.2.3.4%eth0",
             "::1%",
             "01.2.3.4",
@@ -205,6 +222,7 @@ mod tests {
             "unix:",
         ] {
             assert_eq!(parse_ip(text), None, "{text}");
+            assert_eq!(parse_portless_ip(text), None, "{text}");
         }
     }
 

@@ -2,12 +2,12 @@
 
 use std::borrow::Cow;
 
-/// The methods that are registered with IANA (HTTP Method Registry, RFC 9110 §18.2), and those that
-/// caches and browsers use beside them.
-pub const KNOWN_METHODS: [&str; 43] = [
+/// The methods that are registered with IANA (HTTP Method Registry, RFC 9110 §18.2), and `BAN` and
+/// `PURGE`, by which caches like Varnish are emptied. In alphabetical order.
+pub const KNOWN_METHODS: [&str; 42] = [
     "ACL",
-    "BASELINE-CONTROL",
     "BAN",
+    "BASELINE-CONTROL",
     "BIND",
     "CHECKIN",
     "CHECKOUT",
@@ -47,7 +47,6 @@ pub const KNOWN_METHODS: [&str; 43] = [
     "UPDATE",
     "UPDATEREDIRECTREF",
     "VERSION-CONTROL",
-    "REFRESH",
 ];
 
 /// The method in upper case.
@@ -59,5 +58,15 @@ pub fn normal_method(method: &str) -> Cow<'_, str> {
         Cow::Owned(method.to_ascii_uppercase())
     } else {
         Cow::Borrowed(method)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_known_methods_are_sorted_and_each_is_there_once() {
+        assert!(KNOWN_METHODS.is_sorted_by(|a, b| a < b));
     }
 }

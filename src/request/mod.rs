@@ -18,7 +18,7 @@ use http::{HeaderMap, HeaderName};
 pub(crate) use self::path::normal_part;
 pub use self::{
     ambiguity::Ambiguity,
-    client_ip::{ClientIpPolicy, parse_ip, unmapped},
+    client_ip::{ClientIpPolicy, parse_ip, parse_portless_ip, unmapped},
     host::{NotAHost, normal_host},
     method::{KNOWN_METHODS, normal_method},
     path::{decoded_segment, normal_path},

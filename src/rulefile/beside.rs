@@ -18,6 +18,9 @@ pub struct LoadContext<'a> {
     pub read: &'a dyn Fn(&Path) -> io::Result<String>,
     /// The names in a directory that match a pattern, sorted.
     pub list: &'a dyn Fn(&Path, &str) -> io::Result<Vec<String>>,
+    /// Where a file really is, by which two paths of one file are known to be that; the path itself
+    /// if there is no such file.
+    pub locate: &'a dyn Fn(&Path) -> PathBuf,
 }
 
 /// The path of a file that the file at `path` names. `..` goes up by name, as for any file that

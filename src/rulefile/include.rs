@@ -11,6 +11,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde_yaml::Value;
+
 use super::{
     beside::{LoadContext, beside, reason, unreadable},
     decode::{Field, FieldPaths, decode},
@@ -34,6 +36,8 @@ pub(super) struct Source<'a> {
     pub(super) document: Document<'a>,
     /// Its path, relative to the main file's directory.
     pub(super) path: PathBuf,
+    /// Where it is, by whatever path it was named.
+    location: PathBuf,
     /// The paths of its fields.
     pub(super) paths: FieldPaths,
     /// Its fields; `None` if there are none, which has been reported.
@@ -54,7 +58,8 @@ pub(super) fn read<'a>(name: &'a str, text: &'a str, context: LoadContext<'a>) -
         length: 0,
         is_full: false,
     };
-    reader.add(name.into(), text.into(), path);
+    let location = (context.locate)(&path);
+    reader.add(name.into(), text.into(), path, location);
     reader.sources
 }
 
@@ -76,7 +81,7 @@ struct Reader<'a> {
     name: &'a str,
     context: LoadContext<'a>,
     sources: Vec<Source<'a>>,
-    /// The paths of the sources.
+    /// The locations of the sources.
     known: HashSet<PathBuf>,
     /// The file being read, and before it the files that led to it.
     chain: Vec<usize>,
@@ -86,12 +91,16 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn add(&mut self, name: Cow<'a, str>, text: Cow<'a, str>, path: PathBuf) {
+    fn add(&mut self, name: Cow<'a, str>, text: Cow<'a, str>, path: PathBuf, location: PathBuf) {
         self.length += text.len();
-        self.known.insert(path.clone());
+        self.known.insert(location.clone());
         let document = Document::new(name, text);
         let paths = FieldPaths::default();
         let content = document.parse().and_then(|tree| {
+            if is_of_overrides(&tree) {
+                self.report_overrides(&document);
+                return None;
+            }
             let root: Field<RuleFile> = decode(&tree, &document.problems, &paths);
             root.value
         });
@@ -115,6 +124,7 @@ impl<'a> Reader<'a> {
         self.sources.push(Source {
             document,
             path,
+            location,
             paths,
             content,
         });
@@ -122,6 +132,22 @@ impl<'a> Reader<'a> {
             self.include(&at, &pattern);
         }
         self.chain.pop();
+    }
+
+    /// Reports a file of overrides where a rule file is expected. Their folder is often that of the
+    /// rule file that names them, and then a pattern for the one finds the other.
+    fn report_overrides(&self, document: &Document<'_>) {
+        let hint = if self.chain.is_empty() {
+            "write its name into the `overrides_file` of a rule"
+        } else {
+            "move it to where no entry of `include` matches it, like overrides/search.yaml, and \
+             write its new path into the `overrides_file` of the rule"
+        };
+        document.problems.error_at_name(
+            &FieldPath::root().key("overrides"),
+            "this is a file of overrides, and not a rule file",
+            hint,
+        );
     }
 
     /// The file being read.
@@ -154,7 +180,10 @@ impl<'a> Reader<'a> {
 
     /// The paths of the files that an entry of `include` names.
     fn matching(&self, pattern: &str) -> Result<Vec<PathBuf>, Problem> {
-        let own = self.current().map_or(Path::new(""), |source| &source.path);
+        let (own, location) = match self.current() {
+            Some(source) => (&*source.path, &*source.location),
+            None => (Path::new(""), Path::new("")),
+        };
         let (dir, name) = pattern.rsplit_once('/').unwrap_or(("", pattern));
         if matches!(name, "" | "." | "..") {
             return Err(Problem::new(
@@ -176,7 +205,8 @@ impl<'a> Reader<'a> {
         let names = (self.context.list)(dir, name).map_err(|error| unlisted(pattern, &error))?;
         let found = names.iter().map(|name| path.with_file_name(name));
         // A pattern for the files of a directory is also one for the file that is written in.
-        let found: Vec<PathBuf> = found.filter(|path| path != own).collect();
+        let is_other = |path: &PathBuf| (self.context.locate)(path) != location;
+        let found: Vec<PathBuf> = found.filter(is_other).collect();
         if found.is_empty() {
             return Err(Problem::new(
                 format!("no file matches {pattern:?}"),
@@ -188,7 +218,8 @@ impl<'a> Reader<'a> {
 
     /// Adds a file, unless it has been added before.
     fn file(&mut self, path: PathBuf) -> Result<(), Problem> {
-        let in_chain = |index: &usize| self.sources[*index].path == path;
+        let location = (self.context.locate)(&path);
+        let in_chain = |index: &usize| self.sources[*index].location == location;
         if let Some(begin) = self.chain.iter().position(in_chain) {
             let names = self.chain[begin..].iter().chain([&self.chain[begin]]);
             let names: Vec<&str> = names
@@ -199,7 +230,7 @@ impl<'a> Reader<'a> {
                 "remove one of these includes",
             ));
         }
-        if self.known.contains(&path) {
+        if self.known.contains(&location) {
             return Ok(());
         }
         if self.chain.len() > MAX_DEPTH {
@@ -227,9 +258,20 @@ impl<'a> Reader<'a> {
                 "include less, or move long lists of overrides to an `overrides_file`",
             ));
         }
-        self.add(shown.display().to_string().into(), text.into(), path);
+        self.add(
+            shown.display().to_string().into(),
+            text.into(),
+            path,
+            location,
+        );
         Ok(())
     }
+}
+
+/// Whether a file has overrides and nothing that a rule file needs.
+fn is_of_overrides(tree: &Value) -> bool {
+    let has = |name: &str| tree.get(name).is_some();
+    has("overrides") && !has("rules") && !has("include")
 }
 
 /// Why the names in a directory are not known.

@@ -61,7 +61,10 @@ pub struct Loaded {
 
 /// Loads the text of a rule file. `name` is the file's name in messages.
 pub fn load_with(name: &str, text: &str, context: LoadContext<'_>) -> Loaded {
-    // Several rules may name one file: all get the same content, even if it changes meanwhile.
+    let sources = include::read(name, text, context);
+    let lists = addresses::Lists::new(context.read);
+    // Several rules may name one file of overrides: all get the same content, even if it changes
+    // meanwhile. (Lists are kept as what was read from them, and rule files are read once.)
     let known: RefCell<HashMap<PathBuf, String>> = RefCell::default();
     let read = |path: &Path| {
         if let Some(text) = known.borrow().get(path) {
@@ -75,8 +78,6 @@ pub fn load_with(name: &str, text: &str, context: LoadContext<'_>) -> Loaded {
         read: &read,
         ..context
     };
-    let sources = include::read(name, text, context);
-    let lists = addresses::Lists::default();
     let set = compile::compile(&sources, context, &lists);
     let (lists, listed_blocks) = lists.counts();
     let files = sources.len();
@@ -109,6 +110,7 @@ pub fn load(name: &str, text: &str) -> Result<RuleSet, Diagnostics> {
         hash_key: &HashKey::default(),
         read: &|path| Err(alone(path)),
         list: &|dir, _| Err(alone(dir)),
+        locate: &Path::to_path_buf,
     };
     let loaded = load_with(name, text, context);
     loaded.set.ok_or(loaded.diagnostics)

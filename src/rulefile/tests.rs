@@ -156,6 +156,7 @@ fn a_long_list_of_problems_is_cut_short() {
         hash_key: &HashKey::default(),
         read: &read,
         list: &|_, _| Ok(Vec::new()),
+        locate: &Path::to_path_buf,
     };
     let loaded = load_with("rules.yaml", &rules, context);
     assert_eq!(loaded.diagnostics.of(Severity::Error).count(), 1);
@@ -180,6 +181,7 @@ fn a_file_that_several_rules_name_is_read_once() {
         hash_key: &HashKey::default(),
         read: &read,
         list: &|_, _| Ok(Vec::new()),
+        locate: &Path::to_path_buf,
     };
     let loaded = load_with("rules.yaml", &text, context);
     let set = loaded
@@ -203,6 +205,7 @@ fn an_overrides_file_in_another_encoding_is_reported_with_a_hint() {
         hash_key: &HashKey::default(),
         read: &read,
         list: &|_, _| Ok(Vec::new()),
+        locate: &Path::to_path_buf,
     };
     let told = load_with("rules.yaml", text, context)
         .diagnostics
@@ -249,6 +252,7 @@ fn load_files(files: &[(&str, &str)]) -> Loaded {
         hash_key: &HashKey::default(),
         read: &|path| text(path).ok_or_else(|| io::ErrorKind::NotFound.into()),
         list: &|dir, pattern| Ok(names(dir, pattern)),
+        locate: &Path::to_path_buf,
     };
     let main = text(Path::new("rules.yaml")).unwrap();
     load_with("conf/rules.yaml", &main, context)
@@ -313,6 +317,7 @@ rules:
             _ => Err(io::ErrorKind::NotFound.into()),
         },
         list: &|_, _| Ok(Vec::new()),
+        locate: &Path::to_path_buf,
     };
     let loaded = load_with("rules.yaml", main, context);
     assert_eq!((reads.get(), loaded.lists, loaded.listed_blocks), (1, 1, 3));
@@ -339,6 +344,36 @@ rules:
             is_bot,
             "{ip}"
         );
+    }
+}
+
+/// Wherever an address is in a rule file, it is written in the same ways.
+#[test]
+fn addresses_are_read_in_all_their_forms() {
+    for (written, plain) in [
+        ("\"[2001:db8::1]\"", "2001:db8::1"),
+        ("fe80::1%eth0", "fe80::1"),
+        ("\"[fe80::1%eth0]\"", "fe80::1"),
+        ("\"::ffff:192.0.2.1\"", "192.0.2.1"),
+    ] {
+        let set = |address: &str| {
+            load(
+                "rules.yaml",
+                &format!(
+                    "version: 1
+client_ip: {{ trusted_proxies: [{address}], ipv6_prefix: 128 }}
+rules:
+  - name: a
+    match: {{ client_ip: {address} }}
+    key: client_ip
+    limit: 5/m
+    overrides: [{{ key: {address}, limit: 9/m }}]
+"
+                ),
+            )
+            .unwrap_or_else(|report| panic!("{report}"))
+        };
+        assert_eq!(set(written), set(plain), "{written}");
     }
 }
 
@@ -418,6 +453,7 @@ fn included_files_are_bounded_in_number_length_and_depth() {
         hash_key: &HashKey::default(),
         read: &endless,
         list: &|_, _| Ok(Vec::new()),
+        locate: &Path::to_path_buf,
     };
     let told = load_with("rules.yaml", "version: 1\ninclude: a/x.yaml\n", context);
     let told = told.diagnostics.to_string();

@@ -151,7 +151,7 @@ pub struct Tier {
 pub enum Cost {
     /// A fixed cost, at least 1.
     Fixed(u64),
-    /// The cost that a header says.
+    /// The cost is the value of a header.
     Header {
         /// The header; its first line counts.
         name: http::HeaderName,
@@ -180,7 +180,7 @@ impl Cost {
     }
 }
 
-/// The number that a header says, at most `max`; `default` without the header, or if it is not a
+/// The number in a header, at most `max`; `default` without the header, or if it is not a
 /// whole number above 0.
 fn number_in(request: &Attributes<'_>, name: &http::HeaderName, default: u64, max: u64) -> u64 {
     let Some(value) = request.headers.get(name) else {
@@ -217,18 +217,18 @@ pub struct NamedLimit {
     pub key_suffix: Arc<str>,
     /// The limit as the rule file says it: `5/m`.
     pub text: Arc<str>,
-    /// The header that says the amount; `limit` has the default.
-    pub said_by: Option<SaidBy>,
+    /// The header that sets the amount; `limit` has the default.
+    pub amount_header: Option<AmountHeader>,
 }
 
-/// A header that says how many requests per window are admitted.
+/// A header that sets how many requests per window are admitted.
 ///
 /// It changes neither window nor key, so that another amount acts at once on what is counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SaidBy {
+pub struct AmountHeader {
     /// The header; its first line counts.
     pub name: http::HeaderName,
-    /// The most that it can say.
+    /// The most that it can set.
     pub max: u64,
     /// The window, as the rule file says it: `1m`.
     pub per: Arc<str>,
@@ -248,9 +248,9 @@ impl NamedLimit {
         }
     }
 
-    /// This limit for `request`, if a header of it says another amount than the default.
-    fn said_in(&self, request: &Attributes<'_>) -> Option<Self> {
-        let SaidBy { name, max, per } = self.said_by.as_ref()?;
+    /// This limit for `request`, if a header of it sets another amount than the default.
+    fn with_amount_from(&self, request: &Attributes<'_>) -> Option<Self> {
+        let AmountHeader { name, max, per } = self.amount_header.as_ref()?;
         let default = self.limit.amount();
         let amount = number_in(request, name, default, *max);
         (amount != default).then(|| {
@@ -264,12 +264,12 @@ impl NamedLimit {
         })
     }
 
-    /// The limits for `request`: these, unless a header of it says another amount.
-    pub fn all_for<'a>(limits: &'a [Self], request: &Attributes<'_>) -> Cow<'a, [Self]> {
+    /// The limits for `request`: these, unless a header of it sets another amount.
+    pub fn for_request<'a>(limits: &'a [Self], request: &Attributes<'_>) -> Cow<'a, [Self]> {
         let mut all = Cow::Borrowed(limits);
         for (index, limit) in limits.iter().enumerate() {
-            if let Some(said) = limit.said_in(request) {
-                all.to_mut()[index] = said;
+            if let Some(limit) = limit.with_amount_from(request) {
+                all.to_mut()[index] = limit;
             }
         }
         all

@@ -72,6 +72,7 @@ fn every_rule_file_in_the_documents_is_valid() {
                             _ => Ok(block.clone()),
                         },
                         list: &|_, _| Ok(vec!["search.yaml".to_owned()]),
+                        locate: &Path::to_path_buf,
                     },
                 );
                 let report = loaded.diagnostics;
@@ -128,6 +129,28 @@ fn the_shipped_proxies_forward_the_headers_that_rules_may_count_on() {
         .map(|line| line.split(' ').next().unwrap().to_ascii_lowercase())
         .collect();
     assert_eq!(of_nginx, rulefile::SHIPPED_HEADERS);
+    let haproxy = read("haproxy/tollgate.lua");
+    let (_, rest) = haproxy.split_once("local FORWARDED = {").unwrap();
+    let (list, _) = rest.split_once('}').unwrap();
+    let of_haproxy: Vec<&str> = list
+        .split(',')
+        .map(|name| name.trim().trim_matches('"'))
+        .collect();
+    assert_eq!(of_haproxy, rulefile::SHIPPED_HEADERS);
+    // Caddy forwards all but those that it is told to leave out.
+    let caddy = read("caddy/Caddyfile");
+    assert!(caddy.contains("# Caddy sends all other headers of the client too. Not these:"));
+    let left_out: Vec<String> = caddy
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("header_up -"))
+        .map(str::to_ascii_lowercase)
+        .collect();
+    for name in ["authorization", "cookie"] {
+        assert!(left_out.iter().any(|left_out| left_out == name), "{name}");
+    }
+    for name in rulefile::SHIPPED_HEADERS {
+        assert!(!left_out.iter().any(|left_out| left_out == name), "{name}");
+    }
 }
 
 /// The mistake in the documents is reported as they show it.

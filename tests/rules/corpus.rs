@@ -51,6 +51,7 @@ fn load(folder: &str, name: &str, text: String) -> Case {
         hash_key: &HashKey::default(),
         read: &|beside| fs::read_to_string(folder.join(beside)),
         list: &|dir, pattern| watch::names(&folder.join(dir), pattern),
+        locate: &Path::to_path_buf,
     };
     let loaded = rulefile::load_with(&format!("{name}.yaml"), &text, surroundings);
     Case {

@@ -360,9 +360,9 @@ async fn without_a_store_a_denial_outweighs_the_proxy_and_the_proxy_an_admission
     }
 }
 
-/// A header says the amount, within bounds; what was counted before stays counted.
+/// A header sets the amount, within bounds; what was counted before stays counted.
 #[tokio::test]
-async fn a_limit_that_a_header_says_acts_at_once_on_what_is_counted() {
+async fn a_limit_set_by_a_header_acts_at_once_on_what_is_counted() {
     for algorithm in [
         "fixed_window",
         "sliding_window",

@@ -125,6 +125,7 @@ fn load(text: &str) -> RuleSet {
         hash_key: &HashKey::default(),
         read: &list,
         list: &|_, _| Ok(Vec::new()),
+        locate: &Path::to_path_buf,
     };
     let loaded = rulefile::load_with("rules.yaml", text, context);
     let report = loaded.diagnostics;

@@ -122,6 +122,7 @@ rules:
         hash_key: &HashKey::default(),
         read: &|_| Ok("192.0.2.1\n".to_owned()),
         list: &|_, _| Ok(Vec::new()),
+        locate: &Path::to_path_buf,
     };
     let loaded = rulefile::load_with("rules.yaml", &text, context);
     assert!(loaded.set.is_some(), "{}", loaded.diagnostics);
@@ -137,6 +138,7 @@ fn invalid_files_are_invalid_by_the_schema_where_it_can_tell() {
         hash_key: &hash_key,
         read: &read,
         list: &|_, _| Err(std::io::Error::other("not here")),
+        locate: &Path::to_path_buf,
     };
     let validator = validator();
     let (mut told, mut taken) = (0, Vec::new());

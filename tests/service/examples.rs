@@ -509,6 +509,7 @@ fn load(name: &str) -> (RuleSet, String) {
             hash_key: &tollgate::hash::HashKey::default(),
             read: &|path| fs::read_to_string(format!("config/examples/{}", path.display())),
             list: &|_, _| Ok(Vec::new()),
+            locate: &std::path::Path::to_path_buf,
         },
     );
     let report = loaded.diagnostics.to_string();

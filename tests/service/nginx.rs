@@ -560,6 +560,34 @@ rules:
     );
 }
 
+/// nginx goes by an absolute target's host, and ingress-nginx reports that of `Host`. The document
+/// has the line that refuses such targets.
+#[tokio::test(flavor = "multi_thread")]
+async fn ingress_nginx_can_refuse_absolute_targets() {
+    let line = r#"if ($request ~ "^[^ ]+ +[^ /]+://") { return 400; }"#;
+    assert!(include_str!("../../docs/proxies.md").contains(line));
+    let server = "server_name _;";
+    let config = Config::of(include_str!("ingress-nginx.conf"))
+        .with(server, &format!("{server}\n        {line}"));
+    let rules = "
+version: 1
+rules:
+  - { name: internal, match: { host: internal.test }, action: deny }
+";
+    let stack = Stack::start(config, rules).await;
+    let at = |host: &str, target: &str| head("GET", target, &[&format!("host: {host}")]);
+    for (host, target, status) in [
+        ("internal.test", "/", 403),
+        ("other.test", "http://internal.test/", 400),
+        ("other.test", "HTTPS://internal.test/", 400),
+        ("other.test", "/?next=http://internal.test/", 200),
+        ("other.test", "/a", 200),
+    ] {
+        let answer = ask(stack.nginx.addr, &at(host, target)).await;
+        assert_eq!(answer.status, status, "{host} {target}: {answer:?}");
+    }
+}
+
 /// As its template has it: no check waits for the connection of another, and none is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn ingress_nginx_opens_a_connection_for_each_check() {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
-use tollgate::watch::{Options, Other, Source, force_on_sighup, names, watch};
+use tollgate::watch::{Digest, Options, Other, Source, force_on_sighup, names, watch};
 
 /// Only a failing test waits for it.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -57,7 +57,7 @@ impl Watched {
                 _ => None,
             };
             let others = text.lines().filter_map(source).map(|source| Other {
-                content: source.read(&read_from).ok(),
+                content: source.read(&read_from).ok().as_deref().map(Digest::of),
                 source,
             });
             // A file that begins with a question mark does not name them.

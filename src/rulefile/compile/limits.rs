@@ -15,7 +15,7 @@ use crate::{
         rate::{Rate, Window, check_amount},
         yaml::FieldPath,
     },
-    rules::{NamedLimit, Plan, SaidBy, span::window_label},
+    rules::{AmountHeader, NamedLimit, Plan, span::window_label},
 };
 
 /// The algorithm of limits that name none themselves.
@@ -32,7 +32,7 @@ struct Draft {
     limit: Limit,
     calendar: Option<Calendar>,
     text: String,
-    said_by: Option<SaidBy>,
+    amount_header: Option<AmountHeader>,
 }
 
 impl Draft {
@@ -164,7 +164,7 @@ impl Compiler<'_, '_> {
         for (name, path) in self.fields_of_header(fields) {
             self.problems.error(
                 &path,
-                format!("`{name}` belongs to a limit that a header says"),
+                format!("`{name}` belongs to a limit set by a header"),
                 "add `header: x-limit`, or remove it",
             );
         }
@@ -208,7 +208,7 @@ impl Compiler<'_, '_> {
         self.draft(field, rate, text, choice, calendar)
     }
 
-    /// The fields that only a limit has whose amount a header says, as far as they are written.
+    /// The fields that only a limit set by a header has, as far as they are written.
     fn fields_of_header(&self, fields: &LimitFields) -> Vec<(&'static str, FieldPath)> {
         let default = self.path_of(fields.default.as_ref());
         let max = self.path_of(fields.max.as_ref());
@@ -219,7 +219,7 @@ impl Compiler<'_, '_> {
             .collect()
     }
 
-    /// A limit whose amount a header says.
+    /// A limit whose amount is set by a header.
     fn limit_of_header(
         &self,
         field: &Field<LimitSpec>,
@@ -233,7 +233,7 @@ impl Compiler<'_, '_> {
             if let Some(path) = path {
                 self.problems.error(
                     &path,
-                    format!("a limit that a header says has no `{name}`"),
+                    format!("a limit set by a header has no `{name}`"),
                     "keep `header`, `default`, `max` and `per`, or write a `rate` instead",
                 );
                 return None;
@@ -245,7 +245,7 @@ impl Compiler<'_, '_> {
             if !self.has_error(field) {
                 self.error(
                     field,
-                    "a limit that a header says also needs `default`, `max` and `per`",
+                    "a limit set by a header also needs `default`, `max` and `per`",
                     "write { header: x-limit, default: 60, max: 6000, per: 1m }",
                 );
             }
@@ -288,7 +288,7 @@ impl Compiler<'_, '_> {
             return None;
         };
         draft.limit = draft.limit.with_amount(amount);
-        draft.said_by = Some(SaidBy {
+        draft.amount_header = Some(AmountHeader {
             name,
             max: most,
             per: text.as_str().into(),
@@ -403,7 +403,7 @@ impl Compiler<'_, '_> {
                 limit,
                 calendar,
                 text,
-                said_by: None,
+                amount_header: None,
             })),
             Err(error) => {
                 let hint = match error {
@@ -495,7 +495,7 @@ fn named(name: &str, drafts: Vec<Draft>) -> Vec<NamedLimit> {
                 text: draft.text.into(),
                 limit,
                 calendar: draft.calendar,
-                said_by: draft.said_by,
+                amount_header: draft.amount_header,
             }
         })
         .collect()

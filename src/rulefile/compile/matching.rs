@@ -116,10 +116,14 @@ impl Compiler<'_, '_> {
         };
         let path = file.value.as_deref()?;
         let (beside, shown) = (self.beside(path), self.shown(path));
-        let list = match self.lists.get(&beside, &shown, self.context.read) {
+        let list = match self.lists.get(&beside, &shown) {
             Ok(list) => list,
             Err(Unusable::Unreadable(error)) => {
                 self.report(file, unreadable(Path::new(path), &error));
+                return None;
+            }
+            Err(Unusable::TooMuch(problem)) => {
+                self.report(file, problem);
                 return None;
             }
             Err(Unusable::Bad(found)) => {
@@ -129,7 +133,7 @@ impl Compiler<'_, '_> {
         };
         if list.is_empty() {
             let message = format!("{path} has no address, so no client is in it");
-            let hint = "add one to it; if there is none to add, let this warning be";
+            let hint = "add one to it; if there is none to add, ignore this warning";
             self.problems.warning(&self.path(file), message, hint);
         }
         Some(list)

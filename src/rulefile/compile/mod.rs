@@ -41,7 +41,7 @@ use crate::{
 pub(super) fn compile(
     sources: &[Source<'_>],
     context: LoadContext<'_>,
-    lists: &Lists,
+    lists: &Lists<'_>,
 ) -> Option<RuleSet> {
     let (main, _) = sources.split_first()?;
     let compiler = Compiler {
@@ -66,7 +66,7 @@ struct Compiler<'a, 'text> {
     paths: &'a FieldPaths,
     context: LoadContext<'a>,
     /// The lists of addresses that rules of all files name.
-    lists: &'a Lists,
+    lists: &'a Lists<'a>,
     client_ip: ClientIpPolicy,
     path_policy: PathPolicy,
 }

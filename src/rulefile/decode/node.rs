@@ -326,12 +326,14 @@ impl<'a> Entries<'a> {
 impl Node<'_> {
     /// Reports a key of this mapping that is not text.
     fn report_key(&self, key: &Value, known: Option<&[&'static str]>) {
-        let plain = match key {
+        let (key, spelling) = unmarked(key);
+        let written = match key {
             Value::Number(number) => Some(number.to_string()),
             Value::Bool(value) => Some(value.to_string()),
             _ => None,
         };
-        let hint = match (key, &plain, known) {
+        let written = spelling.map(str::to_owned).or(written);
+        let hint = match (key, &written, known) {
             (Value::Mapping(_), ..) => {
                 "if {{ … }} is a placeholder, fill it in before tollgate reads the file; a text that begins with a brace must be in quotes".to_owned()
             }
@@ -339,12 +341,13 @@ impl Node<'_> {
             (_, Some(text), None) => format!("write \"{text}\", in quotes"),
             (_, None, None) => "write a text before the colon".to_owned(),
         };
-        let message = format!(
-            "the name of a field is a text, but this is {}",
-            describe(key)
-        );
+        let found = match spelling {
+            Some(spelling) => format!("YAML reads {spelling} as {}", describe(key)),
+            None => format!("this is {}", describe(key)),
+        };
+        let message = format!("the name of a field is a text, but {found}");
         let problems = self.sinks.problems;
-        match plain {
+        match written {
             Some(text) => problems.error_at_name(&self.path.key(&text), message, hint),
             None => problems.error(&self.path, message, hint),
         }

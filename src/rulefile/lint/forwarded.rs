@@ -13,8 +13,8 @@ use crate::{
     },
 };
 
-/// Client headers that the shipped Envoy and nginx configurations forward, beside those that
-/// describe the request itself.
+/// Client headers that all shipped proxy configurations forward, beside those that describe the
+/// request itself. (Caddy's forwards nearly all.)
 pub const SHIPPED_HEADERS: &[&str] = &["x-api-key"];
 
 /// Warns of each header that is not forwarded, where a rule first asks for it.
@@ -32,12 +32,12 @@ pub(super) fn lint(rules: &[Placed<'_>], main: &str, forwarded: &[HeaderName]) {
             if known.contains(&name) {
                 continue;
             }
-            let (envoy, nginx) = forwarding(&name);
             problems.warning(
                 &field,
-                format!("the shipped proxy configurations do not forward the header {name}"),
+                format!("some shipped proxy configurations do not forward the header {name}"),
                 format!(
-                    "Envoy: {envoy}; nginx: `{nginx}`; then write `forwarded_headers: [{name}]` at the top of {top}"
+                    "{}; then write `forwarded_headers: [{name}]` at the top of {top}",
+                    forwarding(&name)
                 ),
             );
             known.push(name);
@@ -45,15 +45,22 @@ pub(super) fn lint(rules: &[Placed<'_>], main: &str, forwarded: &[HeaderName]) {
     }
 }
 
-/// What to write into the configurations of Envoy and nginx to forward a header.
-fn forwarding(name: &HeaderName) -> (&'static str, String) {
-    if name == header::AUTHORIZATION {
-        let nginx = "proxy_set_header Authorization $http_authorization";
-        return ("delete its `disallowed_headers`", nginx.to_owned());
-    }
+/// What to change in the configurations of the proxies to forward a header.
+fn forwarding(name: &HeaderName) -> String {
     let variable = name.as_str().replace('-', "_");
+    let envoy = if name == header::AUTHORIZATION {
+        "delete its `disallowed_headers`"
+    } else {
+        "add it to `allowed_headers`"
+    };
     let nginx = format!("proxy_set_header {name} $http_{variable}");
-    ("add it to `allowed_headers`", nginx)
+    let haproxy = "add it to `FORWARDED` in tollgate.lua";
+    let caddy = match *name {
+        header::AUTHORIZATION => "; Caddy: delete `header_up -Authorization`",
+        header::COOKIE => "; Caddy: delete `header_up -Cookie`",
+        _ => "",
+    };
+    format!("Envoy: {envoy}; nginx: `{nginx}`; HAProxy: {haproxy}{caddy}")
 }
 
 /// The headers that a rule asks for, each with the path of the field.
@@ -94,19 +101,19 @@ fn asked(rule: &Rule, path: &FieldPath) -> Vec<(FieldPath, HeaderName)> {
     for (index, tier) in tiers.iter().enumerate() {
         let tier_path = path.key("tiers").index(index);
         conditions(&tier.when, &tier_path.key("when"), &mut out);
-        said_by(&tier.plan, &tier_path, &mut out);
+        amount_headers(&tier.plan, &tier_path, &mut out);
     }
-    said_by(plan, path, &mut out);
+    amount_headers(plan, path, &mut out);
     out
 }
 
-/// The headers that say limits.
-fn said_by(plan: &Plan, path: &FieldPath, out: &mut Vec<(FieldPath, HeaderName)>) {
-    let said = plan
+/// The headers that set the amounts of limits.
+fn amount_headers(plan: &Plan, path: &FieldPath, out: &mut Vec<(FieldPath, HeaderName)>) {
+    let headers = plan
         .limits()
         .iter()
-        .filter_map(|limit| limit.said_by.as_ref());
-    out.extend(said.map(|said| (path.clone(), said.name.clone())));
+        .filter_map(|limit| limit.amount_header.as_ref());
+    out.extend(headers.map(|header| (path.clone(), header.name.clone())));
 }
 
 /// The headers that conditions ask for.

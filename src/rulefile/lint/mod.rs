@@ -126,7 +126,7 @@ pub(super) fn lint_plan(problems: &Problems, plan: &Plan, cost: &Cost, at: &Fiel
             );
         }
         let (most, holds) = (cost.most(), limit.limit.burst());
-        if most > holds && limit.said_by.is_none() {
+        if most > holds && limit.amount_header.is_none() {
             problems.warning(
                 at,
                 format!(
@@ -208,8 +208,8 @@ fn counts_all_that(theirs: &LimitAction, ours: &LimitAction) -> bool {
 
 /// A limit of `plan`, other than `limit` itself, that denies before `limit` can.
 fn stricter_than<'a>(limit: &NamedLimit, plan: &'a Plan) -> Option<&'a NamedLimit> {
-    // What a header says is not known.
-    let is_known = |limit: &NamedLimit| limit.said_by.is_none();
+    // What a header sets is not known.
+    let is_known = |limit: &NamedLimit| limit.amount_header.is_none();
     let needed = limit.limit.burst();
     let others = plan.limits().iter();
     let mut others = others.filter(|other| is_known(limit) && is_known(other));

@@ -43,7 +43,7 @@ optional_fields! {
         /// The largest amount, whatever the header says.
         #[schemars(range(min = 1, max = 1_000_000_000))]
         max: u64,
-        /// The window of a limit whose amount a header says, like 1m.
+        /// The window of a limit set by a header, like 1m.
         per: Per,
         /// How many may come at once; makes it a token bucket.
         #[schemars(range(min = 1, max = 1_000_000_000))]

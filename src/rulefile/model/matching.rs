@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     problem::Problem,
-    request::{Scheme, unmapped},
+    request::{Scheme, parse_ip, parse_portless_ip, unmapped},
     rulefile::decode::{Expected, Field},
     rules::matcher::{HostPattern, PathPattern, Pattern},
 };
@@ -261,15 +261,17 @@ impl FromText for Network {
     );
 
     fn from_text(text: &str) -> Result<Self, Problem> {
-        text.parse::<IpNet>()
-            .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from))
-            .map(|net| Self(unmapped(net.trunc())))
-            .map_err(|_| {
-                Problem::new(
-                    format!("{text:?} is not a network"),
-                    "write a CIDR block like 10.0.0.0/8 or 2001:db8::/32, or one address",
-                )
-            })
+        let block = text.parse::<IpNet>().ok();
+        let block = block.map(|block| unmapped(block.trunc()));
+        let block = block.or_else(|| parse_portless_ip(text).map(IpNet::from));
+        block.map(Self).ok_or_else(|| {
+            let message = format!("{text:?} is not a network");
+            if parse_ip(text).is_some() {
+                return Problem::new(message, "leave out the port: only addresses are compared");
+            }
+            let hint = "write a CIDR block like 10.0.0.0/8 or 2001:db8::/32, or one address";
+            Problem::new(message, hint)
+        })
     }
 }
 

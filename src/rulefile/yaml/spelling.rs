@@ -2,7 +2,7 @@
 //!
 //! YAML reads `+49170123456` as the number 49170123456 and `0x1F` as 31. Where a number is meant,
 //! that is right; where a text is meant, it is another text. The library gives only the value, so a
-//! second pass along the tree marks each value that is not spelled in its plain form.
+//! second pass along the tree marks each value and each key that is not spelled in its plain form.
 
 use std::fmt;
 
@@ -87,9 +87,29 @@ impl<'de> Visitor<'de> for Marker<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        for (_, value) in self.0.as_mapping_mut().into_iter().flatten() {
-            map.next_key::<IgnoredAny>()?;
+        let mut odd_keys = Vec::new();
+        for (key, value) in self.0.as_mapping_mut().into_iter().flatten() {
+            if key.is_string() {
+                map.next_key::<IgnoredAny>()?;
+            } else {
+                let mut marked = key.clone();
+                map.next_key_seed(Marker(&mut marked))?;
+                if marked != *key {
+                    odd_keys.push((key.clone(), marked));
+                }
+            }
             map.next_value_seed(Marker(value))?;
+        }
+        if !odd_keys.is_empty()
+            && let Some(fields) = self.0.as_mapping_mut()
+        {
+            *fields = std::mem::take(fields)
+                .into_iter()
+                .map(|(key, value)| {
+                    let marked = odd_keys.iter().find(|(plain, _)| *plain == key);
+                    (marked.map_or(key, |(_, marked)| marked.clone()), value)
+                })
+                .collect();
         }
         map.next_key::<IgnoredAny>()?
             .map_or(Ok(()), |_| Err(A::Error::custom("another key")))
@@ -99,6 +119,23 @@ impl<'de> Visitor<'de> for Marker<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_in_another_than_their_plain_form_are_marked() {
+        let text = "{ a: 0, 31: 1, 0x1F0: +5, +6: { True: x }, \"+7\": y, [0x1F]: z, true: 2 }";
+        let tree = mark(text, serde_yaml::from_str(text).unwrap());
+        let fields = tree.as_mapping().unwrap();
+        let spelled = |fields: &serde_yaml::Mapping| -> Vec<Option<String>> {
+            let keys = fields.keys().map(|key| unmarked(key).1);
+            keys.map(|spelling| spelling.map(str::to_owned)).collect()
+        };
+        let [odd, signed] = ["0x1F0", "+6"].map(|spelling| Some(spelling.to_owned()));
+        assert_eq!(spelled(fields), [None, None, odd, signed, None, None, None]);
+        let values: Vec<&Value> = fields.values().collect();
+        assert_eq!(unmarked(values[2]), (&Value::from(5), Some("+5")));
+        let within = values[3].as_mapping().unwrap();
+        assert_eq!(spelled(within), [Some("True".to_owned())]);
+    }
 
     #[test]
     fn values_in_another_than_their_plain_form_are_marked() {

@@ -339,6 +339,7 @@ rules:
             hash_key: &crate::hash::HashKey::default(),
             read: &|_| Ok("192.0.2.1\n".to_owned()),
             list: &|_, _| Ok(Vec::new()),
+            locate: &std::path::Path::to_path_buf,
         };
         let set = rulefile::load_with("rules.yaml", text, context)
             .set

@@ -14,7 +14,8 @@ use crate::{
     hash::{HashKey, is_hash, push_name},
     problem::Problem,
     request::{
-        Attributes, ClientIpPolicy, Scheme, decoded_segment, normal_host, normal_method, parse_ip,
+        Attributes, ClientIpPolicy, Scheme, decoded_segment, normal_host, normal_method,
+        parse_portless_ip,
     },
     words::words,
 };
@@ -122,10 +123,10 @@ impl Part {
         out.push('=');
         match self {
             Self::ClientIp => {
-                let ip = parse_ip(value).ok_or_else(|| {
+                let ip = parse_portless_ip(value).ok_or_else(|| {
                     Problem::new(
                         format!("{value:?} is not an address"),
-                        "write one like 203.0.113.7; of IPv6, any address of the site",
+                        "write one like 203.0.113.7, without a port; of IPv6, any address of the site",
                     )
                 })?;
                 context.client_ip.push_key(out, ip);

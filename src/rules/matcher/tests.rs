@@ -44,12 +44,17 @@ fn list(path: &Path) -> io::Result<String> {
 }
 
 fn matcher(conditions: &str) -> Matcher {
+    matcher_of("allow", conditions)
+}
+
+fn matcher_of(action: &str, conditions: &str) -> Matcher {
     let text =
-        format!("version: 1\nrules:\n  - {{ name: x, match: {conditions}, action: allow }}\n");
+        format!("version: 1\nrules:\n  - {{ name: x, match: {conditions}, action: {action} }}\n");
     let context = LoadContext {
         hash_key: &HashKey::default(),
         read: &list,
         list: &|_, _| Ok(Vec::new()),
+        locate: &Path::to_path_buf,
     };
     let loaded = load_with("rules.yaml", &text, context);
     let set = loaded
@@ -347,17 +352,11 @@ fn parameters_limit_and_never_exempt() {
         with_parameters: Some("/health;x".to_owned()),
         ..request("GET h /health", &headers)
     };
-    let check = |action: &str, conditions: &str| {
-        let text = format!(
-            "version: 1\nrules:\n  - {{ name: x, match: {conditions}, action: {action} }}\n"
-        );
-        let set = load("rules.yaml", &text).unwrap_or_else(|report| panic!("{report}"));
-        let matcher = &set.rules[0].matcher;
-        match matcher.check(&request) {
+    let check =
+        |action: &str, conditions: &str| match matcher_of(action, conditions).check(&request) {
             Ok(_) => "yes".to_owned(),
             Err(mismatch) => mismatch.to_string(),
-        }
-    };
+        };
     let exact = "{ path: /health }";
     assert_eq!(check("deny", exact), "yes");
     assert_eq!(
