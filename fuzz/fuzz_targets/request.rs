@@ -10,7 +10,10 @@ use libfuzzer_sys::fuzz_target;
 use tollgate::{
     contract::{self, Reading, Unreadable},
     limit::{Algorithm, State, ban},
-    request::{Attributes, EncodedSlash, Parameters, PathPolicy, normal_path, query_of},
+    request::{
+        Attributes, DotSegments, EncodedSlash, LeadingSlashes, Parameters, PathPolicy, normal_path,
+        query_of,
+    },
     rulefile,
     rules::{RuleSet, key::claim},
 };
@@ -147,6 +150,8 @@ fn read(parts: &Parts) -> Option<(String, String)> {
         client_ip: &RULES.client_ip,
         paths: PathPolicy {
             encoded_slash: EncodedSlash::Keep,
+            dot_segments: DotSegments::Resolve,
+            leading_slashes: LeadingSlashes::Merge,
             parameters: Parameters::Keep,
         },
     };
