@@ -31,6 +31,10 @@ fn policies() -> impl Iterator<Item = PathPolicy> {
 /// The path that a server with a browser's parser sees: `new URL(target, base)`, as applications
 /// on Node do, or with the host written before it.
 fn whatwg(target: &str, policy: PathPolicy) -> Option<String> {
+    // The crate keeps `/c:` in place in every URL; the standard does so in those of files (§4.4).
+    if let [b'/', b'A'..=b'Z' | b'a'..=b'z', b':' | b'|', ..] = plain(target).as_bytes() {
+        return None;
+    }
     let base = Url::parse("http://app.test/").unwrap();
     let joined = match policy.leading_slashes {
         LeadingSlashes::Refuse => base.join(target),
