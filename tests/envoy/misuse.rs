@@ -15,7 +15,7 @@ use http::{Method, Request};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, task::JoinSet};
 
 use super::{
     Stack,
@@ -393,5 +393,28 @@ async fn the_scheme_is_not_the_clients_to_choose() {
         answer.into_body().collect().await.unwrap();
     }
     assert_eq!(stack.upstream.count(), 0);
+    all_were_decided(&stack).await;
+}
+
+/// Each check at a time needs a connection of its own. A thousand at once would be late.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_connection_has_a_bounded_number_of_checks() {
+    let stack = Stack::with_rules(Config::shipped().patient(), RULES).await;
+    let client = http2(stack.envoy.addr).await;
+    let ask = async |mut client: SendRequest<Empty<Bytes>>| {
+        let request = Request::get("http://app.test/").body(Empty::<Bytes>::new());
+        let answer = client.send_request(request.unwrap()).await.unwrap();
+        answer.status().as_u16()
+    };
+    // By the end of this one, the client knows Envoy's settings.
+    assert_eq!(ask(client.clone()).await, 200);
+    let mut asked = JoinSet::new();
+    for _ in 0..1_000 {
+        asked.spawn(ask(client.clone()));
+    }
+    let statuses = asked.join_all().await;
+    assert!(statuses.iter().all(|&status| status == 429), "{statuses:?}");
+    let connections = stack.envoy.stat("cluster.tollgate.upstream_cx_total").await;
+    assert!((1..=100).contains(&connections), "{connections}");
     all_were_decided(&stack).await;
 }

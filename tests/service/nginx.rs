@@ -49,7 +49,7 @@ fn patient() -> Config {
     Config::shipped()
         .with("proxy_connect_timeout 50ms;", "proxy_connect_timeout 20s;")
         .with("proxy_send_timeout    100ms;", "proxy_send_timeout 20s;")
-        .with("proxy_read_timeout    250ms;", "proxy_read_timeout 20s;")
+        .with("proxy_read_timeout    1s;", "proxy_read_timeout 20s;")
 }
 
 /// Answers 503 when tollgate does not answer.

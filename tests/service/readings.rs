@@ -424,7 +424,7 @@ async fn no_spelling_means_two_things() {
         let patient_nginx = nginx::Config::shipped()
             .with("proxy_connect_timeout 50ms;", "proxy_connect_timeout 20s;")
             .with("proxy_send_timeout    100ms;", "proxy_send_timeout 20s;")
-            .with("proxy_read_timeout    250ms;", "proxy_read_timeout 20s;");
+            .with("proxy_read_timeout    1s;", "proxy_read_timeout 20s;");
         let proxy = match name {
             "Envoy" => {
                 let config = envoy::Config::shipped().patient();

@@ -19,10 +19,7 @@ pub fn shipped() -> Config {
 pub fn patient() -> Config {
     shipped()
         .with("dial_timeout 50ms", "dial_timeout 20s")
-        .with(
-            "response_header_timeout 250ms",
-            "response_header_timeout 20s",
-        )
+        .with("response_header_timeout 1s", "response_header_timeout 20s")
 }
 
 /// A Caddy that ends when it is dropped.

@@ -49,9 +49,12 @@ impl Config {
 
     /// With such long time-outs that none of Envoy's decides on a slow machine.
     pub fn patient(self) -> Self {
-        self.with("timeout: 0.25s ", "timeout: 20s ")
-            .with("connect_timeout: 0.1s", "connect_timeout: 20s")
-            .with("connect_timeout: 1s", "connect_timeout: 20s")
+        self.with(
+            "                  timeout: 1s\n",
+            "                  timeout: 20s\n",
+        )
+        .with("connect_timeout: 0.1s", "connect_timeout: 20s")
+        .with("connect_timeout: 1s", "connect_timeout: 20s")
     }
 
     fn addresses(
