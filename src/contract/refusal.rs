@@ -52,6 +52,14 @@ impl Refusal {
                 "if your application takes them for one: `paths: { leading_slashes: merge }` in the rule \
                  file",
             ),
+            Self::Target(Ambiguity::Parameters) => (
+                "the path has a segment of nothing but parameters (`/;x`), which some servers drop",
+                "if it is a segment to your application: `paths: { parameters: keep }` in the rule file",
+            ),
+            Self::Target(Ambiguity::Escape) => (
+                "the path has a `%` without two hexadecimal digits behind it",
+                "a client must send a percent sign as %25",
+            ),
             Self::Target(Ambiguity::Form) => (
                 "the request target is neither a path nor an http URL",
                 "it must begin with a slash, or with http:// and a host",
@@ -95,6 +103,8 @@ impl Refusal {
             Self::Target(Ambiguity::Control) => RefusalReason::Control,
             Self::Target(Ambiguity::DotSegment) => RefusalReason::DotSegment,
             Self::Target(Ambiguity::LeadingSlashes) => RefusalReason::LeadingSlashes,
+            Self::Target(Ambiguity::Parameters) => RefusalReason::Parameters,
+            Self::Target(Ambiguity::Escape) => RefusalReason::Escape,
             Self::Target(Ambiguity::Form) => RefusalReason::Form,
             Self::Host => RefusalReason::Host,
             Self::Method => RefusalReason::Method,

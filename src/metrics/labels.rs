@@ -103,6 +103,10 @@ words! {
         DotSegment => "dot_segment",
         /// Two slashes at the beginning of the path.
         LeadingSlashes => "leading_slashes",
+        /// A path segment of nothing but parameters.
+        Parameters => "parameters",
+        /// A `%` without two hexadecimal digits in the path.
+        Escape => "escape",
         /// A request target that is neither a path nor an `http` URL.
         Form => "form",
         /// An invalid host, or more than one.

@@ -3,7 +3,7 @@
 use super::{
     path::{absolute, path_of},
     percent::canonical_encoding,
-    policy::{DotSegments, EncodedSlash, LeadingSlashes, PathPolicy},
+    policy::{DotSegments, EncodedSlash, LeadingSlashes, Parameters, PathPolicy},
 };
 
 /// Why a request target means one thing to one server and another to the next.
@@ -32,6 +32,12 @@ pub enum Ambiguity {
     /// empty segment (`//..`), which some merge first. Clients resolve them before they send
     /// (RFC 3986 §5.2.4).
     DotSegment,
+    /// A segment that is nothing but parameters (`/;x`): to servers that cut them it is none, and
+    /// the path has one segment less.
+    Parameters,
+    /// A `%` that is not followed by two hexadecimal digits. Some servers take it as it is, others
+    /// know escapes of their own (`%u0064`).
+    Escape,
     /// Two slashes at the beginning: what follows is a host to servers that read the target as a
     /// reference (RFC 3986 §4.2), and the path is only what follows that.
     LeadingSlashes,
@@ -70,8 +76,15 @@ fn has_a_form(target: &str) -> bool {
         || absolute(target).is_some_and(|(authority, _)| !authority.is_empty())
 }
 
-fn in_segments(path: &str, policy: PathPolicy) -> Option<Ambiguity> {
-    let path = canonical_encoding(path.as_bytes());
+fn in_segments(raw: &str, policy: PathPolicy) -> Option<Ambiguity> {
+    let is_escape = |escape: &str| {
+        let digits = escape.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    if !raw.split('%').skip(1).all(is_escape) {
+        return Some(Ambiguity::Escape);
+    }
+    let path = canonical_encoding(raw.as_bytes());
     for escape in path.match_indices('%').map(|(at, _)| &path[at + 1..]) {
         match escape.as_bytes() {
             [b'2', b'F', ..] if policy.encoded_slash == EncodedSlash::Refuse => {
@@ -84,33 +97,61 @@ fn in_segments(path: &str, policy: PathPolicy) -> Option<Ambiguity> {
             _ => {}
         }
     }
-    if policy.leading_slashes == LeadingSlashes::Refuse && path.starts_with("//") {
+    in_order(&path, policy)
+}
+
+/// What is ambiguous about the segments of a path in canonical encoding, in their order.
+fn in_order(path: &str, policy: PathPolicy) -> Option<Ambiguity> {
+    let merges = policy.leading_slashes == LeadingSlashes::Merge;
+    if !merges
+        && ["//", "/%2F", "/%5C"]
+            .iter()
+            .any(|two| path.starts_with(two))
+    {
         return Some(Ambiguity::LeadingSlashes);
     }
     // Empty segments too: servers that keep them and servers that merge them resolve alike as long
     // as no `..` takes one of them away.
-    let mut open = Vec::new();
+    let mut open: Vec<&str> = Vec::new();
     for segment in path.split('/').skip(1) {
         let name = segment.split(';').next().unwrap_or_default();
-        if matches!(name, "." | "..") {
-            let is_plain = name.len() == segment.len();
-            if policy.dot_segments == DotSegments::Refuse || !is_plain {
-                return Some(Ambiguity::DotSegment);
-            }
-            if name == ".." && open.pop() == Some("") {
-                return Some(Ambiguity::DotSegment);
-            }
-        } else {
-            open.push(name);
+        let cuts_all = name.is_empty() && !segment.is_empty();
+        if cuts_all && policy.parameters == Parameters::Ignore {
+            return Some(Ambiguity::Parameters);
+        }
+        // An encoded slash that is kept separates to some servers, and not to others.
+        let mut parts = segment.split("%2F").flat_map(|part| part.split("%5C"));
+        let is_one = segment.len() == name.len() && parts.clone().nth(1).is_none();
+        let has_dots = parts.any(|part| {
+            let name = part.split(';').next().unwrap_or_default();
+            matches!(name, "." | "..")
+        });
+        if !has_dots {
+            open.push(segment);
+            continue;
+        }
+        if policy.dot_segments == DotSegments::Refuse || !is_one {
+            return Some(Ambiguity::DotSegment);
+        }
+        if name == ".."
+            && let Some(gone) = open.pop()
+            && (gone.is_empty() || gone.starts_with(';') || is_several(gone))
+        {
+            return Some(Ambiguity::DotSegment);
         }
     }
-    None
+    let begins_empty = matches!(open[..], ["", _, ..]);
+    (!merges && begins_empty).then_some(Ambiguity::LeadingSlashes)
+}
+
+/// Whether a segment is several to servers that separate at encoded slashes.
+fn is_several(segment: &str) -> bool {
+    segment.contains("%2F") || segment.contains("%5C")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::Parameters;
 
     /// Tolerant of all that can be settled by a rule file.
     const TOLERANT: PathPolicy = PathPolicy {
@@ -164,6 +205,14 @@ mod tests {
             ("*/data", Ambiguity::Form),
             (".", Ambiguity::Form),
             ("h:443", Ambiguity::Form),
+            ("/100%", Ambiguity::Escape),
+            ("/100%2", Ambiguity::Escape),
+            ("/%u0064ata", Ambiguity::Escape),
+            ("/%u002e%u002e/data", Ambiguity::Escape),
+            ("/%%36%34ata", Ambiguity::Escape),
+            ("/users/;7", Ambiguity::Parameters),
+            ("/users/%3B7", Ambiguity::Parameters),
+            ("/;", Ambiguity::Parameters),
         ] {
             assert_eq!(of(target), Some(expected), "{target:?}");
         }
@@ -177,9 +226,14 @@ mod tests {
             "/data//%2e./x",
             "/data//./..",
             "/data//x/../..",
-            "/data/x/;/..",
             "/x/..;/data",
             "/x/.;/data",
+            "/data/x%2Fy/../..",
+            "/data/a%5Cb/../..",
+            "/data/%2F/../..",
+            "/x%2F../data",
+            "/x/..%2Fdata",
+            "/x/..%5C;/data",
         ] {
             assert_eq!(
                 ambiguity(target, TOLERANT),
@@ -214,8 +268,8 @@ mod tests {
             "/data;..",
             "/caf%C3%A9",
             "/caf\u{e9}",
-            "/100%",
             "/%25",
+            "/a?x=100%",
             "/a?next=%2Fb%5C%00",
             "/a?x=\\",
             "/a?x=//..",
@@ -234,5 +288,25 @@ mod tests {
         assert_eq!(ambiguity("/a%2Fb%5Cc", TOLERANT), None);
         assert_eq!(ambiguity("/a\\b", TOLERANT), Some(Ambiguity::Backslash));
         assert_eq!(ambiguity("/a%00", TOLERANT), Some(Ambiguity::Control));
+    }
+
+    #[test]
+    fn what_begins_with_two_slashes_once_it_is_resolved_is_refused() {
+        let resolving = PathPolicy {
+            encoded_slash: EncodedSlash::Keep,
+            dot_segments: DotSegments::Resolve,
+            ..PathPolicy::default()
+        };
+        for target in ["/.//x/data", "/y/..//x/data", "/%2Fx/data", "/%5Cx/data"] {
+            assert_eq!(
+                ambiguity(target, resolving),
+                Some(Ambiguity::LeadingSlashes),
+                "{target:?}"
+            );
+            assert_eq!(ambiguity(target, TOLERANT), None, "{target:?}");
+        }
+        for target in ["/", "/./", "/x/..", "/x/../y//z", "/x//"] {
+            assert_eq!(ambiguity(target, resolving), None, "{target:?}");
+        }
     }
 }

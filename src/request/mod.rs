@@ -50,6 +50,13 @@ pub struct Attributes<'a> {
 }
 
 impl<'a> Attributes<'a> {
+    /// The paths that it may be to the application: without parameters, and with them if it has
+    /// any.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        let with_parameters = self.with_parameters.as_deref();
+        std::iter::once(&*self.path).chain(with_parameters)
+    }
+
     /// Builds a request from its parts as a client sends them; `target` is path and query. What is
     /// no host counts as none.
     pub fn new(

@@ -148,8 +148,8 @@ async fn behind_nginx_preflights_are_free_and_denials_can_be_read() {
     .map(|(place, indent)| lines("nginx", place, indent));
     let last = "        add_header X-RateLimit-Reset     $tollgate_legacy_reset     always;\n";
     let config = Config::shipped()
-        .with("proxy_connect_timeout 50ms;", "proxy_connect_timeout 20s;")
-        .with("proxy_send_timeout    100ms;", "proxy_send_timeout 20s;")
+        .with("proxy_connect_timeout 1s;", "proxy_connect_timeout 20s;")
+        .with("proxy_send_timeout    1s;", "proxy_send_timeout 20s;")
         .with("proxy_read_timeout    1s;", "proxy_read_timeout 20s;")
         .with("    server {\n", &format!("{http}    server {{\n"))
         .with(last, &format!("{last}{server}"))

@@ -47,8 +47,8 @@ impl Stack {
 /// With such long time-outs that none of nginx's decides on a slow machine.
 fn patient() -> Config {
     Config::shipped()
-        .with("proxy_connect_timeout 50ms;", "proxy_connect_timeout 20s;")
-        .with("proxy_send_timeout    100ms;", "proxy_send_timeout 20s;")
+        .with("proxy_connect_timeout 1s;", "proxy_connect_timeout 20s;")
+        .with("proxy_send_timeout    1s;", "proxy_send_timeout 20s;")
         .with("proxy_read_timeout    1s;", "proxy_read_timeout 20s;")
 }
 
@@ -285,10 +285,10 @@ async fn a_client_can_change_neither_its_limit_nor_anothers() {
         assert_eq!(answer.status, 400, "{target}");
     }
     // nginx passes any bytes on unchanged; tollgate must not answer "cannot decide" to them.
-    for target in [&b"/data?x=\xff"[..], b"/data/?\xfe"] {
+    for target in [&b"/data?x=\xff"[..], b"/data/\xfe", b"/data\xa0"] {
         let request = [b"GET ", target, b" HTTP/1.1\r\nhost: app.test\r\n\r\n"].concat();
         let answer = ask(stack.nginx.addr, &request).await;
-        assert_eq!(answer.status, 429, "{}", target.escape_ascii());
+        assert_eq!(answer.status, 403, "{}", target.escape_ascii());
     }
     assert_eq!(
         ask(stack.nginx.addr, &head("HEAD", "/data", &[]))

@@ -453,6 +453,8 @@ async fn a_client_opens_no_tunnel() {
             &["connection: upgrade", "upgrade: h2c", "upgrade: websocket"],
             &["connection: upgrade", "upgrade: websocket", "upgrade: h2c"],
             &["connection: upgrade", "upgrade: TLS/1.3"],
+            &["connection: upgrade", "upgrade: foo", "upgrade: websocket"],
+            &["connection: upgrade", "upgrade: websocket", "upgrade: foo"],
         ] {
             let key = "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==";
             let lines = [lines, &["sec-websocket-version: 13", key]].concat();
@@ -489,6 +491,7 @@ async fn a_request_without_a_host_is_not_another_hosts() {
             "GET http://app.test/data HTTP/1.0\r\n\r\n",
             "GET http://app.test/data HTTP/1.1\r\n\r\n",
             "GET http://app.test/data HTTP/1.1\r\nhost: b.test\r\n\r\n",
+            "GET http://app.test/data HTTP/1.1\r\nhost:\r\n\r\n",
         ] {
             let answer = ask(stack.addr(), request.as_bytes()).await;
             let denied = matches!(answer.status, 400 | 429);
@@ -496,4 +499,18 @@ async fn a_request_without_a_host_is_not_another_hosts() {
         }
         assert_eq!(stack.upstream.count(), 2, "{kind:?}");
     }
+}
+
+/// Over HTTP/2, one client would need a hundred connections for its checks.
+#[tokio::test(flavor = "multi_thread")]
+async fn haproxy_does_not_take_http2_in_plain_text() {
+    let stack = Stack::start(Kind::Haproxy, haproxy::patient()).await;
+    let mut client = Connection::open(stack.addr()).await.unwrap();
+    client
+        .send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await
+        .unwrap();
+    let answer = client.response().await.unwrap();
+    assert!(matches!(answer.status, 400..=499), "{answer:?}");
+    assert_eq!(stack.upstream.count(), 0);
 }

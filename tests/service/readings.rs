@@ -139,6 +139,22 @@ const SPELLINGS: &[(&str, &[u8])] = &[
         b"GET /<data> HTTP/1.1\r\nHost: app.test\r\n\r\n",
     ),
     (
+        "`/data`, byte A0",
+        b"GET /data\xa0 HTTP/1.1\r\nHost: app.test\r\n\r\n",
+    ),
+    (
+        "`/%u0064ata`",
+        b"GET /%u0064ata HTTP/1.1\r\nHost: app.test\r\n\r\n",
+    ),
+    (
+        "`/data/;x`",
+        b"GET /data/;x HTTP/1.1\r\nHost: app.test\r\n\r\n",
+    ),
+    (
+        "`/%c1%a1ata`",
+        b"GET /%c1%a1ata HTTP/1.1\r\nHost: app.test\r\n\r\n",
+    ),
+    (
         "`/`, byte FF, `/../data`",
         b"GET /\xff/../data HTTP/1.1\r\nHost: app.test\r\n\r\n",
     ),
@@ -422,8 +438,8 @@ async fn no_spelling_means_two_things() {
         .await;
         let asked = tollgate.addr();
         let patient_nginx = nginx::Config::shipped()
-            .with("proxy_connect_timeout 50ms;", "proxy_connect_timeout 20s;")
-            .with("proxy_send_timeout    100ms;", "proxy_send_timeout 20s;")
+            .with("proxy_connect_timeout 1s;", "proxy_connect_timeout 20s;")
+            .with("proxy_send_timeout    1s;", "proxy_send_timeout 20s;")
             .with("proxy_read_timeout    1s;", "proxy_read_timeout 20s;");
         let proxy = match name {
             "Envoy" => {
@@ -470,8 +486,12 @@ async fn parameters_exempt_from_nothing() {
         rules: "
 version: 1
 rules:
-  - { name: free, match: { path: [/health, '/static/**'] }, action: allow }
-  - { name: all, match: { not: { path: /open } }, action: deny }
+  - name: free
+    match: { path: [/health, '/static/**'], not: { path: '/static/private/*.js' } }
+    action: allow
+  - { name: scripts, match: { path: { regex: '/r/.+[.]php' } }, action: deny }
+  - { name: images, match: { path: '/img/*.png' }, action: deny }
+  - { name: all, match: { not: { path: [/open, '/img/*', '/r/**'] } }, action: deny }
 ",
         ..Settings::default()
     })
@@ -487,6 +507,12 @@ rules:
         ("/open", 200),
         ("/open;x", 403),
         ("/other", 403),
+        ("/static/private/a;x.js", 403),
+        ("/static/;x", 403),
+        ("/img/a", 200),
+        ("/img/a;x.png", 403),
+        ("/img/a.png;x", 403),
+        ("/r/a;x.php", 403),
     ] {
         let answer = get(nginx.addr, target).await;
         assert_eq!(answer.status, status, "{target}: {answer:?}");

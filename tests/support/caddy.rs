@@ -18,7 +18,7 @@ pub fn shipped() -> Config {
 /// With such long time-outs that none of Caddy's decides on a slow machine.
 pub fn patient() -> Config {
     shipped()
-        .with("dial_timeout 50ms", "dial_timeout 20s")
+        .with("dial_timeout 1s", "dial_timeout 20s")
         .with("response_header_timeout 1s", "response_header_timeout 20s")
 }
 

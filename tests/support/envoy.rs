@@ -19,6 +19,11 @@ impl Config {
     }
 
     /// Replaces `old`, which must occur exactly once, with `new`.
+    pub fn with_all(self, times: usize, old: &str, new: &str) -> Self {
+        Self(self.0.with_all(times, old, new))
+    }
+
+    /// Replaces `old`, which must occur exactly once, with `new`.
     pub fn with(self, old: &str, new: &str) -> Self {
         Self(self.0.with(old, new))
     }
@@ -53,8 +58,7 @@ impl Config {
             "                  timeout: 1s\n",
             "                  timeout: 20s\n",
         )
-        .with("connect_timeout: 0.1s", "connect_timeout: 20s")
-        .with("connect_timeout: 1s", "connect_timeout: 20s")
+        .with_all(2, "connect_timeout: 1s", "connect_timeout: 20s")
     }
 
     fn addresses(

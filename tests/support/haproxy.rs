@@ -18,8 +18,8 @@ pub fn shipped() -> Config {
 /// With such long time-outs that none of HAProxy's decides on a slow machine.
 pub fn patient() -> Config {
     shipped()
-        .with("/v1/check 1200 open", "/v1/check 30000 open")
-        .with("timeout connect 50ms", "timeout connect 20s")
+        .with("/v1/check 2200 open", "/v1/check 30000 open")
+        .with("timeout connect 1s", "timeout connect 20s")
         .with("timeout server  1s", "timeout server  20s")
 }
 

@@ -138,8 +138,12 @@ impl Index {
     pub(super) fn candidates(&self, request: &Attributes<'_>) -> Vec<u32> {
         let mut found = Vec::with_capacity(16);
         found.extend_from_slice(&self.always);
-        let path = request.path.strip_prefix('/').unwrap_or(&request.path);
-        self.paths.collect(path, &mut found);
+        for path in request.paths() {
+            let segments = path.strip_prefix('/').unwrap_or(path);
+            self.paths.collect(segments, &mut found);
+            let described = self.patterns.matching(path.as_bytes());
+            found.extend(described.map(|pattern| self.of_patterns[pattern]));
+        }
         if !self.hosts.is_empty()
             && let Some(rules) = self.hosts.get(&*request.host)
         {
@@ -171,8 +175,6 @@ impl Index {
         if let Some(ip) = request.client_ip {
             self.networks.collect(ip, &mut found);
         }
-        let described = self.patterns.matching(request.path.as_bytes());
-        found.extend(described.map(|pattern| self.of_patterns[pattern]));
         found.sort_unstable();
         found.dedup();
         found

@@ -115,18 +115,20 @@ impl Conditions {
         let params = if paths.is_empty() {
             Params::default()
         } else {
-            paths
-                .iter()
-                .find_map(|path| path.matches(&request.path))
-                .ok_or(Failed::Path(paths))?
+            let matching = |path| paths.iter().find_map(|pattern| pattern.matches(path));
+            let mut each = request.paths().map(matching);
+            let some = match purpose {
+                Purpose::Limit => each.find_map(|params| params),
+                Purpose::Exempt => {
+                    let first = each.next().flatten();
+                    if first.is_some() && each.any(|params| params.is_none()) {
+                        return Err(Failed::Parameters(paths));
+                    }
+                    first
+                }
+            };
+            some.ok_or(Failed::Path(paths))?
         };
-        if purpose == Purpose::Exempt
-            && !paths.is_empty()
-            && let Some(path) = &request.with_parameters
-            && !paths.iter().any(|pattern| pattern.matches(path).is_some())
-        {
-            return Err(Failed::Parameters { path, paths });
-        }
         if !matches_method(methods, &request.method) {
             return Err(Failed::Method(methods));
         }

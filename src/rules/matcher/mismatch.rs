@@ -28,10 +28,7 @@ pub struct Mismatch<'a> {
 pub(super) enum Failed<'a> {
     Path(&'a [PathPattern]),
     /// The path with its parameters does not match, and both must.
-    Parameters {
-        path: &'a str,
-        paths: &'a [PathPattern],
-    },
+    Parameters(&'a [PathPattern]),
     Method(&'a [String]),
     Scheme(&'a [Scheme]),
     Host(&'a [HostPattern]),
@@ -93,7 +90,8 @@ impl fmt::Display for InWords<'_> {
                 write!(f, "the path is {}, not ", request.path)?;
                 list(f, paths, NAMED)
             }
-            Failed::Parameters { path, paths } => {
+            Failed::Parameters(paths) => {
+                let path = request.paths().last().unwrap_or_default();
                 write!(f, "to some servers the path is {path}, not ")?;
                 list(f, paths, NAMED)
             }

@@ -365,6 +365,12 @@ fn parameters_limit_and_never_exempt() {
     );
     assert_eq!(check("allow", "{ path: '/**' }"), "yes");
     assert_eq!(check("allow", "{ methods: GET }"), "yes");
+    // With its parameters it matches, and without them it does not.
+    assert_eq!(check("deny", "{ path: '/*x' }"), "yes");
+    assert_eq!(
+        check("allow", "{ path: '/*x' }"),
+        "the path is /health, not /*x"
+    );
     let not = "{ not: { path: /health } }";
     assert_eq!(check("deny", not), "yes");
     assert_eq!(check("allow", not), "`not` excludes it");
