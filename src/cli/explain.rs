@@ -80,11 +80,10 @@ pub(super) async fn run(args: ExplainArgs) -> Result<(), Failure> {
     let request = query
         .attributes(set.paths)
         .map_err(|refusal| Failure::Runtime(refusal.explained().into()))?;
-    let reader = redis
-        .options()
-        .map(|options| Reader::new(&options))
-        .transpose()
-        .map_err(Failure::Usage)?;
+    let reader = match redis.options().map_err(Failure::Usage)? {
+        Some(options) => Some(Reader::new(&options).map_err(Failure::Usage)?),
+        None => None,
+    };
     let now_us = SystemClock::new().now_us();
     let untouched = Untouched { now_us };
     let (counters, source): (&dyn Read, _) = match &reader {

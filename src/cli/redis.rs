@@ -5,11 +5,15 @@
     reason = "doc comments of options are their help texts"
 )]
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use crate::{hash::HashKey, store::redis::Options};
+use crate::{
+    hash::HashKey,
+    problem::Problem,
+    store::redis::{Options, SentinelLogin, TlsFiles},
+};
 
 /// How long a reply is awaited before the connection counts as broken, and the fewest deadlines
 /// that it lasts: a Redis that is only slow is not reconnected again and again.
@@ -18,9 +22,35 @@ pub(super) const ANSWER_TIMEOUT: (Duration, u32) = (Duration::from_millis(250), 
 /// Which Redis, and how secrets appear in it.
 #[derive(Debug, Args)]
 pub(super) struct RedisArgs {
-    /// Redis: redis://[user[:password]@]host[:port][/db], or unix:///path
+    /// Redis: redis://[user[:password]@]host[:port][/db], unix:///path, or
+    /// redis+sentinel://host[:port],host[:port]/primary[/db]; rediss:// and rediss+sentinel:// use
+    /// TLS
     #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true)]
     redis_url: Option<String>,
+
+    /// The file with the password of Redis, read for each connection
+    #[arg(long, env = "TOLLGATE_REDIS_PASSWORD_FILE", value_name = "FILE")]
+    redis_password_file: Option<PathBuf>,
+
+    /// The authorities that may have signed Redis' certificate (PEM) [default: the system's]
+    #[arg(long, env = "TOLLGATE_REDIS_CA", value_name = "FILE")]
+    redis_ca: Option<PathBuf>,
+
+    /// Our certificate for Redis (PEM), read for each connection
+    #[arg(long, env = "TOLLGATE_REDIS_CERT", value_name = "FILE")]
+    redis_cert: Option<PathBuf>,
+
+    /// The private key of our certificate for Redis (PEM)
+    #[arg(long, env = "TOLLGATE_REDIS_KEY", value_name = "FILE")]
+    redis_key: Option<PathBuf>,
+
+    /// The user at Sentinels, if they have one
+    #[arg(long, env = "TOLLGATE_SENTINEL_USER", value_name = "NAME")]
+    sentinel_user: Option<String>,
+
+    /// The file with the password of Sentinels, if they have one
+    #[arg(long, env = "TOLLGATE_SENTINEL_PASSWORD_FILE", value_name = "FILE")]
+    sentinel_password_file: Option<PathBuf>,
 
     /// The key under which secrets are hashed in Redis and logs; the same for all that share a
     /// Redis
@@ -35,13 +65,33 @@ pub(super) struct RedisArgs {
 
 impl RedisArgs {
     /// How to reach Redis; `None` if no URL is given.
-    pub(super) fn options(&self) -> Option<Options> {
-        let url = self.redis_url.as_deref().filter(|url| !url.is_empty())?;
-        Some(Options {
-            url: url.to_owned(),
-            lanes: 1,
-            answer_timeout: ANSWER_TIMEOUT.0,
-        })
+    pub(super) fn options(&self) -> Result<Option<Options>, Problem> {
+        let Self {
+            redis_url,
+            redis_password_file,
+            redis_ca,
+            redis_cert,
+            redis_key,
+            sentinel_user,
+            sentinel_password_file,
+            hash_key: _,
+        } = self;
+        let Some(url) = redis_url.as_deref().filter(|url| !url.is_empty()) else {
+            return Ok(None);
+        };
+        let mut options = Options::parse(url)?;
+        options.password_file.clone_from(redis_password_file);
+        options.tls = TlsFiles {
+            ca: redis_ca.clone(),
+            cert: redis_cert.clone(),
+            key: redis_key.clone(),
+        };
+        options.sentinel = SentinelLogin {
+            user: sentinel_user.clone(),
+            password_file: sentinel_password_file.clone(),
+        };
+        options.answer_timeout = ANSWER_TIMEOUT.0;
+        Ok(Some(options))
     }
 
     pub(super) fn hash_key(&self) -> HashKey {

@@ -22,7 +22,6 @@ use crate::{
     problem::Problem,
     rules::span::span_us,
     server::{self, ListenAddr},
-    store::redis,
 };
 
 /// Options of `serve`. Each can be given as a flag or by its environment variable.
@@ -156,13 +155,14 @@ fn store(
     lanes: u16,
     deadline: Duration,
 ) -> Result<StoreSettings, Failure> {
-    match (kind, redis.options()) {
+    let options = redis.options().map_err(anyhow::Error::from)?;
+    match (kind, options) {
         (Some(StoreKind::Memory), _) | (None, None) => Ok(StoreSettings::Memory),
-        (_, Some(options)) => Ok(StoreSettings::Redis(redis::Options {
-            lanes: usize::from(lanes),
-            answer_timeout: ANSWER_TIMEOUT.0.max(deadline * ANSWER_TIMEOUT.1),
-            ..options
-        })),
+        (_, Some(mut options)) => {
+            options.lanes = usize::from(lanes);
+            options.answer_timeout = ANSWER_TIMEOUT.0.max(deadline * ANSWER_TIMEOUT.1);
+            Ok(StoreSettings::Redis(options))
+        }
         (Some(StoreKind::Redis), None) => Err(Failure::Usage(Problem::new(
             "--store redis needs a URL",
             "add --redis-url redis://127.0.0.1:6379, or set REDIS_URL",

@@ -10,3 +10,4 @@ mod differential;
 mod promises;
 mod reference;
 mod stores;
+mod topologies;

@@ -7,6 +7,7 @@
 )]
 
 pub mod caddy;
+pub mod certs;
 pub mod client;
 pub mod envoy;
 pub mod forwarder;
@@ -16,6 +17,7 @@ pub mod process;
 pub mod program;
 pub mod redis;
 pub mod script;
+pub mod sentinel;
 pub mod server;
 pub mod tollgate;
 pub mod upstream;

@@ -7,25 +7,104 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::free_port;
+use super::{
+    certs::{Authority, Identity},
+    free_port,
+};
 
 /// A `redis-server` that ends when it is dropped.
 pub struct Redis {
     child: Option<Child>,
     port: u16,
     dir: TempDir,
+    /// Further arguments of `redis-server`.
+    server_args: Vec<String>,
+    /// Further arguments of `redis-cli`.
+    cli_args: Vec<String>,
+    scheme: &'static str,
 }
 
 impl Redis {
     /// Starts one on a free port and waits until it answers.
     pub fn start() -> Self {
-        let mut redis = Self {
-            child: None,
-            port: free_port(),
-            dir: tempfile::tempdir().unwrap(),
-        };
+        Self::start_with(&[], None)
+    }
+
+    /// Starts one with further arguments; `redis-cli` logs in with `password`.
+    pub fn start_with(args: &[&str], password: Option<&str>) -> Self {
+        let mut redis = Self::stopped();
+        redis
+            .server_args
+            .extend(args.iter().map(|&arg| arg.to_owned()));
+        redis.log_in(password);
         redis.resume_process();
         redis
+    }
+
+    /// Starts one that speaks TLS only, and asks clients for a certificate.
+    pub fn start_tls(authority: &Authority, server: &Identity, client: &Identity) -> Self {
+        let mut redis = Self::stopped();
+        let path = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+        let files = [
+            ("cert", path(&server.cert)),
+            ("key", path(&server.key)),
+            ("ca-cert", path(&authority.cert())),
+        ];
+        for (name, file) in files {
+            redis.server_args.push(format!("--tls-{name}-file"));
+            redis.server_args.push(file);
+        }
+        redis.cli_args.push("--tls".to_owned());
+        let files = [
+            ("cert", &client.cert),
+            ("key", &client.key),
+            ("cacert", &authority.cert()),
+        ];
+        for (name, file) in files {
+            redis.cli_args.push(format!("--{name}"));
+            redis.cli_args.push(path(file));
+        }
+        redis.scheme = "rediss";
+        redis.resume_process();
+        redis
+    }
+
+    /// Presents another certificate from its next start on.
+    pub fn present(&mut self, server: &Identity) {
+        for (name, file) in [("cert", &server.cert), ("key", &server.key)] {
+            let name = format!("--tls-{name}-file");
+            let at = self
+                .server_args
+                .iter()
+                .position(|arg| *arg == name)
+                .unwrap();
+            file.to_str()
+                .unwrap()
+                .clone_into(&mut self.server_args[at + 1]);
+        }
+    }
+
+    /// Starts a Sentinel with this configuration.
+    pub fn sentinel(conf: &str, password: Option<&str>) -> Self {
+        let mut redis = Self::stopped();
+        let file = redis.dir.path().join("sentinel.conf");
+        std::fs::write(&file, conf).unwrap();
+        redis
+            .server_args
+            .insert(0, file.to_str().unwrap().to_owned());
+        redis.server_args.push("--sentinel".to_owned());
+        redis.log_in(password);
+        redis.resume_process();
+        redis
+    }
+
+    /// The password with which `redis-cli` logs in.
+    pub fn log_in(&mut self, password: Option<&str>) {
+        self.cli_args.clear();
+        if let Some(password) = password {
+            let args = ["--no-auth-warning", "-a", password];
+            self.cli_args.extend(args.map(str::to_owned));
+        }
     }
 
     /// A free port on which no Redis answers yet.
@@ -34,14 +113,32 @@ impl Redis {
             child: None,
             port: free_port(),
             dir: tempfile::tempdir().unwrap(),
+            server_args: Vec::new(),
+            cli_args: Vec::new(),
+            scheme: "redis",
         }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Starts the process (again) on the same port.
     pub fn resume_process(&mut self) {
-        let child = Command::new("redis-server")
-            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
-            .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
+        let port = self.port.to_string();
+        let mut command = Command::new("redis-server");
+        command
+            .args(&self.server_args)
+            .args(["--bind", "127.0.0.1"]);
+        match self.scheme {
+            "rediss" => command.args(["--port", "0", "--tls-port", &port]),
+            _ => command.args(["--port", &port]),
+        };
+        if !self.server_args.iter().any(|arg| arg == "--sentinel") {
+            command.args(["--save", "", "--appendonly", "no"]);
+        }
+        let child = command
+            .args(["--daemonize", "no"])
             .arg("--dir")
             .arg(self.dir.path())
             .stdout(Stdio::null())
@@ -63,7 +160,7 @@ impl Redis {
     }
 
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("{}://127.0.0.1:{}", self.scheme, self.port)
     }
 
     /// Kills the process; the port refuses connections.
@@ -103,6 +200,7 @@ impl Redis {
     fn try_cli(&self, args: &[&str]) -> Option<String> {
         let output = Command::new("redis-cli")
             .args(["-p", &self.port.to_string()])
+            .args(&self.cli_args)
             .args(args)
             .output()
             .ok()?;

@@ -4,8 +4,8 @@
 //! pipeline. Under load the pipelines grow by themselves, so all checks that arrived during a round
 //! trip share its cost; when it is quiet, a check goes out alone and at once.
 //!
-//! The connection comes from the pool once, and stays with the lane until it breaks. A check-out
-//! per request would send `PING` before each check and give a connection to one check at a time
+//! The connection stays with the lane until it breaks, or until its server turns out to be no
+//! primary any more. A pool that lends it to one check at a time would share no round trip
 //! (docs/architecture.md has figures).
 //!
 //! Without a connection, the lane answers at once that there is none: no check waits for a
@@ -19,14 +19,16 @@ use std::{
     time::Duration,
 };
 
-use deadpool_redis::{Connection, Pool, PoolError};
-use redis::{Cmd, Pipeline, Value, aio::ConnectionLike as _};
+use redis::{
+    Cmd, Pipeline, Value,
+    aio::{ConnectionLike as _, MultiplexedConnection},
+};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep, timeout},
 };
 
-use super::{script, time::RedisTime};
+use super::{connect::Connector, script, time::RedisTime};
 use crate::jitter::half_to_whole;
 use crate::store::{ChargeResult, StoreError};
 
@@ -56,6 +58,8 @@ impl Job {
 pub(super) struct Patience {
     /// How long a reply is awaited before the connection counts as broken.
     pub(super) answer: Duration,
+    /// How long an attempt to connect may take.
+    pub(super) connect: Duration,
     /// How often an idle connection is probed.
     pub(super) idle_probe: Duration,
     /// The pauses between attempts to connect: the first, and the longest.
@@ -69,7 +73,7 @@ const MAX_PIPELINE: usize = 256;
 pub(super) type OnChange = Arc<dyn Fn(Result<(), &StoreError>) + Send + Sync>;
 
 pub(super) struct Lane {
-    pub(super) pool: Pool,
+    pub(super) connector: Connector,
     pub(super) patience: Patience,
     pub(super) connected: Arc<AtomicBool>,
     pub(super) on_change: OnChange,
@@ -85,11 +89,18 @@ impl Lane {
             (self.on_change)(Ok(()));
             let ended = self.serve(&mut connection, &mut queue).await;
             self.connected.store(false, Ordering::Relaxed);
-            // A broken connection does not go back to the pool.
-            let _ = Connection::take(connection);
+            drop(connection);
             let Some(error) = ended else { return };
             (self.on_change)(Err(&error));
+            let is_demoted = matches!(error, StoreError::Refused(_));
             reason = error.into_unavailable();
+            // A server that is no primary accepts connections all the same.
+            if is_demoted {
+                let pause = half_to_whole(self.patience.reconnect.1);
+                if refusing(&mut queue, &reason, sleep(pause)).await.is_none() {
+                    return;
+                }
+            }
         }
     }
 
@@ -99,30 +110,24 @@ impl Lane {
         &self,
         queue: &mut mpsc::Receiver<Job>,
         reason: &mut StoreError,
-    ) -> Option<Connection> {
+    ) -> Option<MultiplexedConnection> {
         let (mut pause, longest) = self.patience.reconnect;
         loop {
             let attempt = async {
-                let mut connection = self.pool.get().await.map_err(|error| match error {
-                    PoolError::Backend(error) => script::refused(&error),
-                    other => StoreError::Broken(other.to_string()),
-                })?;
+                let mut connection = self.connector.connect().await?;
                 match load_script(&mut connection).await {
                     Ok(()) => Ok(connection),
-                    Err(error) => {
-                        let _ = Connection::take(connection);
-                        Err(script::refused(&error))
-                    }
+                    Err(error) => Err(script::refused(&error)),
                 }
             };
-            let attempt = timeout(self.patience.answer, attempt);
+            let attempt = timeout(self.patience.connect, attempt);
             match refusing(queue, reason, attempt).await? {
                 Ok(Ok(connection)) => return Some(connection),
                 Ok(Err(error)) => *reason = error.into_unavailable(),
                 Err(_) => {
                     *reason = StoreError::Unavailable(format!(
                         "redis took longer than {:?} to accept a connection",
-                        self.patience.answer
+                        self.patience.connect
                     ));
                 }
             }
@@ -135,7 +140,7 @@ impl Lane {
     /// Serves until the connection breaks (why) or the queue is closed (`None`).
     async fn serve(
         &self,
-        connection: &mut Connection,
+        connection: &mut MultiplexedConnection,
         queue: &mut mpsc::Receiver<Job>,
     ) -> Option<StoreError> {
         let mut jobs = Vec::with_capacity(MAX_PIPELINE);
@@ -160,7 +165,7 @@ impl Lane {
         }
     }
 
-    async fn probe(&self, connection: &mut Connection) -> Result<(), StoreError> {
+    async fn probe(&self, connection: &mut MultiplexedConnection) -> Result<(), StoreError> {
         let mut ping = Pipeline::new();
         ping.cmd("PING");
         self.send(connection, &ping, 1).await.map(drop)
@@ -170,7 +175,7 @@ impl Lane {
     /// no answer.
     async fn exchange(
         &self,
-        connection: &mut Connection,
+        connection: &mut MultiplexedConnection,
         jobs: &mut Vec<Job>,
     ) -> Result<(), StoreError> {
         if jobs.is_empty() {
@@ -182,13 +187,24 @@ impl Lane {
         }
         let answers = self.send(connection, &sent, jobs.len()).await?;
         let mut missing = Vec::new();
+        let mut demoted = None;
         for ((job, answer), cmd) in jobs.drain(..).zip(answers).zip(sent.cmd_iter()) {
+            if script::is_read_only(&answer) {
+                demoted = self.decode(answer.clone(), job.charges).err();
+            }
             if script::is_missing_script(&answer) {
                 missing.push((job, cmd.clone()));
             } else {
                 let verdict = self.decode(answer, job.charges);
                 job.answer(verdict);
             }
+        }
+        if let Some(error) = demoted {
+            // Somebody else is the primary now. Those that are left were not charged.
+            for (job, _) in missing {
+                job.answer(Err(error.clone()));
+            }
+            return Err(error);
         }
         if missing.is_empty() {
             return Ok(());
@@ -228,7 +244,7 @@ impl Lane {
 
     async fn send(
         &self,
-        connection: &mut Connection,
+        connection: &mut MultiplexedConnection,
         pipeline: &Pipeline,
         answers: usize,
     ) -> Result<Vec<Value>, StoreError> {
@@ -246,7 +262,7 @@ impl Lane {
     }
 }
 
-async fn load_script(connection: &mut Connection) -> Result<(), redis::RedisError> {
+async fn load_script(connection: &mut MultiplexedConnection) -> Result<(), redis::RedisError> {
     let mut cmd = redis::cmd("SCRIPT");
     cmd.arg("LOAD").arg(script::SOURCE);
     let answer = connection.req_packed_command(&cmd).await?;

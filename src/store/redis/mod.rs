@@ -1,7 +1,8 @@
 //! Counters in Redis: one script call per check, sent over a few long-lived lanes.
 
+mod connect;
 mod lane;
-mod pool;
+mod options;
 mod read;
 pub mod script;
 mod time;
@@ -22,11 +23,14 @@ use tokio::{
 };
 
 use self::{
+    connect::Connector,
     lane::{Job, Lane, Patience},
-    pool::pool,
     time::RedisTime,
 };
-pub use self::{pool::Options, read::Reader};
+pub use self::{
+    options::{Options, SentinelLogin, TlsFiles},
+    read::Reader,
+};
 use super::{
     Batch, Charging, Store, StoreError,
     read::{Read, Reads},
@@ -59,12 +63,13 @@ impl RedisStore {
     /// within a tokio runtime.
     pub fn start(options: &Options, on_change: OnChange) -> Result<Self, Problem> {
         let lanes = options.lanes.max(1);
-        let pool = pool(options, lanes)?;
+        let connector = Connector::new(options)?;
         let reader = Reader::new(options)?;
         let connectivity = Arc::new(Connectivity::new(lanes, on_change));
         let time = Arc::new(RedisTime::new());
         let patience = Patience {
             answer: options.answer_timeout,
+            connect: connector.patience(),
             idle_probe: Duration::from_secs(1),
             reconnect: (Duration::from_millis(20), Duration::from_millis(500)),
         };
@@ -74,7 +79,7 @@ impl RedisStore {
                 let connected = Arc::new(AtomicBool::new(false));
                 let connectivity = Arc::clone(&connectivity);
                 let lane = Lane {
-                    pool: pool.clone(),
+                    connector: connector.clone(),
                     patience,
                     connected: Arc::clone(&connected),
                     on_change: Arc::new(move |change| connectivity.changed(index, change)),

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use deadpool_redis::{Connection, Pool, PoolError};
-use redis::{Pipeline, Value, aio::ConnectionLike as _};
-use tokio::time::timeout;
-
-use super::{
-    pool::{Options, pool},
-    script,
+use redis::{
+    Pipeline, Value,
+    aio::{ConnectionLike as _, MultiplexedConnection},
 };
+use tokio::{sync::Mutex, time::timeout};
+
+use super::{connect::Connector, options::Options, script};
 use crate::{
     limit::{State, ban},
     problem::Problem,
@@ -19,10 +18,12 @@ use crate::{
     },
 };
 
-/// Reads counters and charges nothing. Needs the rights `+get +time +ping`, and `+select` for a
-/// database.
+/// Reads counters and charges nothing. Needs the rights `+get +time`, `+select` for a database, and
+/// `+role` behind Sentinels.
 pub struct Reader {
-    pool: Pool,
+    connector: Connector,
+    /// The one connection, kept until it breaks; one reader has it at a time.
+    connection: Mutex<Option<MultiplexedConnection>>,
     patience: Duration,
 }
 
@@ -30,16 +31,13 @@ impl Reader {
     /// Creates a reader that connects when it is first used.
     pub fn new(options: &Options) -> Result<Self, Problem> {
         Ok(Self {
-            pool: pool(options, 1)?,
+            connector: Connector::new(options)?,
+            connection: Mutex::new(None),
             patience: options.answer_timeout,
         })
     }
 
     async fn read_now(&self, batch: &Batch) -> Result<Reading, StoreError> {
-        let mut connection = self.pool.get().await.map_err(|error| match error {
-            PoolError::Backend(error) => StoreError::Unavailable(error.to_string()),
-            other => StoreError::Unavailable(other.to_string()),
-        })?;
         let mut commands = Pipeline::with_capacity(batch.charges().len() + 1);
         for charge in batch.charges() {
             commands.cmd("GET").arg(batch.key(charge));
@@ -47,15 +45,7 @@ impl Reader {
         // After the counters, so that none of them lies in its future.
         commands.cmd("TIME");
         let count = batch.charges().len() + 1;
-        let answers = connection.req_packed_commands(&commands, 0, count).await;
-        let mut values = match answers {
-            Ok(values) => values,
-            Err(error) => {
-                // A broken connection does not go back to the pool.
-                let _ = Connection::take(connection);
-                return Err(StoreError::Broken(error.to_string()));
-            }
-        };
+        let mut values = self.ask(&commands, count).await?;
         let now_us = values
             .pop()
             .as_ref()
@@ -68,14 +58,36 @@ impl Reader {
             states: states.collect::<Result<_, _>>()?,
         })
     }
+
+    /// Asks over the kept connection, and if that has ended meanwhile, over a new one.
+    async fn ask(&self, commands: &Pipeline, count: usize) -> Result<Vec<Value>, StoreError> {
+        let mut kept = self.connection.lock().await;
+        if let Some(mut connection) = kept.take()
+            && let Ok(values) = connection.req_packed_commands(commands, 0, count).await
+        {
+            *kept = Some(connection);
+            return Ok(values);
+        }
+        let connecting = self.connector.connect().await;
+        let mut connection = connecting.map_err(StoreError::into_unavailable)?;
+        let values = connection
+            .req_packed_commands(commands, 0, count)
+            .await
+            .map_err(|error| StoreError::Broken(error.to_string()))?;
+        *kept = Some(connection);
+        Ok(values)
+    }
 }
 
 impl Read for Reader {
     fn read<'a>(&'a self, batch: &'a Batch) -> Reads<'a> {
         Box::pin(async move {
-            timeout(self.patience * 4, self.read_now(batch))
-                .await
-                .unwrap_or(Err(StoreError::Deadline))
+            timeout(
+                self.patience * 4 + self.connector.patience(),
+                self.read_now(batch),
+            )
+            .await
+            .unwrap_or(Err(StoreError::Deadline))
         })
     }
 }

@@ -79,6 +79,12 @@ pub fn is_missing_script(value: &Value) -> bool {
     matches!(value, Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript))
 }
 
+/// Whether the server is a replica, and so takes no charges: after a failover, or behind a name
+/// that has moved.
+pub fn is_read_only(value: &Value) -> bool {
+    matches!(value, Value::ServerError(error) if error.kind() == Some(ServerErrorKind::ReadOnly))
+}
+
 /// The script's reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScriptReply {

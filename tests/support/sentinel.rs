@@ -1,0 +1,90 @@
+//! A primary, its replicas, and the Sentinels that watch them.
+
+use std::time::{Duration, Instant};
+
+use super::redis::Redis;
+
+/// The name under which the Sentinels know the primary.
+pub const NAME: &str = "mymaster";
+
+/// Three servers, of which one is the primary, and three Sentinels.
+pub struct Sentinels {
+    pub servers: Vec<Redis>,
+    pub sentinels: Vec<Redis>,
+}
+
+impl Sentinels {
+    /// Starts all of them, and waits until the Sentinels know everybody. Servers and Sentinels have
+    /// passwords of their own, if any are given.
+    pub fn start(passwords: Option<(&str, &str)>) -> Self {
+        let login = |password: &str| {
+            ["--requirepass", password, "--masterauth", password].map(str::to_owned)
+        };
+        let server_args: Vec<String> = passwords
+            .map(|(servers, _)| login(servers).to_vec())
+            .unwrap_or_default();
+        let start = |more: &[String]| {
+            let args: Vec<&str> = server_args.iter().chain(more).map(String::as_str).collect();
+            Redis::start_with(&args, passwords.map(|(servers, _)| servers))
+        };
+        let primary = start(&[]);
+        let port = primary.port().to_string();
+        let of_primary = ["--replicaof".to_owned(), format!("127.0.0.1 {port}")];
+        let servers = vec![primary, start(&of_primary), start(&of_primary)];
+        let mut conf = format!(
+            "sentinel monitor {NAME} 127.0.0.1 {port} 2\n\
+             sentinel down-after-milliseconds {NAME} 500\n\
+             sentinel failover-timeout {NAME} 2000\n"
+        );
+        if let Some((servers, sentinels)) = passwords {
+            conf += &format!(
+                "sentinel auth-pass {NAME} {servers}\n\
+                 requirepass {sentinels}\nsentinel sentinel-pass {sentinels}\n"
+            );
+        }
+        let password = passwords.map(|(_, sentinels)| sentinels);
+        let sentinels: Vec<Redis> = (0..3).map(|_| Redis::sentinel(&conf, password)).collect();
+        let all = Self { servers, sentinels };
+        all.until("they know each other", || {
+            all.sentinels.iter().all(|sentinel| {
+                let seen = sentinel.cli(&["SENTINEL", "MASTER", NAME]);
+                let words: Vec<&str> = seen.lines().collect();
+                let value = |name: &str| {
+                    let at = words.iter().position(|word| *word == name)?;
+                    words.get(at + 1).copied()
+                };
+                value("num-slaves") == Some("2") && value("num-other-sentinels") == Some("2")
+            })
+        });
+        all
+    }
+
+    /// `HOST:PORT` of each Sentinel.
+    pub fn hosts(&self) -> String {
+        let hosts = self.sentinels.iter();
+        let hosts: Vec<String> = hosts.map(|s| format!("127.0.0.1:{}", s.port())).collect();
+        hosts.join(",")
+    }
+
+    /// The position of the server that the first Sentinel which runs calls the primary.
+    pub fn primary(&self) -> usize {
+        let answer = self.sentinels[0].cli(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME]);
+        let port: u16 = answer.lines().nth(1).unwrap().parse().unwrap();
+        let mut servers = self.servers.iter();
+        servers.position(|server| server.port() == port).unwrap()
+    }
+
+    /// Waits until another server than `old` is the primary.
+    pub fn until_another_than(&self, old: usize) -> usize {
+        self.until("another primary", || self.primary() != old);
+        self.primary()
+    }
+
+    fn until(&self, what: &str, is_so: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(40);
+        while !is_so() {
+            assert!(Instant::now() < deadline, "not within 40 s: {what}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
