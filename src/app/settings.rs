@@ -43,5 +43,5 @@ pub enum StoreSettings {
     /// In this process.
     Memory,
     /// In Redis.
-    Redis(redis::Options),
+    Redis(Box<redis::Options>),
 }

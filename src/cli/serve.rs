@@ -161,7 +161,7 @@ fn store(
         (_, Some(mut options)) => {
             options.lanes = usize::from(lanes);
             options.answer_timeout = ANSWER_TIMEOUT.0.max(deadline * ANSWER_TIMEOUT.1);
-            Ok(StoreSettings::Redis(options))
+            Ok(StoreSettings::Redis(Box::new(options)))
         }
         (Some(StoreKind::Redis), None) => Err(Failure::Usage(Problem::new(
             "--store redis needs a URL",

@@ -2,8 +2,10 @@
 
 use std::{fs, sync::Arc, time::Duration};
 
+use clap::Parser as _;
 use tokio::time::Instant;
 use tollgate::{
+    cli::Cli,
     limit::{Algorithm, Limit},
     store::{
         Batch, ENFORCED, Store as _, StoreError,
@@ -246,4 +248,25 @@ async fn what_is_wrong_with_sentinels_is_said() {
     let mut options = Options::parse(&url).unwrap();
     options.sentinel.password_file = Some(file);
     reason(&options, "knows no primary called \"other\"").await;
+}
+
+#[test]
+fn every_example_in_the_document_is_a_way_to_redis() {
+    let document = include_str!("../../docs/redis.md");
+    let lines = document
+        .lines()
+        .filter(|line| line.starts_with("tollgate serve "));
+    let mut count = 0;
+    for line in lines {
+        let words: Vec<&str> = line.split(' ').collect();
+        Cli::try_parse_from(&words).unwrap_or_else(|error| panic!("{line}: {error}"));
+        let url = words
+            .iter()
+            .position(|word| *word == "--redis-url")
+            .unwrap()
+            + 1;
+        Options::parse(words[url]).unwrap_or_else(|problem| panic!("{line}: {problem}"));
+        count += 1;
+    }
+    assert!(count >= 7, "{count}");
 }

@@ -167,7 +167,7 @@ impl Server {
 
 fn one(url: &str) -> Result<ConnectionInfo, Problem> {
     url.into_connection_info()
-        .map_err(|error| invalid(&error.category().to_string()))
+        .map_err(|error| invalid(error.category()))
 }
 
 fn invalid(why: &str) -> Problem {
