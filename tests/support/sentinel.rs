@@ -37,15 +37,15 @@ impl Sentinels {
              sentinel failover-timeout {NAME} 2000\n"
         );
         if let Some((servers, sentinels)) = passwords {
-            conf += &format!(
-                "sentinel auth-pass {NAME} {servers}\n\
-                 requirepass {sentinels}\nsentinel sentinel-pass {sentinels}\n"
-            );
+            conf.extend([
+                format!("sentinel auth-pass {NAME} {servers}\n"),
+                format!("requirepass {sentinels}\nsentinel sentinel-pass {sentinels}\n"),
+            ]);
         }
         let password = passwords.map(|(_, sentinels)| sentinels);
         let sentinels: Vec<Redis> = (0..3).map(|_| Redis::sentinel(&conf, password)).collect();
         let all = Self { servers, sentinels };
-        all.until("they know each other", || {
+        until("they know each other", || {
             all.sentinels.iter().all(|sentinel| {
                 let seen = sentinel.cli(&["SENTINEL", "MASTER", NAME]);
                 let words: Vec<&str> = seen.lines().collect();
@@ -76,15 +76,15 @@ impl Sentinels {
 
     /// Waits until another server than `old` is the primary.
     pub fn until_another_than(&self, old: usize) -> usize {
-        self.until("another primary", || self.primary() != old);
+        until("another primary", || self.primary() != old);
         self.primary()
     }
+}
 
-    fn until(&self, what: &str, is_so: impl Fn() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(40);
-        while !is_so() {
-            assert!(Instant::now() < deadline, "not within 40 s: {what}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(40);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not within 40 s: {what}");
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
