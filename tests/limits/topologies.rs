@@ -169,7 +169,7 @@ fn behind(sentinels: &Sentinels, login: &str) -> Options {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failover_is_followed() {
-    let mut all = Sentinels::start(None);
+    let mut all = Sentinels::start(None).await;
     let options = behind(&all, "");
     let store = Arc::new(start(&options));
     let reader = Reader::new(&options).unwrap();
@@ -182,7 +182,7 @@ async fn a_failover_is_followed() {
     let old = all.primary();
     all.servers[old].kill();
     all.sentinels[2].kill();
-    let new = all.until_another_than(old);
+    let new = all.until_another_than(old).await;
     until_it_charges(&store, &batch).await;
     eventually("counters are read", async || {
         reader.read(&batch).await.is_ok()
@@ -195,7 +195,7 @@ async fn a_failover_is_followed() {
 /// The old primary stays up, as a replica: it answers, and must not be asked.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_demoted_primary_is_left() {
-    let all = Sentinels::start(Some(("server", "sentinel")));
+    let all = Sentinels::start(Some(("server", "sentinel"))).await;
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| {
         let file = folder.path().join(name);
@@ -212,7 +212,7 @@ async fn a_demoted_primary_is_left() {
 
     let old = all.primary();
     assert_eq!(all.sentinels[0].cli(&["SENTINEL", "FAILOVER", NAME]), "OK");
-    let new = all.until_another_than(old);
+    let new = all.until_another_than(old).await;
     until_it_charges(&store, &batch).await;
     let role = all.servers[new].cli(&["ROLE"]);
     assert!(role.starts_with("master"), "{role}");
@@ -239,7 +239,7 @@ async fn a_replica_is_asked_again_until_it_is_the_primary() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_with_sentinels_is_said() {
-    let all = Sentinels::start(Some(("server", "sentinel")));
+    let all = Sentinels::start(Some(("server", "sentinel"))).await;
     reason(&behind(&all, ":server@"), "Sentinel").await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("password");

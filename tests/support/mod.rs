@@ -30,10 +30,15 @@ use std::{
 };
 
 /// Polls until the condition holds; fails after 20 seconds.
-pub async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+pub async fn eventually(what: &str, is_so: impl AsyncFnMut() -> bool) {
+    within(Duration::from_secs(20), what, is_so).await;
+}
+
+/// Polls until the condition holds; fails after `patience`.
+pub async fn within(patience: Duration, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + patience;
     while !is_so().await {
-        assert!(Instant::now() < deadline, "not within 20 s: {what}");
+        assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -1,11 +1,14 @@
 //! A primary, its replicas, and the Sentinels that watch them.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::redis::Redis;
+use super::{redis::Redis, within};
 
 /// The name under which the Sentinels know the primary.
 pub const NAME: &str = "mymaster";
+
+/// Sentinels look around every ten seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Three servers, of which one is the primary, and three Sentinels.
 pub struct Sentinels {
@@ -16,7 +19,7 @@ pub struct Sentinels {
 impl Sentinels {
     /// Starts all of them, and waits until the Sentinels know everybody. Servers and Sentinels have
     /// passwords of their own, if any are given.
-    pub fn start(passwords: Option<(&str, &str)>) -> Self {
+    pub async fn start(passwords: Option<(&str, &str)>) -> Self {
         let login = |password: &str| {
             ["--requirepass", password, "--masterauth", password].map(str::to_owned)
         };
@@ -45,7 +48,7 @@ impl Sentinels {
         let password = passwords.map(|(_, sentinels)| sentinels);
         let sentinels: Vec<Redis> = (0..3).map(|_| Redis::sentinel(&conf, password)).collect();
         let all = Self { servers, sentinels };
-        until("they know each other", || {
+        within(PATIENCE, "they know each other", async || {
             all.sentinels.iter().all(|sentinel| {
                 let seen = sentinel.cli(&["SENTINEL", "MASTER", NAME]);
                 let words: Vec<&str> = seen.lines().collect();
@@ -55,7 +58,8 @@ impl Sentinels {
                 };
                 value("num-slaves") == Some("2") && value("num-other-sentinels") == Some("2")
             })
-        });
+        })
+        .await;
         all
     }
 
@@ -75,16 +79,8 @@ impl Sentinels {
     }
 
     /// Waits until another server than `old` is the primary.
-    pub fn until_another_than(&self, old: usize) -> usize {
-        until("another primary", || self.primary() != old);
+    pub async fn until_another_than(&self, old: usize) -> usize {
+        within(PATIENCE, "another primary", async || self.primary() != old).await;
         self.primary()
-    }
-}
-
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(40);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "not within 40 s: {what}");
-        std::thread::sleep(Duration::from_millis(50));
     }
 }
