@@ -160,6 +160,7 @@ fn store(
         (Some(StoreKind::Memory), _) | (None, None) => Ok(StoreSettings::Memory),
         (_, Some(mut options)) => {
             options.lanes = usize::from(lanes);
+            options.deadline = deadline;
             options.answer_timeout = ANSWER_TIMEOUT.0.max(deadline * ANSWER_TIMEOUT.1);
             Ok(StoreSettings::Redis(Box::new(options)))
         }

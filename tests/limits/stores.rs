@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -809,4 +809,79 @@ async fn redis_errors_are_reported_with_a_hint() {
         error.to_string().contains("was not written by tollgate"),
         "{error}"
     );
+}
+
+/// With Redis hanging, only the first few checks wait for their deadline.
+#[tokio::test]
+async fn a_run_of_late_checks_ends_the_waiting_for_all() {
+    let redis = Redis::start();
+    let mut options = Options::parse(&redis.url()).unwrap();
+    options.lanes = 2;
+    // No lane gives its connection up during this test.
+    options.answer_timeout = PATIENCE * 10;
+    let changes: Arc<Mutex<Vec<String>>> = Arc::default();
+    let log = Arc::clone(&changes);
+    let store = RedisStore::start(
+        &options,
+        Box::new(move |change| {
+            let text = change.map_or_else(ToString::to_string, |()| "up".to_owned());
+            log.lock().unwrap().push(text);
+        }),
+    )
+    .unwrap();
+    assert!(store.connected_within(PATIENCE).await);
+    let batches: Vec<Batch> = (0..10)
+        .map(|i| {
+            batch(&[(
+                &format!("k{i}"),
+                limit(Algorithm::FixedWindow, 100),
+                ENFORCED,
+            )])
+        })
+        .collect();
+    redis.pause();
+    let mut kinds = Vec::new();
+    for batch in &batches {
+        let charging = store.charge(batch, Instant::now() + options.deadline);
+        kinds.push(charging.await.unwrap_err().kind().as_str());
+    }
+    let expected = [["deadline"; 3].as_slice(), &["unavailable"; 7]].concat();
+    assert_eq!(kinds, expected, "whichever lane they would have gone to");
+
+    redis.unpause();
+    eventually("the breaker closes", async || {
+        let charging = store.charge(&batches[0], Instant::now() + PATIENCE);
+        charging.await.is_ok()
+    })
+    .await;
+    let changes = changes.lock().unwrap();
+    assert!(
+        changes.iter().any(|change| change.contains("hangs")),
+        "{changes:?}"
+    );
+    assert_eq!(
+        changes.last().map(String::as_str),
+        Some("up"),
+        "{changes:?}"
+    );
+}
+
+/// A client whose proxy passes its headers on can choose how long a check may take.
+#[tokio::test]
+async fn a_check_with_less_time_says_nothing_about_redis() {
+    let redis = Redis::start();
+    let mut options = Options::parse(&redis.url()).unwrap();
+    options.deadline = PATIENCE;
+    options.answer_timeout = PATIENCE * 10;
+    let store = RedisStore::start(&options, Box::new(|_| {})).unwrap();
+    assert!(store.connected_within(PATIENCE).await);
+    let batch = batch(&[("k", limit(Algorithm::FixedWindow, 100), ENFORCED)]);
+    redis.pause();
+    for _ in 0..10 {
+        let soon = Instant::now() + Duration::from_millis(10);
+        let error = store.charge(&batch, soon).await.unwrap_err();
+        assert_eq!(error.kind().as_str(), "deadline");
+    }
+    redis.unpause();
+    charge(&store, &batch).await;
 }

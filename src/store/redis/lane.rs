@@ -69,6 +69,9 @@ pub(super) struct Patience {
 /// The most checks in one pipeline: it bounds how long the first of them waits for the last.
 const MAX_PIPELINE: usize = 256;
 
+/// Called for each reply of Redis, and when a connection was made.
+pub(super) type OnReply = Arc<dyn Fn() + Send + Sync>;
+
 /// Called when a lane gains (`Ok`) or loses (`Err`) its connection.
 pub(super) type OnChange = Arc<dyn Fn(Result<(), &StoreError>) + Send + Sync>;
 
@@ -77,6 +80,7 @@ pub(super) struct Lane {
     pub(super) patience: Patience,
     pub(super) connected: Arc<AtomicBool>,
     pub(super) on_change: OnChange,
+    pub(super) on_reply: OnReply,
     pub(super) time: Arc<RedisTime>,
 }
 
@@ -87,6 +91,7 @@ impl Lane {
         while let Some(mut connection) = self.connect(&mut queue, &mut reason).await {
             self.connected.store(true, Ordering::Relaxed);
             (self.on_change)(Ok(()));
+            (self.on_reply)();
             let ended = self.serve(&mut connection, &mut queue).await;
             self.connected.store(false, Ordering::Relaxed);
             drop(connection);
@@ -250,7 +255,10 @@ impl Lane {
     ) -> Result<Vec<Value>, StoreError> {
         let sent = connection.req_packed_commands(pipeline, 0, answers);
         match timeout(self.patience.answer, sent).await {
-            Ok(Ok(values)) if values.len() == answers => Ok(values),
+            Ok(Ok(values)) if values.len() == answers => {
+                (self.on_reply)();
+                Ok(values)
+            }
             Ok(Ok(values)) => Err(StoreError::Broken(format!(
                 "{} answers to {answers} commands",
                 values.len()

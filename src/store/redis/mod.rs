@@ -1,5 +1,6 @@
 //! Counters in Redis: one script call per check, sent over a few long-lived lanes.
 
+mod breaker;
 mod connect;
 mod lane;
 mod options;
@@ -19,10 +20,11 @@ use std::{
 use foldhash::fast::RandomState;
 use tokio::{
     sync::{Notify, mpsc, oneshot},
-    time::Instant,
+    time::{Instant, timeout_at},
 };
 
 use self::{
+    breaker::Breaker,
     connect::Connector,
     lane::{Job, Lane, Patience},
     time::RedisTime,
@@ -46,6 +48,8 @@ pub struct RedisStore {
     reader: Reader,
     hasher: RandomState,
     connectivity: Arc<Connectivity>,
+    /// How long a check has waited that is late.
+    deadline: Duration,
     time: Arc<RedisTime>,
 }
 
@@ -82,6 +86,10 @@ impl RedisStore {
                     connector: connector.clone(),
                     patience,
                     connected: Arc::clone(&connected),
+                    on_reply: {
+                        let connectivity = Arc::clone(&connectivity);
+                        Arc::new(move || connectivity.replied())
+                    },
                     on_change: Arc::new(move |change| connectivity.changed(index, change)),
                     time: Arc::clone(&time),
                 };
@@ -94,6 +102,7 @@ impl RedisStore {
             reader,
             hasher: RandomState::default(),
             connectivity,
+            deadline: options.deadline,
             time,
         })
     }
@@ -134,7 +143,11 @@ impl RedisStore {
 impl Store for RedisStore {
     fn charge<'a>(&'a self, batch: &'a Batch, deadline: Instant) -> Charging<'a> {
         Box::pin(async move {
+            if self.connectivity.breaker.is_open() {
+                return Err(self.connectivity.reason());
+            }
             let lane = self.lane(batch)?;
+            let asked = Instant::now();
             let (reply, answer) = oneshot::channel();
             let job = Job {
                 cmd: script::command("EVALSHA", &script::SHA, batch),
@@ -145,11 +158,19 @@ impl Store for RedisStore {
             lane.queue
                 .try_send(job)
                 .map_err(|_| StoreError::Overloaded)?;
-            let verdict = answer.await.unwrap_or_else(|_| {
-                Err(StoreError::Broken(
+            let verdict = match timeout_at(deadline, answer).await {
+                Ok(Ok(verdict)) => verdict,
+                Ok(Err(_)) => Err(StoreError::Broken(
                     "the connection of the check was closed".to_owned(),
-                ))
-            });
+                )),
+                Err(_) => {
+                    // A proxy may wait less than we would; that says nothing about Redis.
+                    if asked.elapsed() >= self.deadline {
+                        self.connectivity.late();
+                    }
+                    Err(StoreError::Deadline)
+                }
+            };
             self.connectivity.answered(verdict.as_ref().err());
             verdict
         })
@@ -174,6 +195,7 @@ impl Read for RedisStore {
 /// whole, not of each lane and each check.
 struct Connectivity {
     state: Mutex<ConnectivityState>,
+    breaker: Breaker,
     /// Whether Redis refused a check lately; spares [`Connectivity::answered`] the lock.
     refusing: AtomicBool,
     on_change: OnChange,
@@ -184,6 +206,8 @@ struct ConnectivityState {
     up: Vec<bool>,
     reason: StoreError,
     refused: Option<(Instant, StoreError)>,
+    /// Why the breaker is open, if it is.
+    hangs: Option<StoreError>,
     /// What was reported last: that Redis serves, or why not.
     reported: Option<Result<(), String>>,
     /// Keeps changing reasons from flooding the log.
@@ -203,9 +227,11 @@ impl Connectivity {
                 up: vec![false; lanes],
                 reason: StoreError::Unavailable("no connection yet".to_owned()),
                 refused: None,
+                hangs: None,
                 reported: None,
                 pause: Throttle::new(REPORT_PAUSE),
             }),
+            breaker: Breaker::default(),
             refusing: AtomicBool::new(false),
             on_change,
             reached: Notify::new(),
@@ -224,6 +250,29 @@ impl Connectivity {
         if change.is_ok() {
             self.reached.notify_waiters();
         }
+    }
+
+    /// A check was late.
+    fn late(&self) {
+        if self.breaker.late() {
+            self.breaker_moved();
+        }
+    }
+
+    /// Redis has replied, whatever it said.
+    fn replied(&self) {
+        if self.breaker.replied() {
+            self.breaker_moved();
+        }
+    }
+
+    /// The breaker opened or closed. It may have moved again since: what counts is how it is now.
+    fn breaker_moved(&self) {
+        let mut state = self.lock();
+        let hangs = || "redis hangs: several checks in a row were late".to_owned();
+        let open = self.breaker.is_open();
+        state.hangs = open.then(|| StoreError::Unavailable(hangs()));
+        self.report(&mut state);
     }
 
     /// A check was answered, by a decision or by an error.
@@ -255,6 +304,7 @@ impl Connectivity {
     fn report(&self, state: &mut ConnectivityState) {
         let serves = match &state.refused {
             _ if !state.up.contains(&true) => Err(&state.reason),
+            _ if state.hangs.is_some() => state.hangs.as_ref().map_or(Ok(()), Err),
             Some((_, error)) => Err(error),
             None => Ok(()),
         };
@@ -278,7 +328,8 @@ impl Connectivity {
     }
 
     fn reason(&self) -> StoreError {
-        self.lock().reason.clone()
+        let state = self.lock();
+        state.hangs.as_ref().unwrap_or(&state.reason).clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, ConnectivityState> {

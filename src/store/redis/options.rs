@@ -19,6 +19,8 @@ pub struct Options {
     pub sentinel: SentinelLogin,
     /// Connections that carry checks. Each is one task; two keep both Redis and two cores busy.
     pub lanes: usize,
+    /// The longest that a check waits. Several in a row that have waited so long open the breaker.
+    pub deadline: Duration,
     /// How long a reply is awaited before the connection counts as broken. Longer than a check's
     /// deadline: a Redis that is slow for a moment need not be reconnected.
     pub answer_timeout: Duration,
@@ -82,6 +84,7 @@ impl Options {
             tls: TlsFiles::default(),
             sentinel: SentinelLogin::default(),
             lanes: 1,
+            deadline: Duration::from_millis(50),
             answer_timeout: Duration::from_millis(250),
         })
     }
