@@ -10,6 +10,7 @@ mod cors;
 mod drain;
 mod examples;
 mod explain;
+mod failover;
 mod junk;
 mod language;
 mod nginx;
