@@ -197,6 +197,13 @@ impl Redis {
         })
     }
 
+    /// What the server calls itself, `master` or `slave`; `None` while Sentinel breaks its
+    /// connections, as it does when it changes that.
+    pub fn role(&self) -> Option<String> {
+        let answer = self.try_cli(&["ROLE"])?;
+        answer.lines().next().map(str::to_owned)
+    }
+
     fn try_cli(&self, args: &[&str]) -> Option<String> {
         let output = Command::new("redis-cli")
             .args(["-p", &self.port.to_string()])

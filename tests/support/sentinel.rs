@@ -34,9 +34,10 @@ impl Sentinels {
         let port = primary.port().to_string();
         let of_primary = ["--replicaof".to_owned(), format!("127.0.0.1 {port}")];
         let servers = vec![primary, start(&of_primary), start(&of_primary)];
+        // Long enough that a busy machine makes no failover that no test asked for.
         let mut conf = format!(
             "sentinel monitor {NAME} 127.0.0.1 {port} 2\n\
-             sentinel down-after-milliseconds {NAME} 500\n\
+             sentinel down-after-milliseconds {NAME} 2000\n\
              sentinel failover-timeout {NAME} 2000\n"
         );
         if let Some((servers, sentinels)) = passwords {
