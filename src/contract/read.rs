@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_check_is_told_apart() {
+    fn what_is_no_check_has_a_fault_of_its_own() {
         for (method, target, fault) in [
             ("GET", "/", Fault::Probe),
             ("CONNECT", "other.test:443", Fault::Tunnel),

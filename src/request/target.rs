@@ -27,7 +27,8 @@ impl PathPolicy {
     /// The path of a request target with the parameters that [`read`](Self::read) cuts, if it cuts
     /// any.
     pub fn with_parameters(self, target: &str) -> Option<String> {
-        let may_have = path_of(target).contains([';', '%']);
+        let path = path_of(target);
+        let may_have = [";", "%3B", "%3b"].iter().any(|mark| path.contains(mark));
         if self.parameters == Parameters::Keep || !may_have {
             return None;
         }

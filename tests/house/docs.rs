@@ -137,7 +137,7 @@ fn the_shipped_proxies_forward_the_headers_that_rules_may_count_on() {
         .map(|name| name.trim().trim_matches('"'))
         .collect();
     assert_eq!(of_haproxy, rulefile::SHIPPED_HEADERS);
-    // Caddy forwards all but those that it is told to leave out.
+    // Caddy forwards all headers but those that its file removes.
     let caddy = read("caddy/Caddyfile");
     assert!(caddy.contains("# Caddy sends all other headers of the client too. Not these:"));
     let left_out: Vec<String> = caddy

@@ -106,7 +106,7 @@ fn agree(target: &str) {
     }
 }
 
-/// Every short path of what segments are told apart by.
+/// Every short path of the characters that matter to segments.
 #[test]
 fn no_short_path_means_two_things() {
     let mut targets = vec!["/".to_owned()];
