@@ -19,8 +19,8 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use http::HeaderMap;
 use tollgate::{
     clock::SystemClock,
+    counter_key::KeySettings,
     engine::{Engine, Options},
-    hash::HashKey,
     limit::{Algorithm, Limit},
     metrics::Metrics,
     request::{Attributes, normal_host, normal_path},
@@ -124,7 +124,7 @@ fn lists(c: &mut Criterion) {
         let list: String = blocks.collect();
         let load = || {
             let context = LoadContext {
-                hash_key: &HashKey::default(),
+                keys: &KeySettings::default(),
                 read: &|_| Ok(list.clone()),
                 list: &|_, _| Ok(Vec::new()),
                 locate: &std::path::Path::to_path_buf,

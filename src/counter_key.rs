@@ -1,10 +1,11 @@
 //! The grammar of keys in the store: how the key of a counter or a ban is put together.
 //!
 //! ```text
-//! counter   = "tollgate:{" rule ":" descriptor "}" ":" algorithm ":" window [ "@" timezone ]
-//! ban       = "tollgate:{" rule ":" descriptor "}" ( ":ban" / ":shadow_ban" )
-//! overflow  = "tollgate:{" rule "}" ":overflow:" algorithm ":" window [ "@" timezone ]
+//! counter   = prefix "{" rule ":" descriptor "}" ":" algorithm ":" window [ "@" timezone ]
+//! ban       = prefix "{" rule ":" descriptor "}" ( ":ban" / ":shadow_ban" )
+//! overflow  = prefix "{" rule "}" ":overflow:" algorithm ":" window [ "@" timezone ]
 //!
+//! prefix     = "tollgate:"                     ; unless --key-prefix says another
 //! descriptor = [ part *( "," part ) ]          ; empty for a rule without `key`
 //! part       = name [ "=" value ]              ; without value: the request has none
 //! ```
@@ -19,10 +20,10 @@
 //! * The names and values of a descriptor's parts are written by [`rules::key`](crate::rules::key);
 //!   everything around them is written here and nowhere else.
 
-use crate::limit::Algorithm;
+use std::{fmt, str::FromStr, sync::Arc};
 
-/// How every key begins, and what `redis-cli --scan --pattern 'tollgate:*'` finds.
-pub const PREFIX: &str = "tollgate:";
+use crate::{hash::HashKey, limit::Algorithm, problem::Problem};
+
 /// How the key of a ban ends.
 pub const BAN_SUFFIX: &str = ":ban";
 /// How the key of a shadow rule's ban ends: enforcing the rule later bans nobody retroactively.
@@ -30,6 +31,60 @@ pub const SHADOW_BAN_SUFFIX: &str = ":shadow_ban";
 /// What an overflow key has in place of a descriptor. It follows the braces, so no descriptor has
 /// it.
 const OVERFLOW: &str = ":overflow";
+
+/// How keys are written. All that share counters must agree on it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KeySettings {
+    /// How every key begins.
+    pub prefix: KeyPrefix,
+    /// The key under which secrets are hashed.
+    pub hash_key: HashKey,
+}
+
+/// How every key begins, and what `redis-cli --scan --pattern 'tollgate:*'` finds.
+///
+/// 1 to 64 characters of graphic ASCII. Braces would be another hash tag, and characters that mean
+/// something in patterns would keep `--scan` and ACL rules from finding the keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyPrefix(Arc<str>);
+
+impl KeyPrefix {
+    /// The longest prefix, in characters.
+    pub const MAX: usize = 64;
+
+    /// The prefix.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for KeyPrefix {
+    fn default() -> Self {
+        Self("tollgate:".into())
+    }
+}
+
+impl fmt::Display for KeyPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for KeyPrefix {
+    type Err = Problem;
+
+    fn from_str(text: &str) -> Result<Self, Problem> {
+        let is_fine = |b: u8| b.is_ascii_graphic() && !br"{}*?[]\^".contains(&b);
+        if (1..=Self::MAX).contains(&text.len()) && text.bytes().all(is_fine) {
+            return Ok(Self(text.into()));
+        }
+        Err(Problem::new(
+            format!("{text:?} cannot begin keys"),
+            "write 1 to 64 letters, digits or signs like : - _ / . (no braces, no blanks, nothing that \
+             means something in patterns), for example tollgate:",
+        ))
+    }
+}
 
 /// `tollgate:{rule:descriptor}`: what all keys of one rule for one client begin with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,9 +96,13 @@ pub struct Subject {
 
 impl Subject {
     /// The subject of a rule; `write` appends the descriptor. Also returns what `write` returned.
-    pub fn new<T>(rule: &str, write: impl FnOnce(&mut String) -> T) -> (Self, T) {
+    pub fn new<T>(
+        prefix: &KeyPrefix,
+        rule: &str,
+        write: impl FnOnce(&mut String) -> T,
+    ) -> (Self, T) {
         let mut text = String::with_capacity(64);
-        text.push_str(PREFIX);
+        text.push_str(&prefix.0);
         text.push('{');
         text.push_str(rule);
         text.push(':');
@@ -76,8 +135,9 @@ pub fn limit_suffix(algorithm: Algorithm, window: &str, timezone: Option<&str>) 
 ///
 /// Clients without a counter of their own share it, one for each rule and limit.
 pub fn overflow(key: &str) -> String {
+    let prefix = key.split_once('{').map_or("", |(prefix, _)| prefix);
     let suffix = key.rsplit_once('}').map_or("", |(_, suffix)| suffix);
-    format!("{PREFIX}{{{}}}{OVERFLOW}{suffix}", rule_of(key))
+    format!("{prefix}{{{}}}{OVERFLOW}{suffix}", rule_of(key))
 }
 
 /// The rule that a key belongs to.
@@ -94,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_subject_and_a_suffix_make_a_key() {
-        let (subject, missing) = Subject::new("data", |out| {
+        let (subject, missing) = Subject::new(&KeyPrefix::default(), "data", |out| {
             out.push_str("client_ip=2001:db8::/64");
             false
         });
@@ -104,7 +164,9 @@ mod tests {
         assert_eq!(format!("{}{suffix}", subject.as_str()), KEY);
         let calendar = limit_suffix(Algorithm::FixedWindow, "day", Some("Europe/Paris"));
         assert_eq!(calendar, ":fixed_window:day@Europe/Paris");
-        assert_eq!(Subject::new("all", |_| ()).0.descriptor(), "");
+        let other: KeyPrefix = "shop/prod:".parse().unwrap();
+        let (all, ()) = Subject::new(&other, "all", |_| ());
+        assert_eq!((all.as_str(), all.descriptor()), ("shop/prod:{all:}", ""));
     }
 
     #[test]
@@ -114,5 +176,23 @@ mod tests {
         assert_eq!(rule_of(&overflow), "data");
         assert_eq!(rule_of(KEY), "data");
         assert_eq!(rule_of("tollgate:{all:}:fixed_window:1s"), "all");
+        assert_eq!(
+            super::overflow("shop:{all:a=1}:fixed_window:1s"),
+            "shop:{all}:overflow:fixed_window:1s"
+        );
+    }
+
+    #[test]
+    fn a_prefix_breaks_neither_slots_nor_patterns() {
+        for prefix in ["t", "tollgate:", "shop/prod.1:", &"p".repeat(64)] {
+            assert_eq!(prefix.parse::<KeyPrefix>().unwrap().as_str(), prefix);
+        }
+        for prefix in ["", "a{b}", "a*", "a b", "ä:", "a\n", &"p".repeat(65)] {
+            let problem = prefix.parse::<KeyPrefix>().unwrap_err();
+            assert!(
+                problem.to_string().contains("cannot begin keys"),
+                "{problem}"
+            );
+        }
     }
 }

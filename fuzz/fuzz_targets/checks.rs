@@ -1,7 +1,6 @@
 //! What must hold of any rule set and any request.
 
 use tollgate::{
-    counter_key::PREFIX,
     hash::MAX_VALUE,
     request::Attributes,
     rules::{LimitAction, Rule, RuleSet, matcher::Params},
@@ -37,7 +36,7 @@ fn keys(
     request: &Attributes<'_>,
     params: &Params<'_>,
 ) {
-    let mut subject = format!("{PREFIX}{{{}:", rule.name);
+    let mut subject = format!("{}{{{}:", set.keys.prefix, rule.name);
     let start = subject.len();
     action
         .descriptor

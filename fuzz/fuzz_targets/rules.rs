@@ -13,7 +13,7 @@ use tollgate::{
     contract::{self, Endpoint},
     engine::{Engine, Options},
     explain::{self, Counters},
-    hash::HashKey,
+    counter_key::KeySettings,
     metrics::Metrics,
     request::{Attributes, parse_ip},
     rulefile::{self, Diagnostic, Diagnostics, LoadContext},
@@ -78,7 +78,7 @@ fuzz_target!(|data: &[u8]| {
         "rules.yaml",
         text,
         LoadContext {
-            hash_key: &HashKey::default(),
+            keys: &KeySettings::default(),
             read: &read,
             list: &|_, _| Ok(vec!["a.yaml".to_owned(), "b.yaml".to_owned()]),
             locate: &Path::to_path_buf,

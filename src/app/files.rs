@@ -3,7 +3,7 @@
 use std::{cell::RefCell, io, path::Path};
 
 use crate::{
-    hash::HashKey,
+    counter_key::KeySettings,
     rulefile::{self, LoadContext, Loaded},
     watch::{self, Digest, Other, Source},
 };
@@ -28,8 +28,8 @@ pub(super) fn as_text(bytes: Vec<u8>) -> io::Result<String> {
 }
 
 /// Compiles the text of the rule file at `path`, and reads the files that it names.
-pub fn load_rules(path: &Path, text: &str, hash_key: &HashKey) -> Loaded {
-    load_noting(path, text, hash_key, &RefCell::default())
+pub fn load_rules(path: &Path, text: &str, keys: &KeySettings) -> Loaded {
+    load_noting(path, text, keys, &RefCell::default())
 }
 
 /// As [`load_rules`]; adds the files that are named, with their digests, to `others`, even if
@@ -37,7 +37,7 @@ pub fn load_rules(path: &Path, text: &str, hash_key: &HashKey) -> Loaded {
 pub(super) fn load_noting(
     path: &Path,
     text: &str,
-    hash_key: &HashKey,
+    keys: &KeySettings,
     others: &RefCell<Vec<Other>>,
 ) -> Loaded {
     let noted = |source: Source| {
@@ -64,7 +64,7 @@ pub(super) fn load_noting(
         path.canonicalize().unwrap_or(path)
     };
     let context = LoadContext {
-        hash_key,
+        keys,
         read: &read,
         list: &list,
         locate: &locate,
@@ -89,7 +89,7 @@ mod tests {
         let text = format!("version: 1\ninclude: [{include}]\n");
         fs::write(at("rules.yaml"), &text).unwrap();
         symlink("rules.yaml", at("rules-link.yaml")).unwrap();
-        let loaded = load_rules(&at(name), &text, &HashKey::default());
+        let loaded = load_rules(&at(name), &text, &KeySettings::default());
         let told = loaded.diagnostics.to_string();
         (loaded, told)
     }

@@ -206,7 +206,7 @@ async fn until(mut stopped: watch::Receiver<bool>) {
 }
 
 fn warn_of_plain_hashes(rules: &RuleSet) {
-    if rules.has_secrets() && !rules.hash_key.is_secret() {
+    if rules.has_secrets() && !rules.keys.hash_key.is_secret() {
         warn!(
             "rules have secrets in their keys, and they are hashed without a key of your own, so whoever sees a hash can guess values against it; set TOLLGATE_HASH_KEY"
         );

@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{
     clock::Clock,
+    counter_key::KeySettings,
     engine::Engine,
-    hash::HashKey,
     health::{Component, Health},
     metrics::Metrics,
     rulefile::Diagnostics,
@@ -29,7 +29,7 @@ use crate::{
 /// Puts new content of the rule file in force, or reports why not.
 pub(super) struct Reloader {
     path: PathBuf,
-    hash_key: HashKey,
+    keys: KeySettings,
     engine: Arc<Engine>,
     metrics: Arc<Metrics>,
     component: Component,
@@ -48,7 +48,7 @@ impl Reloader {
         component.ok();
         Self {
             path: settings.rules.clone(),
-            hash_key: settings.hash_key.clone(),
+            keys: settings.keys.clone(),
             engine: Arc::clone(engine),
             metrics: Arc::clone(metrics),
             component,
@@ -67,7 +67,7 @@ impl Reloader {
             }
         };
         let others = RefCell::new(Vec::new());
-        let load = || load_noting(&self.path, &text, &self.hash_key, &others);
+        let load = || load_noting(&self.path, &text, &self.keys, &others);
         // A panic while loading must not stop later reloads.
         let Ok(loaded) = panic::catch_unwind(AssertUnwindSafe(load)) else {
             self.refuse("tollgate panicked while reading it; this is a bug, please report it");

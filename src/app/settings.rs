@@ -4,8 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use crate::{
     contract::AnswerOptions,
+    counter_key::KeySettings,
     engine,
-    hash::HashKey,
     server::{self, ListenAddr},
     store::redis,
 };
@@ -16,7 +16,7 @@ pub struct Settings {
     /// The rule file.
     pub rules: PathBuf,
     /// The key under which secrets are hashed.
-    pub hash_key: HashKey,
+    pub keys: KeySettings,
     /// The address of the check port.
     pub listen: ListenAddr,
     /// The address of the admin port.

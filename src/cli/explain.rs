@@ -76,7 +76,7 @@ pub(super) async fn run(args: ExplainArgs) -> Result<(), Failure> {
         headers: header_lines(&headers)?,
     };
     let query = query.checked().map_err(usage)?;
-    let set = rules::load_or_fail(&rules.rules, &redis.hash_key())?;
+    let set = rules::load_or_fail(&rules.rules, &redis.keys())?;
     let request = query
         .attributes(set.paths)
         .map_err(|refusal| Failure::Runtime(refusal.explained().into()))?;

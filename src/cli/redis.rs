@@ -10,6 +10,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::Args;
 
 use crate::{
+    counter_key::{KeyPrefix, KeySettings},
     hash::HashKey,
     problem::Problem,
     store::redis::{Options, SentinelLogin, TlsFiles},
@@ -52,6 +53,15 @@ pub(super) struct RedisArgs {
     #[arg(long, env = "TOLLGATE_SENTINEL_PASSWORD_FILE", value_name = "FILE")]
     sentinel_password_file: Option<PathBuf>,
 
+    /// How all keys in Redis begin; the same for all that share counters
+    #[arg(
+        long,
+        env = "TOLLGATE_KEY_PREFIX",
+        value_name = "TEXT",
+        default_value_t = KeyPrefix::default()
+    )]
+    key_prefix: KeyPrefix,
+
     /// The key under which secrets are hashed in Redis and logs; the same for all that share a
     /// Redis
     #[arg(
@@ -74,6 +84,7 @@ impl RedisArgs {
             redis_key,
             sentinel_user,
             sentinel_password_file,
+            key_prefix: _,
             hash_key: _,
         } = self;
         let Some(url) = redis_url.as_deref().filter(|url| !url.is_empty()) else {
@@ -94,10 +105,15 @@ impl RedisArgs {
         Ok(Some(options))
     }
 
-    pub(super) fn hash_key(&self) -> HashKey {
+    /// How keys are written.
+    pub(super) fn keys(&self) -> KeySettings {
         let given = self.hash_key.as_deref();
-        given
+        let hash_key = given
             .filter(|secret| !secret.is_empty())
-            .map_or_else(HashKey::default, |secret| HashKey::new(secret.as_bytes()))
+            .map_or_else(HashKey::default, |secret| HashKey::new(secret.as_bytes()));
+        KeySettings {
+            prefix: self.key_prefix.clone(),
+            hash_key,
+        }
     }
 }

@@ -10,7 +10,7 @@ use clap::Args;
 use super::failure::Failure;
 use crate::{
     app,
-    hash::HashKey,
+    counter_key::KeySettings,
     rulefile::{Diagnostics, Loaded},
     rules::RuleSet,
 };
@@ -29,9 +29,9 @@ pub(super) struct RulesArg {
 }
 
 /// Reads and compiles a rule file and the files that it names.
-pub(super) fn load(file: &Path, hash_key: &HashKey) -> Loaded {
+pub(super) fn load(file: &Path, keys: &KeySettings) -> Loaded {
     match app::read_text(file) {
-        Ok(text) => app::load_rules(file, &text, hash_key),
+        Ok(text) => app::load_rules(file, &text, keys),
         Err(error) => {
             let hint = match error.kind() {
                 io::ErrorKind::InvalidData => "save it in the encoding UTF-8",
@@ -50,8 +50,8 @@ pub(super) fn load(file: &Path, hash_key: &HashKey) -> Loaded {
 }
 
 /// As [`load`]; errors are a failure, and warnings are logged.
-pub(super) fn load_or_fail(file: &Path, hash_key: &HashKey) -> Result<RuleSet, Failure> {
-    let loaded = load(file, hash_key);
+pub(super) fn load_or_fail(file: &Path, keys: &KeySettings) -> Result<RuleSet, Failure> {
+    let loaded = load(file, keys);
     match loaded.set {
         Some(set) => {
             app::log_warnings(&loaded.diagnostics);

@@ -196,7 +196,7 @@ pub(super) fn run(args: ServeArgs) -> Result<(), Failure> {
     let _logging = start_logging(&log_level, log_format)?;
     let settings = Settings {
         rules: rules.rules,
-        hash_key: redis.hash_key(),
+        keys: redis.keys(),
         listen,
         admin,
         store: self::store(store, &redis, redis_lanes, deadline)?,
@@ -216,6 +216,6 @@ pub(super) fn run(args: ServeArgs) -> Result<(), Failure> {
         },
         answers: AnswerOptions { legacy_headers },
     };
-    let rules = rules::load_or_fail(&settings.rules, &settings.hash_key)?;
+    let rules = rules::load_or_fail(&settings.rules, &settings.keys)?;
     block_on(async { Ok(app::serve(settings, rules).await?) })
 }

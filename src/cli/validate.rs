@@ -11,7 +11,7 @@ use super::{
     rules,
 };
 use crate::{
-    hash::HashKey,
+    counter_key::KeySettings,
     rulefile::{Severity, counted},
 };
 
@@ -32,7 +32,7 @@ pub(super) struct ValidateArgs {
 }
 
 pub(super) fn run(args: &ValidateArgs) -> Result<(), Failure> {
-    let loaded = rules::load(&args.file, &HashKey::default());
+    let loaded = rules::load(&args.file, &KeySettings::default());
     let name = args.file.display().to_string();
     let (rule_count, limit_count) = loaded
         .set

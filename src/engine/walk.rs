@@ -157,7 +157,7 @@ impl<'a> Walk<'a> {
     ) -> Effect<'a> {
         let WalkContext { set, request, .. } = context;
         let mode = action.mode;
-        let (subject, is_missing) = Subject::new(&rule.name, |out| {
+        let (subject, is_missing) = Subject::new(&set.keys.prefix, &rule.name, |out| {
             let descriptor = &action.descriptor;
             descriptor.push(out, request, params, set.key_context())
         });

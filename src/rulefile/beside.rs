@@ -5,15 +5,15 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use crate::{hash::HashKey, problem::Problem};
+use crate::{counter_key::KeySettings, problem::Problem};
 
 /// What loading a rule file needs beside its own text.
 ///
 /// Paths are relative to the main rule file's directory.
 #[derive(Clone, Copy)]
 pub struct LoadContext<'a> {
-    /// The key under which secrets are hashed.
-    pub hash_key: &'a HashKey,
+    /// How keys are written.
+    pub keys: &'a KeySettings,
     /// Reads a file.
     pub read: &'a dyn Fn(&Path) -> io::Result<String>,
     /// The names in a directory that match a pattern, sorted.

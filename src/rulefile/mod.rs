@@ -42,7 +42,7 @@ pub use self::{
     diagnostic::{Diagnostic, Diagnostics, Severity, counted},
     lint::SHIPPED_HEADERS,
 };
-use crate::{hash::HashKey, rules::RuleSet};
+use crate::{counter_key::KeySettings, rules::RuleSet};
 
 /// The result of loading a rule file.
 #[derive(Debug)]
@@ -107,7 +107,7 @@ pub fn load(name: &str, text: &str) -> Result<RuleSet, Diagnostics> {
         )
     };
     let context = LoadContext {
-        hash_key: &HashKey::default(),
+        keys: &KeySettings::default(),
         read: &|path| Err(alone(path)),
         list: &|dir, _| Err(alone(dir)),
         locate: &Path::to_path_buf,

@@ -153,7 +153,7 @@ fn a_long_list_of_problems_is_cut_short() {
     }
     let read = |_: &Path| Ok("version: 1\noverrides: [x]\n".to_owned());
     let context = LoadContext {
-        hash_key: &HashKey::default(),
+        keys: &KeySettings::default(),
         read: &read,
         list: &|_, _| Ok(Vec::new()),
         locate: &Path::to_path_buf,
@@ -178,7 +178,7 @@ fn a_file_that_several_rules_name_is_read_once() {
         ))
     };
     let context = LoadContext {
-        hash_key: &HashKey::default(),
+        keys: &KeySettings::default(),
         read: &read,
         list: &|_, _| Ok(Vec::new()),
         locate: &Path::to_path_buf,
@@ -202,7 +202,7 @@ fn an_overrides_file_in_another_encoding_is_reported_with_a_hint() {
         Err(io::Error::new(io::ErrorKind::InvalidData, reason))
     };
     let context = LoadContext {
-        hash_key: &HashKey::default(),
+        keys: &KeySettings::default(),
         read: &read,
         list: &|_, _| Ok(Vec::new()),
         locate: &Path::to_path_buf,
@@ -249,7 +249,7 @@ fn load_files(files: &[(&str, &str)]) -> Loaded {
         names
     };
     let context = LoadContext {
-        hash_key: &HashKey::default(),
+        keys: &KeySettings::default(),
         read: &|path| text(path).ok_or_else(|| io::ErrorKind::NotFound.into()),
         list: &|dir, pattern| Ok(names(dir, pattern)),
         locate: &Path::to_path_buf,
@@ -307,7 +307,7 @@ rules:
 ";
     let reads = std::cell::Cell::new(0);
     let context = LoadContext {
-        hash_key: &HashKey::default(),
+        keys: &KeySettings::default(),
         read: &|path| match path.to_str() {
             Some("teams/a.yaml") => Ok(team.to_owned()),
             Some("teams/bots.txt") => {
@@ -450,7 +450,7 @@ fn included_files_are_bounded_in_number_length_and_depth() {
         ))
     };
     let context = LoadContext {
-        hash_key: &HashKey::default(),
+        keys: &KeySettings::default(),
         read: &endless,
         list: &|_, _| Ok(Vec::new()),
         locate: &Path::to_path_buf,

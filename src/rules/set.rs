@@ -7,7 +7,7 @@ use super::{
     matcher::{Named, Params},
 };
 use crate::{
-    hash::HashKey,
+    counter_key::KeySettings,
     request::{Attributes, ClientIpPolicy, PathPolicy},
 };
 
@@ -20,8 +20,8 @@ pub struct RuleSet {
     pub client_ip: ClientIpPolicy,
     /// How paths are read.
     pub paths: PathPolicy,
-    /// The key under which secrets are hashed.
-    pub hash_key: HashKey,
+    /// How keys are written.
+    pub keys: KeySettings,
     index: Index,
 }
 
@@ -31,7 +31,7 @@ impl PartialEq for RuleSet {
         self.rules == other.rules
             && self.client_ip == other.client_ip
             && self.paths == other.paths
-            && self.hash_key == other.hash_key
+            && self.keys == other.keys
     }
 }
 
@@ -43,14 +43,14 @@ impl RuleSet {
         rules: Vec<Rule>,
         client_ip: ClientIpPolicy,
         paths: PathPolicy,
-        hash_key: HashKey,
+        keys: KeySettings,
     ) -> Self {
         Self {
             index: Index::new(&rules),
             rules,
             client_ip,
             paths,
-            hash_key,
+            keys,
         }
     }
 
@@ -72,7 +72,7 @@ impl RuleSet {
     pub fn key_context(&self) -> key::Context<'_> {
         key::Context {
             client_ip: &self.client_ip,
-            hash_key: &self.hash_key,
+            hash_key: &self.keys.hash_key,
         }
     }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 use clap::CommandFactory as _;
 use tollgate::{
     cli::Cli,
-    hash::HashKey,
+    counter_key::KeySettings,
     metrics::{FallbackMode, Metrics, StoreFailure},
     rulefile,
 };
@@ -60,7 +60,7 @@ fn every_rule_file_in_the_documents_is_valid() {
                     document,
                     if is_overrides { beside } else { &block },
                     rulefile::LoadContext {
-                        hash_key: &HashKey::default(),
+                        keys: &KeySettings::default(),
                         // A file that is included has one rule.
                         read: &|path| match path.file_stem().and_then(|name| name.to_str()) {
                             Some(name @ ("search" | "last")) => {

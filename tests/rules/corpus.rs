@@ -13,7 +13,7 @@ use std::{
 };
 
 use tollgate::{
-    hash::HashKey,
+    counter_key::KeySettings,
     rulefile::{self, LoadContext, Loaded, Severity},
     watch,
 };
@@ -48,7 +48,7 @@ fn cases(folder: &str) -> Vec<Case> {
 fn load(folder: &str, name: &str, text: String) -> Case {
     let folder = Path::new("tests/corpus").join(folder);
     let surroundings = LoadContext {
-        hash_key: &HashKey::default(),
+        keys: &KeySettings::default(),
         read: &|beside| fs::read_to_string(folder.join(beside)),
         list: &|dir, pattern| watch::names(&folder.join(dir), pattern),
         locate: &Path::to_path_buf,

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use tokio::runtime::Builder;
 use tollgate::{
+    counter_key::KeySettings,
     engine::trace::{ExplainRequest, RuleResult, explain},
     hash::HashKey,
     request::{Attributes, Scheme},
@@ -122,7 +123,7 @@ fn load(text: &str) -> RuleSet {
         _ => Err(io::ErrorKind::NotFound.into()),
     };
     let context = LoadContext {
-        hash_key: &HashKey::default(),
+        keys: &KeySettings::default(),
         read: &list,
         list: &|_, _| Ok(Vec::new()),
         locate: &Path::to_path_buf,

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use jsonschema::{ValidationError, error::ValidationErrorKind};
 use serde_json::Value;
-use tollgate::{hash::HashKey, rulefile};
+use tollgate::{counter_key::KeySettings, rulefile};
 
 fn validator() -> jsonschema::Validator {
     jsonschema::draft202012::new(&rulefile::schema()).unwrap()
@@ -119,7 +119,7 @@ rules:
     // All but `0/m`, which cannot be combined, are also accepted by tollgate.
     let text = text.replace("\"0/m\", ", "").replace("9/month", "9/day");
     let context = rulefile::LoadContext {
-        hash_key: &HashKey::default(),
+        keys: &KeySettings::default(),
         read: &|_| Ok("192.0.2.1\n".to_owned()),
         list: &|_, _| Ok(Vec::new()),
         locate: &Path::to_path_buf,
@@ -132,10 +132,10 @@ rules:
 /// that a regression is noticed.
 #[test]
 fn invalid_files_are_invalid_by_the_schema_where_it_can_tell() {
-    let hash_key = HashKey::default();
+    let keys = KeySettings::default();
     let read = |_: &Path| Err(std::io::Error::other("not here"));
     let surroundings = rulefile::LoadContext {
-        hash_key: &hash_key,
+        keys: &keys,
         read: &read,
         list: &|_, _| Err(std::io::Error::other("not here")),
         locate: &Path::to_path_buf,

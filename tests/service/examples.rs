@@ -506,7 +506,7 @@ fn load(name: &str) -> (RuleSet, String) {
         name,
         &example(name),
         rulefile::LoadContext {
-            hash_key: &tollgate::hash::HashKey::default(),
+            keys: &tollgate::counter_key::KeySettings::default(),
             read: &|path| fs::read_to_string(format!("config/examples/{}", path.display())),
             list: &|_, _| Ok(Vec::new()),
             locate: &std::path::Path::to_path_buf,

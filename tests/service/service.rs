@@ -137,3 +137,37 @@ async fn a_blocked_log_delays_no_check() {
         assert_eq!(connection.ask(&request).await.unwrap().status, 403);
     }
 }
+
+#[tokio::test]
+async fn two_installations_share_a_redis_by_their_prefixes() {
+    let redis = Redis::start();
+    let start = async |args: &[&str]| {
+        let rules = "version: 1\nrules: [{ name: all, match: { path: /** }, limit: 2/day }]\n";
+        let settings = Settings {
+            rules,
+            redis: Some(&redis),
+            args,
+            ..Settings::default()
+        };
+        Tollgate::start(settings).await
+    };
+    let (shop, blog) = (
+        start(&["--key-prefix=shop/prod:"]).await,
+        start(&["--key-prefix", "blog:"]).await,
+    );
+    for left in [1, 0] {
+        assert_eq!(check(&shop).await.remaining().0, left);
+        assert_eq!(check(&blog).await.remaining().0, left);
+    }
+    assert_eq!(check(&shop).await.status, 429);
+    let keys = redis.cli(&["--scan"]);
+    let mut keys: Vec<&str> = keys.lines().collect();
+    keys.sort_unstable();
+    assert_eq!(
+        keys,
+        [
+            "blog:{all:}:sliding_window:86400s",
+            "shop/prod:{all:}:sliding_window:86400s"
+        ]
+    );
+}

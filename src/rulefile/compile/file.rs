@@ -65,7 +65,7 @@ impl Compiler<'_, '_> {
             rules.into_list(),
             self.client_ip,
             self.path_policy,
-            self.context.hash_key.clone(),
+            self.context.keys.clone(),
         ))
     }
 

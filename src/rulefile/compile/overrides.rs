@@ -180,7 +180,7 @@ impl Compiler<'_, '_> {
         let mut key = String::new();
         let context = Context {
             client_ip: &self.client_ip,
-            hash_key: self.context.hash_key,
+            hash_key: &self.context.keys.hash_key,
         };
         for (part, value) in parts.iter().zip(values) {
             let text = value.value.as_ref()?;

@@ -338,7 +338,7 @@ rules:
   - { name: b, match: { path: /b, client_ip: { file: b.txt } }, limit: 1/s }
 ";
         let context = rulefile::LoadContext {
-            hash_key: &crate::hash::HashKey::default(),
+            keys: &crate::counter_key::KeySettings::default(),
             read: &|_| Ok("192.0.2.1\n".to_owned()),
             list: &|_, _| Ok(Vec::new()),
             locate: &std::path::Path::to_path_buf,

@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderValue};
 
 use super::*;
 use crate::{
-    hash::HashKey,
+    counter_key::KeySettings,
     request::{Attributes, Scheme},
     rulefile::{LoadContext, load_with},
 };
@@ -51,7 +51,7 @@ fn matcher_of(action: &str, conditions: &str) -> Matcher {
     let text =
         format!("version: 1\nrules:\n  - {{ name: x, match: {conditions}, action: {action} }}\n");
     let context = LoadContext {
-        hash_key: &HashKey::default(),
+        keys: &KeySettings::default(),
         read: &list,
         list: &|_, _| Ok(Vec::new()),
         locate: &Path::to_path_buf,

@@ -145,10 +145,12 @@ pub fn refused(error: &RedisError) -> StoreError {
         ErrorKind::AuthenticationFailed => " (check user and password in --redis-url)",
         _ => match error.code() {
             Some("NOPERM") => {
-                " (the Redis user needs +evalsha +script|load +time +get +set +ping (and +select for a database) on ~tollgate:*)"
+                " (the Redis user needs +evalsha +script|load +time +get +set +ping (and +select for a database) on the keys of --key-prefix)"
             }
             Some("OOM") => " (Redis is out of memory: raise maxmemory)",
-            Some("WRONGTYPE") => " (a key under tollgate: was not written by tollgate: remove it)",
+            Some("WRONGTYPE") => {
+                " (a key under --key-prefix was not written by tollgate: remove it)"
+            }
             _ => "",
         },
     };
