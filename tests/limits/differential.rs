@@ -464,7 +464,13 @@ fn a_counter_that_tollgate_did_not_write_is_an_error_and_not_a_free_pass() {
             let mut batch = Batch::default();
             let limit = Limit::new(algorithm, 5, 60_000_000, None).unwrap();
             batch.push(limit, 1, ENFORCED, |key| key.push_str(set[1]));
-            let command = script::command("EVAL", script::SOURCE, &batch);
+            let command = script::command(
+                "EVAL",
+                script::SOURCE,
+                &batch,
+                batch.charges().iter(),
+                script::Mode::Charge,
+            );
             let error = runtime
                 .block_on(command.query_async::<Value>(&mut connection))
                 .unwrap_err();

@@ -7,6 +7,7 @@ mod support;
 
 mod bans;
 mod differential;
+mod give_back;
 mod promises;
 mod reference;
 mod stores;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{eventually, redis::Redis};
+use crate::support::{cluster::Cluster, eventually, redis::Redis};
 use tokio::{task::JoinSet, time::Instant};
 use tollgate::{
     clock::{Clock, ManualClock, Ratchet, SystemClock},
@@ -58,9 +58,8 @@ async fn redis_store(redis: &Redis, lanes: usize) -> RedisStore {
     store
 }
 
-/// Runs a test of the suite over both stores. The second argument tells tests apart in a store that
-/// they share.
-async fn on_both<F, Fut>(test: F)
+/// Runs a test of the suite over the store in memory, in one Redis, and in a cluster.
+async fn on_all<F, Fut>(test: F)
 where
     F: Fn(Arc<dyn Store>) -> Fut,
     Fut: Future<Output = ()>,
@@ -68,11 +67,21 @@ where
     test(Arc::new(memory(1_000, Arc::new(SystemClock::new())))).await;
     let redis = Redis::start();
     test(Arc::new(redis_store(&redis, 2).await)).await;
+    // One node has all slots, and still what is in several slots takes several calls.
+    let cluster = Cluster::start(1, 0).await;
+    test(Arc::new(cluster_store(&cluster).await)).await;
+}
+
+async fn cluster_store(cluster: &Cluster) -> RedisStore {
+    let options = Options::parse(&cluster.url()).unwrap();
+    let store = RedisStore::start(&options, Box::new(|_| {})).unwrap();
+    assert!(store.connected_within(PATIENCE).await);
+    store
 }
 
 #[tokio::test]
 async fn each_algorithm_admits_exactly_its_limit() {
-    on_both(|store| async move {
+    on_all(|store| async move {
         for algorithm in Algorithm::ALL {
             let batch = batch(&[(algorithm.as_str(), limit(algorithm, 5), ENFORCED)]);
             for left in (0..5).rev() {
@@ -95,7 +104,7 @@ async fn each_algorithm_admits_exactly_its_limit() {
 
 #[tokio::test]
 async fn a_request_that_one_limit_denies_charges_none() {
-    on_both(|store| async move {
+    on_all(|store| async move {
         for algorithm in Algorithm::ALL {
             let wide = format!("{algorithm}:wide");
             let narrow = format!("{algorithm}:narrow");
@@ -128,12 +137,12 @@ async fn a_request_that_one_limit_denies_charges_none() {
 
 #[tokio::test]
 async fn a_shadow_rule_neither_denies_nor_charges_what_it_would_have_denied() {
-    on_both(|store| async move {
+    on_all(|store| async move {
         let window = Algorithm::FixedWindow;
         let charges = [
             ("enforced", limit(window, 10), ENFORCED),
-            ("shadow:wide", limit(window, 10), 7),
-            ("shadow:narrow", limit(window, 1), 7),
+            ("{shadow}:wide", limit(window, 10), 7),
+            ("{shadow}:narrow", limit(window, 1), 7),
         ];
         for _ in 0..3 {
             assert!(charge(&*store, &batch(&charges)).await.admitted);
@@ -151,7 +160,7 @@ async fn a_shadow_rule_neither_denies_nor_charges_what_it_would_have_denied() {
 
 #[tokio::test]
 async fn a_denied_request_charges_no_shadow_rule_either() {
-    on_both(|store| async move {
+    on_all(|store| async move {
         let window = Algorithm::FixedWindow;
         let charges = [
             ("full", limit(window, 1), ENFORCED),
@@ -168,7 +177,7 @@ async fn a_denied_request_charges_no_shadow_rule_either() {
 
 #[tokio::test]
 async fn a_changed_limit_acts_at_once_on_what_is_counted() {
-    on_both(|store| async move {
+    on_all(|store| async move {
         for algorithm in Algorithm::ALL {
             let key = algorithm.as_str();
             for _ in 0..5 {
@@ -194,7 +203,7 @@ async fn a_changed_limit_acts_at_once_on_what_is_counted() {
 
 #[tokio::test]
 async fn callers_do_not_share() {
-    on_both(|store| async move {
+    on_all(|store| async move {
         for caller in 0..100 {
             let key = format!("caller:{caller}");
             assert!(
@@ -282,7 +291,7 @@ fn ban_key(caller: &str) -> String {
 
 #[tokio::test]
 async fn a_caller_denied_too_often_is_banned_and_not_charged_meanwhile() {
-    on_both(|store| async move {
+    on_all(|store| async move {
         let batch = with_ban("a", 1, 3, ENFORCED);
         let first = charge(&*store, &batch).await;
         assert!(first.admitted);
@@ -316,7 +325,7 @@ async fn a_caller_denied_too_often_is_banned_and_not_charged_meanwhile() {
 
 #[tokio::test]
 async fn a_ban_counts_what_its_own_limits_deny_and_nothing_else() {
-    on_both(|store| async move {
+    on_all(|store| async move {
         let mut batch = with_ban("a", 10, 1, ENFORCED);
         batch.push(limit(Algorithm::FixedWindow, 1), 1, ENFORCED, |out| {
             out.push_str("another rule's");
@@ -333,7 +342,7 @@ async fn a_ban_counts_what_its_own_limits_deny_and_nothing_else() {
 
 #[tokio::test]
 async fn a_ban_of_a_shadow_rule_denies_nobody() {
-    on_both(|store| async move {
+    on_all(|store| async move {
         let batch = with_ban("a", 1, 2, 7);
         for denials in 0..6 {
             let verdict = charge(&*store, &batch).await;
@@ -352,7 +361,7 @@ fn edges(first: u64) -> Edges {
 
 #[tokio::test]
 async fn a_calendar_window_ends_on_time() {
-    on_both(|store| async move {
+    on_all(|store| async move {
         let today = Calendar::new(Period::Day, "Pacific/Kiritimati").unwrap();
         let edges = today.edges(store.now_us());
         let window = limit(Algorithm::FixedWindow, 2).aligned(edges);
@@ -376,7 +385,7 @@ async fn a_calendar_window_ends_on_time() {
 
 #[tokio::test]
 async fn edges_that_do_not_hold_the_stores_time_charge_nothing_and_teach_it() {
-    on_both(|store| async move {
+    on_all(|store| async move {
         let ours = store.now_us();
         for first in [0, ours - 30 * DAY, ours + DAY] {
             let window = limit(Algorithm::FixedWindow, 1);

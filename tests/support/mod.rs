@@ -9,6 +9,7 @@
 pub mod caddy;
 pub mod certs;
 pub mod client;
+pub mod cluster;
 pub mod envoy;
 pub mod forwarder;
 pub mod haproxy;

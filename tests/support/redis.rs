@@ -204,7 +204,13 @@ impl Redis {
         answer.lines().next().map(str::to_owned)
     }
 
-    fn try_cli(&self, args: &[&str]) -> Option<String> {
+    /// Whether its process has not been killed.
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// As [`cli`](Self::cli); `None` if there is no answer.
+    pub fn try_cli(&self, args: &[&str]) -> Option<String> {
         let output = Command::new("redis-cli")
             .args(["-p", &self.port.to_string()])
             .args(&self.cli_args)

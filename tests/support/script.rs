@@ -4,7 +4,7 @@ use redis::{Value, aio::MultiplexedConnection};
 use tokio::runtime::{Builder, Runtime};
 use tollgate::store::{
     Batch,
-    redis::script::{self, ScriptReply},
+    redis::script::{self, Mode, ScriptReply},
 };
 
 use super::redis::Redis;
@@ -36,10 +36,20 @@ impl Scripted {
 
     /// The reply of the script at `now`.
     pub fn charge(&self, batch: &Batch, now: u64) -> ScriptReply {
-        let mut command = script::command("EVAL", &self.source, batch);
+        let charges = batch.charges().iter();
+        let mut command = script::command("EVAL", &self.source, batch, charges, Mode::Charge);
         command.arg(now);
         let answer: Value = self.query(&command);
         script::decode(answer, batch.charges().len()).unwrap()
+    }
+
+    /// Takes back at `now` what was charged at `charged_at`.
+    pub fn give_back(&self, batch: &Batch, charged_at: u64, now: u64) {
+        let source = inject_clock(script::GIVE_BACK_SOURCE).replace("'XX', 'KEEPTTL'", "'XX'");
+        let charges = batch.charges().iter();
+        let mut command = script::give_back_command("EVAL", &source, batch, charges, charged_at);
+        command.arg(now);
+        let _: Value = self.query(&command);
     }
 
     /// The text of a counter, and how long (milliseconds) the script wants it kept.
@@ -68,21 +78,25 @@ impl Scripted {
 /// The script with two lines replaced: it reads its clock from the last argument, and stores the
 /// time to live of a key beside it instead of setting it (Redis' own clock goes on meanwhile).
 fn with_injected_clock() -> String {
-    let clock = "local time = redis.call('TIME')\nlocal now = time[1] * 1000000 + time[2]";
     let write = "redis.call('SET', KEYS[i], values[i], 'PX', ";
     assert!(
-        script::SOURCE.contains(clock) && script::SOURCE.contains(write),
+        script::SOURCE.contains(write),
         "the script has changed: adapt this"
     );
-    let source = script::SOURCE
-        .replace(clock, "local now = tonumber(ARGV[#ARGV])")
-        .replace(
-            write,
-            "redis.call('MSET', KEYS[i], values[i], KEYS[i] .. ':ttl', ",
-        );
+    let source = inject_clock(script::SOURCE).replace(
+        write,
+        "redis.call('MSET', KEYS[i], values[i], KEYS[i] .. ':ttl', ",
+    );
     assert!(
         !source.contains("'SET'") && !source.contains("'TIME'"),
         "another write or another clock"
     );
     source
+}
+
+/// The script, with its clock read from the last argument.
+fn inject_clock(source: &str) -> String {
+    let clock = "local time = redis.call('TIME')\nlocal now = time[1] * 1000000 + time[2]";
+    assert!(source.contains(clock), "the script has changed: adapt this");
+    source.replace(clock, "local now = tonumber(ARGV[#ARGV])")
 }

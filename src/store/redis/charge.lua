@@ -11,7 +11,8 @@
 --   A bucket gains `tokens` per `period`, a fraction in lowest terms.
 --   A window of the calendar has the edges of three windows for its tokens: "b0 b1 b2 b3" (us).
 --   A ban has: 5, group, how many entries before it are its limits, how many denials begin it,
---   within what time (us), how long it lasts (us), 0.
+--   within what time (us), how long it lasts (us), 1 if a limit that is not among KEYS did not fit.
+--   ARGV may end with "peek": then limits are not charged, whatever fits.
 --
 --   Answer: { admitted 0|1, now (us), then for each limit: fits 0|1, remaining, wait (us) }.
 --           `remaining` of a ban is 1 if it begins now.
@@ -247,6 +248,7 @@ for i = 1, #KEYS do
       if denials == 0 or now >= since + window then
         denials, since = 0, now
       end
+      is_due = ARGV[at + 6] == '1'
       for j = i - cost, i - 1 do
         if answer[3 * j] == 0 then is_due = true end
       end
@@ -333,6 +335,9 @@ if bans then
 end
 if denied and denied['0'] then
   answer[1] = 0
+  return answer
+end
+if ARGV[7 * #KEYS + 1] == 'peek' then
   return answer
 end
 for i = 1, #KEYS do

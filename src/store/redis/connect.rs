@@ -18,6 +18,7 @@ use redis::{
 use tokio::task::{JoinSet, spawn_blocking};
 
 use super::{
+    address::Address,
     options::{Options, Server, TlsFiles},
     script,
 };
@@ -65,6 +66,23 @@ impl Connector {
         })
     }
 
+    /// The nodes of a cluster that are asked for all others.
+    pub(super) fn seeds(&self) -> Vec<Address> {
+        match &self.options.server {
+            Server::Cluster { seeds, .. } => seeds.clone(),
+            Server::One(_) | Server::Sentinel { .. } => Vec::new(),
+        }
+    }
+
+    /// A connector to one node of the cluster.
+    pub(super) fn to(&self, node: &Address) -> Self {
+        let mut connector = self.clone();
+        if let Server::Cluster { node: info, .. } = &self.options.server {
+            connector.options.server = Server::One(at(info, node.host.clone(), node.port));
+        }
+        connector
+    }
+
     /// The longest that an attempt to connect may take.
     pub(super) fn patience(&self) -> Duration {
         self.options.answer_timeout.max(ATTEMPT)
@@ -88,6 +106,9 @@ impl Connector {
                 self.primary(sentinels, service, &primary, certificates)
                     .await
             }
+            Server::Cluster { .. } => Err(StoreError::Unavailable(
+                "of a cluster, one node must be named".to_owned(),
+            )),
         }
     }
 

@@ -28,20 +28,31 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{connect::Connector, script, time::RedisTime};
+use super::{
+    address::Address,
+    connect::Connector,
+    redirect::{Redirect, Undecided},
+    script::{self, ScriptReply},
+    time::RedisTime,
+};
 use crate::jitter::half_to_whole;
-use crate::store::{ChargeResult, StoreError};
+use crate::store::StoreError;
 
-/// A check on its way to Redis.
+/// What Redis said to a job.
+pub(super) type Reply = Result<ScriptReply, Undecided>;
+
+/// A call of a script on its way to Redis.
 pub(super) struct Job {
     pub(super) cmd: Cmd,
     pub(super) charges: usize,
+    /// Whether a node of a cluster is asked for keys that are being moved to it.
+    pub(super) asking: bool,
     pub(super) deadline: Instant,
-    pub(super) reply: oneshot::Sender<Result<ChargeResult, StoreError>>,
+    pub(super) reply: oneshot::Sender<Reply>,
 }
 
 impl Job {
-    fn answer(self, result: Result<ChargeResult, StoreError>) {
+    fn answer(self, result: Reply) {
         // The receiver may be gone: its deadline passed, or the proxy closed the connection.
         let _ = self.reply.send(result);
     }
@@ -82,6 +93,8 @@ pub(super) struct Lane {
     pub(super) on_change: OnChange,
     pub(super) on_reply: OnReply,
     pub(super) time: Arc<RedisTime>,
+    /// The node of a cluster that it belongs to.
+    pub(super) node: Option<Address>,
 }
 
 impl Lane {
@@ -120,7 +133,7 @@ impl Lane {
         loop {
             let attempt = async {
                 let mut connection = self.connector.connect().await?;
-                match load_script(&mut connection).await {
+                match self.load_scripts(&mut connection).await {
                     Ok(()) => Ok(connection),
                     Err(error) => Err(script::refused(&error)),
                 }
@@ -163,7 +176,7 @@ impl Lane {
             };
             if let Err(error) = exchanged {
                 for job in jobs.drain(..) {
-                    job.answer(Err(error.clone()));
+                    job.answer(Err(error.clone().into()));
                 }
                 return Some(error);
             }
@@ -173,7 +186,7 @@ impl Lane {
     async fn probe(&self, connection: &mut MultiplexedConnection) -> Result<(), StoreError> {
         let mut ping = Pipeline::new();
         ping.cmd("PING");
-        self.send(connection, &ping, 1).await.map(drop)
+        self.send(connection, &ping).await.map(drop)
     }
 
     /// Sends the jobs as one pipeline and answers them. After an error, the jobs that are left have
@@ -188,26 +201,38 @@ impl Lane {
         }
         let mut sent = Pipeline::with_capacity(jobs.len());
         for job in &mut *jobs {
+            if job.asking {
+                sent.cmd("ASKING");
+            }
             sent.add_command(std::mem::take(&mut job.cmd));
         }
-        let answers = self.send(connection, &sent, jobs.len()).await?;
+        let mut answers = self.send(connection, &sent).await?.into_iter();
+        let mut cmds = sent.cmd_iter();
         let mut missing = Vec::new();
         let mut demoted = None;
-        for ((job, answer), cmd) in jobs.drain(..).zip(answers).zip(sent.cmd_iter()) {
+        for job in jobs.drain(..) {
+            if job.asking {
+                // The OK to ASKING.
+                answers.next();
+                cmds.next();
+            }
+            let (Some(answer), Some(cmd)) = (answers.next(), cmds.next()) else {
+                continue; // `send` has counted them.
+            };
             if script::is_read_only(&answer) {
-                demoted = self.decode(answer.clone(), job.charges).err();
+                demoted = script::decode(answer.clone(), job.charges).err();
             }
             if script::is_missing_script(&answer) {
                 missing.push((job, cmd.clone()));
             } else {
-                let verdict = self.decode(answer, job.charges);
-                job.answer(verdict);
+                let reply = self.decode(answer, job.charges);
+                job.answer(reply);
             }
         }
         if let Some(error) = demoted {
             // Somebody else is the primary now. Those that are left were not charged.
             for (job, _) in missing {
-                job.answer(Err(error.clone()));
+                job.answer(Err(error.clone().into()));
             }
             return Err(error);
         }
@@ -216,7 +241,7 @@ impl Lane {
         }
         // Redis forgot the script and has not run these: load it, and repeat those that are still
         // wanted.
-        match timeout(self.patience.answer, load_script(connection)).await {
+        match timeout(self.patience.answer, self.load_scripts(connection)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(script::refused(&error)),
             Err(_) => return Err(StoreError::Deadline),
@@ -225,6 +250,9 @@ impl Lane {
         let mut again = Pipeline::new();
         for (job, cmd) in missing {
             if !job.is_stale(now) {
+                if job.asking {
+                    again.cmd("ASKING");
+                }
                 again.add_command(cmd);
                 jobs.push(job);
             }
@@ -232,27 +260,56 @@ impl Lane {
         if jobs.is_empty() {
             return Ok(());
         }
-        let answers = self.send(connection, &again, jobs.len()).await?;
-        for (job, answer) in jobs.drain(..).zip(answers) {
-            let verdict = self.decode(answer, job.charges);
-            job.answer(verdict);
+        let mut answers = self.send(connection, &again).await?.into_iter();
+        for job in jobs.drain(..) {
+            if job.asking {
+                answers.next();
+            }
+            if let Some(answer) = answers.next() {
+                let reply = self.decode(answer, job.charges);
+                job.answer(reply);
+            }
         }
         Ok(())
     }
 
     /// Decodes a reply, and notes the time in it.
-    fn decode(&self, answer: Value, charges: usize) -> Result<ChargeResult, StoreError> {
-        let answer = script::decode(answer, charges)?;
-        self.time.observe(answer.now_us);
-        answer.verdict
+    fn decode(&self, answer: Value, charges: usize) -> Reply {
+        if let Some(node) = &self.node
+            && let Some(redirect) = Redirect::of(&answer, node)
+        {
+            return Err(Undecided::Redirected(redirect));
+        }
+        let reply = script::decode(answer, charges)?;
+        self.time.observe(reply.now_us);
+        Ok(reply)
+    }
+
+    /// Loads the scripts that are called by their names.
+    async fn load_scripts(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<(), redis::RedisError> {
+        // Only across nodes is there anything to give back.
+        let sources: &[&str] = match self.node {
+            Some(_) => &[script::SOURCE, script::GIVE_BACK_SOURCE],
+            None => &[script::SOURCE],
+        };
+        for source in sources {
+            let mut cmd = redis::cmd("SCRIPT");
+            cmd.arg("LOAD").arg(source);
+            let answer = connection.req_packed_command(&cmd).await?;
+            answer.extract_error()?;
+        }
+        Ok(())
     }
 
     async fn send(
         &self,
         connection: &mut MultiplexedConnection,
         pipeline: &Pipeline,
-        answers: usize,
     ) -> Result<Vec<Value>, StoreError> {
+        let answers = pipeline.len();
         let sent = connection.req_packed_commands(pipeline, 0, answers);
         match timeout(self.patience.answer, sent).await {
             Ok(Ok(values)) if values.len() == answers => {
@@ -270,13 +327,6 @@ impl Lane {
     }
 }
 
-async fn load_script(connection: &mut MultiplexedConnection) -> Result<(), redis::RedisError> {
-    let mut cmd = redis::cmd("SCRIPT");
-    cmd.arg("LOAD").arg(script::SOURCE);
-    let answer = connection.req_packed_command(&cmd).await?;
-    answer.extract_error().map(drop)
-}
-
 /// Runs `task`, and meanwhile answers every job with `reason`. `None` if the queue was closed.
 async fn refusing<T>(
     queue: &mut mpsc::Receiver<Job>,
@@ -287,7 +337,7 @@ async fn refusing<T>(
     loop {
         tokio::select! {
             done = &mut task => return Some(done),
-            job = queue.recv() => job?.answer(Err(reason.clone())),
+            job = queue.recv() => job?.answer(Err(reason.clone().into())),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::{fmt::Write as _, path::PathBuf, time::Duration};
 
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
 
+use super::address::Address;
 use crate::problem::Problem;
 
 /// How to reach Redis. Its `Debug` shows no secret.
@@ -61,20 +62,28 @@ pub(super) enum Server {
         /// How the primary is spoken to; its address is not known.
         primary: ConnectionInfo,
     },
+    /// The nodes of a Redis Cluster.
+    Cluster {
+        /// Those that are asked for all others.
+        seeds: Vec<Address>,
+        /// How nodes are spoken to; their addresses are not known.
+        node: ConnectionInfo,
+    },
 }
 
 /// The forms of a URL.
 const FORMS: &str = "it looks like redis://[user[:password]@]host[:port][/db], \
-    redis+sentinel://host[:port],host[:port]/primary[/db] or unix:///path; rediss:// and \
-    rediss+sentinel:// are over TLS";
+    redis+sentinel://host[:port],host[:port]/primary[/db], redis-cluster://host[:port],host[:port] \
+    or unix:///path; rediss://, rediss+sentinel:// and rediss-cluster:// are over TLS";
 
 /// The port of a Sentinel.
 const SENTINEL_PORT: u16 = 26379;
 
 impl Options {
     /// Reads a URL: `redis://[user[:password]@]host[:port][/db]`,
-    /// `redis+sentinel://[user[:password]@]host[:port],…/primary[/db]`, both with `rediss` for TLS,
-    /// or `unix:///path[?db=N]`. The login in the URL is that of Redis, not of Sentinels.
+    /// `redis+sentinel://[user[:password]@]host[:port],…/primary[/db]` or
+    /// `redis-cluster://[user[:password]@]host[:port],…`, all with `rediss` for TLS, or
+    /// `unix:///path[?db=N]`. The login in the URL is that of Redis, not of Sentinels.
     ///
     /// No error repeats the URL, because it may hold a password.
     pub fn parse(url: &str) -> Result<Self, Problem> {
@@ -124,10 +133,8 @@ impl Server {
             "redis" | "rediss" | "unix" | "redis+unix" => Ok(Self::One(one(url)?)),
             "redis+sentinel" => Self::sentinel("redis", rest),
             "rediss+sentinel" => Self::sentinel("rediss", rest),
-            "redis-cluster" | "rediss-cluster" => Err(Problem::new(
-                "Redis Cluster is not supported yet",
-                "use one Redis, or one with replicas behind Sentinels",
-            )),
+            "redis-cluster" => Self::cluster("redis", rest),
+            "rediss-cluster" => Self::cluster("rediss", rest),
             _ => Err(invalid("it has an unknown scheme")),
         }
     }
@@ -142,10 +149,7 @@ impl Server {
                 "write it behind the hosts: redis+sentinel://host:26379/mymaster",
             ));
         }
-        let (login, hosts) = match authority.rsplit_once('@') {
-            Some((login, hosts)) => (format!("{login}@"), hosts),
-            None => (String::new(), authority),
-        };
+        let (login, hosts) = split_login(authority);
         let sentinels = hosts.split(',').map(|host| {
             let mut url = format!("{scheme}://{host}");
             let port = host.rsplit_once(':').map(|(_, port)| port);
@@ -161,10 +165,45 @@ impl Server {
         })
     }
 
+    /// `[user[:password]@]host[:port],…[/0]`; `scheme` is that of one server.
+    fn cluster(scheme: &str, rest: &str) -> Result<Self, Problem> {
+        let (authority, db) = rest.split_once('/').unwrap_or((rest, ""));
+        if !matches!(db, "" | "0") {
+            return Err(Problem::new(
+                "the Redis URL names a database, and a cluster has only database 0",
+                "leave it out; to keep two installations apart, use --key-prefix",
+            ));
+        }
+        let (login, hosts) = split_login(authority);
+        let seeds = hosts.split(',').map(|host| {
+            let info = one(&format!("{scheme}://{host}"))?;
+            match info.addr() {
+                ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+                    Ok(Address::new(host, *port))
+                }
+                _ => Err(invalid("it names no host")),
+            }
+        });
+        Ok(Self::Cluster {
+            seeds: seeds.collect::<Result<_, _>>()?,
+            node: one(&format!("{scheme}://{login}node"))?,
+        })
+    }
+
     /// Whether it is spoken to over TLS.
     pub(super) fn is_tls(&self) -> bool {
-        let (Self::One(info) | Self::Sentinel { primary: info, .. }) = self;
+        let (Self::One(info)
+        | Self::Sentinel { primary: info, .. }
+        | Self::Cluster { node: info, .. }) = self;
         matches!(info.addr(), ConnectionAddr::TcpTls { .. })
+    }
+}
+
+/// `user:password@` or nothing, and what follows it.
+fn split_login(authority: &str) -> (&str, &str) {
+    match authority.rfind('@') {
+        Some(at) => authority.split_at(at + 1),
+        None => ("", authority),
     }
 }
 
@@ -204,6 +243,10 @@ mod tests {
                     .collect();
                 format!("{tls}{} {service} {}", addrs.join(","), settings(primary))
             }
+            Server::Cluster { seeds, node } => {
+                let seeds: Vec<String> = seeds.iter().map(ToString::to_string).collect();
+                format!("{tls}{} {}", seeds.join(","), settings(node))
+            }
         }
     }
 
@@ -223,6 +266,11 @@ mod tests {
                 "rediss+sentinel://u:p@a:2/mymaster/4",
                 "tls a:2 mymaster db 4 u password",
             ),
+            (
+                "redis-cluster://a,b:1,[::1]:2",
+                "a:6379,b:1,[::1]:2 db 0 - -",
+            ),
+            ("rediss-cluster://u:p@a/0", "tls a:6379 db 0 u password"),
         ] {
             assert_eq!(read(url), expected, "{url}");
         }
@@ -242,7 +290,9 @@ mod tests {
             ),
             ("redis+sentinel://u:hunter2@h:1/m/x", "not valid"),
             ("redis+sentinel://u:hunter2@/m", "not valid"),
-            ("redis-cluster://u:hunter2@h", "not supported"),
+            ("redis-cluster://u:hunter2@h/1", "only database 0"),
+            ("redis-cluster://u:hunter2@", "not valid"),
+            ("rediss-cluster://u:hunter2@h,", "not valid"),
         ] {
             let problem = Options::parse(url).unwrap_err();
             let text = format!("{problem} {problem:?}");
@@ -254,7 +304,11 @@ mod tests {
 
     #[test]
     fn debug_shows_no_password() {
-        for url in ["redis://u:hunter2@h", "redis+sentinel://u:hunter2@h/m"] {
+        for url in [
+            "redis://u:hunter2@h",
+            "redis+sentinel://u:hunter2@h/m",
+            "redis-cluster://u:hunter2@h",
+        ] {
             let shown = format!("{:?}", Options::parse(url).unwrap());
             assert!(!shown.contains("hunter2"), "{shown}");
         }

@@ -8,7 +8,12 @@ use redis::{
 };
 use tokio::{sync::Mutex, time::timeout};
 
-use super::{connect::Connector, options::Options, script};
+use super::{
+    cluster::ClusterReader,
+    connect::Connector,
+    options::{Options, Server},
+    script,
+};
 use crate::{
     limit::{State, ban},
     problem::Problem,
@@ -18,39 +23,43 @@ use crate::{
     },
 };
 
-/// Reads counters and charges nothing. Needs the rights `+get +time`, `+select` for a database, and
-/// `+role` behind Sentinels.
+/// Reads counters and charges nothing. Needs the rights `+get +time`, `+select` for a database,
+/// `+role` behind Sentinels, and `+cluster|info +cluster|slots +asking` in a cluster.
 pub struct Reader {
-    connector: Connector,
-    /// The one connection, kept until it breaks; one reader has it at a time.
-    connection: Mutex<Option<MultiplexedConnection>>,
+    source: Source,
     patience: Duration,
+}
+
+/// Where keys are read, over connections that are made when they are needed and kept until they
+/// break. One reader has them at a time.
+enum Source {
+    One {
+        connector: Box<Connector>,
+        connection: Mutex<Option<MultiplexedConnection>>,
+    },
+    Cluster(Box<Mutex<ClusterReader>>),
 }
 
 impl Reader {
     /// Creates a reader that connects when it is first used.
     pub fn new(options: &Options) -> Result<Self, Problem> {
-        Ok(Self {
-            connector: Connector::new(options)?,
-            connection: Mutex::new(None),
-            patience: options.answer_timeout,
-        })
+        let connector = Connector::new(options)?;
+        let patience = options.answer_timeout * 4 + connector.patience();
+        let source = match &options.server {
+            Server::Cluster { .. } => {
+                let reader = ClusterReader::new(connector);
+                Source::Cluster(Box::new(Mutex::new(reader)))
+            }
+            Server::One(_) | Server::Sentinel { .. } => Source::One {
+                connector: Box::new(connector),
+                connection: Mutex::new(None),
+            },
+        };
+        Ok(Self { source, patience })
     }
 
     async fn read_now(&self, batch: &Batch) -> Result<Reading, StoreError> {
-        let mut commands = Pipeline::with_capacity(batch.charges().len() + 1);
-        for charge in batch.charges() {
-            commands.cmd("GET").arg(batch.key(charge));
-        }
-        // After the counters, so that none of them lies in its future.
-        commands.cmd("TIME");
-        let count = batch.charges().len() + 1;
-        let mut values = self.ask(&commands, count).await?;
-        let now_us = values
-            .pop()
-            .as_ref()
-            .and_then(time)
-            .ok_or_else(|| StoreError::Malformed("redis returned no valid time".to_owned()))?;
+        let (values, now_us) = self.source.values(batch).await?;
         let states = batch.charges().iter().zip(values);
         let states = states.map(|(charge, value)| state(batch, charge, value));
         Ok(Reading {
@@ -58,54 +67,90 @@ impl Reader {
             states: states.collect::<Result<_, _>>()?,
         })
     }
+}
 
-    /// Asks over the kept connection, and if that has ended meanwhile, over a new one.
-    async fn ask(&self, commands: &Pipeline, count: usize) -> Result<Vec<Value>, StoreError> {
-        let mut kept = self.connection.lock().await;
-        if let Some(mut connection) = kept.take()
-            && let Ok(values) = connection.req_packed_commands(commands, 0, count).await
-        {
-            *kept = Some(connection);
-            return Ok(values);
+impl Source {
+    /// The reply to `GET` for each charge, and a time that none of them lies after.
+    async fn values(&self, batch: &Batch) -> Result<(Vec<Value>, u64), StoreError> {
+        let charges = batch.charges();
+        match self {
+            Self::One {
+                connector,
+                connection,
+            } => {
+                let mut commands = Pipeline::with_capacity(charges.len() + 1);
+                for charge in charges {
+                    commands.cmd("GET").arg(batch.key(charge));
+                }
+                // After the counters, so that none of them lies in its future.
+                commands.cmd("TIME");
+                let mut kept = connection.lock().await;
+                let mut values = ask(connector, &mut kept, &commands).await?;
+                let now_us = time(values.pop().as_ref())?;
+                Ok((values, now_us))
+            }
+            Self::Cluster(reader) => {
+                let mut reader = reader.lock().await;
+                let (mut values, mut latest) = (Vec::with_capacity(charges.len()), 0);
+                for charge in charges {
+                    let (value, now) = reader.get(batch.key(charge)).await?;
+                    latest = latest.max(time(Some(&now))?);
+                    values.push(value);
+                }
+                Ok((values, latest))
+            }
         }
-        let connecting = self.connector.connect().await;
-        let mut connection = connecting.map_err(StoreError::into_unavailable)?;
-        let values = connection
-            .req_packed_commands(commands, 0, count)
-            .await
-            .map_err(|error| StoreError::Broken(error.to_string()))?;
-        *kept = Some(connection);
-        Ok(values)
     }
+}
+
+/// Asks over the kept connection, and if that has ended meanwhile, over a new one.
+async fn ask(
+    connector: &Connector,
+    kept: &mut Option<MultiplexedConnection>,
+    commands: &Pipeline,
+) -> Result<Vec<Value>, StoreError> {
+    let count = commands.len();
+    if let Some(mut connection) = kept.take()
+        && let Ok(values) = connection.req_packed_commands(commands, 0, count).await
+    {
+        *kept = Some(connection);
+        return Ok(values);
+    }
+    let connecting = connector.connect().await;
+    let mut connection = connecting.map_err(StoreError::into_unavailable)?;
+    let values = connection
+        .req_packed_commands(commands, 0, count)
+        .await
+        .map_err(|error| StoreError::Broken(error.to_string()))?;
+    *kept = Some(connection);
+    Ok(values)
 }
 
 impl Read for Reader {
     fn read<'a>(&'a self, batch: &'a Batch) -> Reads<'a> {
         Box::pin(async move {
-            timeout(
-                self.patience * 4 + self.connector.patience(),
-                self.read_now(batch),
-            )
-            .await
-            .unwrap_or(Err(StoreError::Deadline))
+            timeout(self.patience, self.read_now(batch))
+                .await
+                .unwrap_or(Err(StoreError::Deadline))
         })
     }
 }
 
-fn time(value: &Value) -> Option<u64> {
-    let Value::Array(parts) = value else {
-        return None;
-    };
+/// The reply to `TIME`, in microseconds since the Unix epoch.
+fn time(reply: Option<&Value>) -> Result<u64, StoreError> {
     let number = |value: &Value| match value {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok()?.parse::<u64>().ok(),
         _ => None,
     };
-    let [seconds, micros] = &parts[..] else {
-        return None;
+    let time = match reply {
+        Some(Value::Array(parts)) => match &parts[..] {
+            [seconds, micros] => number(seconds).zip(number(micros)),
+            _ => None,
+        },
+        _ => None,
     };
-    number(seconds)?
-        .checked_mul(1_000_000)?
-        .checked_add(number(micros)?)
+    time.and_then(|(seconds, micros)| seconds.checked_mul(1_000_000)?.checked_add(micros))
+        .ok_or_else(|| StoreError::Malformed("redis returned no valid time".to_owned()))
 }
 
 fn state(batch: &Batch, charge: &Charge, value: Value) -> Result<Option<State>, StoreError> {

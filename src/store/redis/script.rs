@@ -15,31 +15,106 @@ pub const SOURCE: &str = include_str!("charge.lua");
 /// The script's name in Redis: the SHA-1 of its source, in hexadecimal.
 pub static SHA: LazyLock<String> = LazyLock::new(|| sha1_smol::Sha1::from(SOURCE).hexdigest());
 
+/// The script that takes charges back.
+pub const GIVE_BACK_SOURCE: &str = include_str!("give_back.lua");
+
+/// The name of [`GIVE_BACK_SOURCE`] in Redis.
+static GIVE_BACK_SHA: LazyLock<String> =
+    LazyLock::new(|| sha1_smol::Sha1::from(GIVE_BACK_SOURCE).hexdigest());
+
 /// The numbers that one charge adds to `ARGV`.
 const ARGS_PER_CHARGE: usize = 7;
 
-/// The command that decides about `batch`. `script` is [`SHA`] for `EVALSHA`, or a source for
-/// `EVAL`.
-pub fn command(verb: &str, script: &str, batch: &Batch) -> Cmd {
-    let charges = batch.charges();
-    let mut cmd = Cmd::with_capacity(3 + charges.len() * (1 + ARGS_PER_CHARGE), 256);
-    cmd.arg(verb).arg(script).arg(charges.len());
-    for charge in charges {
+/// What the script does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Charges if everything fits.
+    Charge,
+    /// Charges nothing, because the request is denied by others; bans count what does not fit.
+    Peek,
+    /// Charges one ban alone, because its keys are on several nodes for the moment; whether one of
+    /// its limits did not fit.
+    Ban {
+        /// Whether it counts a denial.
+        denied: bool,
+    },
+}
+
+/// The command that decides about charges of `batch` by the loaded script.
+pub fn call<'a>(
+    batch: &Batch,
+    charges: impl ExactSizeIterator<Item = &'a Charge> + Clone,
+    mode: Mode,
+) -> Cmd {
+    command("EVALSHA", &SHA, batch, charges, mode)
+}
+
+/// The command that decides about charges of `batch`. `script` is [`SHA`] for `EVALSHA`, or a source
+/// for `EVAL`.
+pub fn command<'a>(
+    verb: &str,
+    script: &str,
+    batch: &Batch,
+    charges: impl ExactSizeIterator<Item = &'a Charge> + Clone,
+    mode: Mode,
+) -> Cmd {
+    let count = charges.len();
+    let mut cmd = Cmd::with_capacity(4 + count * (1 + ARGS_PER_CHARGE), 256);
+    cmd.arg(verb).arg(script).arg(count);
+    for charge in charges.clone() {
         cmd.arg(batch.key(charge));
     }
     for charge in charges {
         match &charge.counted {
             Counted::Limit(limit) => push_limit(&mut cmd, limit, charge),
             Counted::Ban { ban, span } => {
+                let (span, denied) = match mode {
+                    Mode::Ban { denied } => (0, denied),
+                    Mode::Charge | Mode::Peek => (*span, false),
+                };
                 cmd.arg(kind(&charge.counted))
                     .arg(charge.group)
-                    .arg(*span)
+                    .arg(span)
                     .arg(ban.after())
                     .arg(ban.within_us())
                     .arg(ban.for_us())
-                    .arg(0);
+                    .arg(u8::from(denied));
             }
         }
+    }
+    if mode == Mode::Peek {
+        cmd.arg("peek");
+    }
+    cmd
+}
+
+/// The command that takes back the limits among `charges`, which were charged at `charged_us`, by
+/// the loaded script.
+pub fn give_back<'a>(
+    batch: &Batch,
+    charges: impl Iterator<Item = &'a Charge> + Clone,
+    charged_us: u64,
+) -> Cmd {
+    give_back_command("EVALSHA", &GIVE_BACK_SHA, batch, charges, charged_us)
+}
+
+/// As [`give_back`]. `script` is a name for `EVALSHA`, or a source for `EVAL`.
+pub fn give_back_command<'a>(
+    verb: &str,
+    script: &str,
+    batch: &Batch,
+    charges: impl Iterator<Item = &'a Charge> + Clone,
+    charged_us: u64,
+) -> Cmd {
+    let limits = charges.filter(|charge| charge.limit().is_some());
+    let mut cmd = redis::cmd(verb);
+    cmd.arg(script).arg(limits.clone().count());
+    for charge in limits.clone() {
+        cmd.arg(batch.key(charge));
+    }
+    cmd.arg(charged_us);
+    for charge in limits {
+        cmd.arg(kind(&charge.counted)).arg(charge.cost);
     }
     cmd
 }
@@ -195,7 +270,14 @@ mod tests {
         batch.push(bucket, 1, ENFORCED, |key| {
             key.push_str("tollgate:{a:}:token_bucket:60s");
         });
-        let packed = command("EVALSHA", "sha", &batch).get_packed_command();
+        let packed = command(
+            "EVALSHA",
+            "sha",
+            &batch,
+            batch.charges().iter(),
+            Mode::Charge,
+        )
+        .get_packed_command();
         let text = String::from_utf8(packed).unwrap();
         let words: Vec<&str> = text
             .split("\r\n")

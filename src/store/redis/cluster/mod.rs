@@ -1,0 +1,244 @@
+//! Counters in a Redis Cluster: each call of the script goes to the node that has its slot.
+//!
+//! All limits of one rule for one client are in one slot, so they are decided by one call, all or
+//! nothing. A request that several rules limit needs a call for each: they are charged one after
+//! the other, in the same order everywhere, and what was charged is given back when a later one
+//! denies or fails. In between, others see those charges: a client may be denied what it would
+//! have been granted a moment later, and never gets more than its limit.
+//!
+//! The same happens within a rule while its slot is being moved to another node, as long as its
+//! keys are not all on one side.
+//!
+//! The `redis` crate has a client for clusters. It takes no part here, as it repeats commands whose
+//! connection broke, which would charge twice, and knows neither lanes nor deadlines.
+
+mod give_back;
+mod health;
+mod map;
+mod mapper;
+mod read;
+mod send;
+mod slots;
+mod split;
+
+use std::sync::Arc;
+
+use tokio::{task::AbortHandle, time::Instant};
+
+use self::{
+    give_back::GiveBack,
+    map::Nodes,
+    send::send,
+    split::{Part, parts},
+};
+use super::{
+    connect::Connector,
+    connectivity::OnChange,
+    node::Call,
+    options::Options,
+    redirect::Undecided,
+    script::{self, Mode, ScriptReply},
+    time::RedisTime,
+};
+use crate::{
+    limit::Outcome,
+    store::{Batch, ChargeResult, Counted, ENFORCED, StoreError},
+};
+
+pub(super) use self::read::ClusterReader;
+
+/// The nodes of a cluster.
+pub(super) struct Cluster {
+    nodes: Arc<Nodes>,
+    following: AbortHandle,
+}
+
+impl Cluster {
+    /// Starts to look for the nodes. Must be called within a tokio runtime.
+    pub(super) fn start(
+        connector: Connector,
+        options: &Options,
+        time: &Arc<RedisTime>,
+        on_change: OnChange,
+    ) -> Self {
+        let nodes = Arc::new(Nodes::new(connector, options, time, on_change));
+        let following = tokio::spawn(Arc::clone(&nodes).follow()).abort_handle();
+        Self { nodes, following }
+    }
+
+    /// Waits until a node is connected, at most until `deadline`.
+    pub(super) async fn connected_by(&self, deadline: Instant) -> bool {
+        self.nodes.connected_by(deadline).await
+    }
+
+    /// Decides about a batch and charges it.
+    pub(super) async fn charge(
+        &self,
+        batch: &Batch,
+        deadline: Instant,
+    ) -> Result<ChargeResult, StoreError> {
+        let mut charging = Charging {
+            nodes: &self.nodes,
+            batch,
+            deadline,
+            outcomes: vec![None; batch.charges().len()],
+        };
+        let mut admitted = true;
+        // Given back when this is dropped, also because nobody waits for the answer any more.
+        let mut charged = GiveBack::new(&self.nodes, batch);
+        for part in parts(batch) {
+            match charging.part(&part, !admitted, &mut charged).await {
+                Ok(()) => admitted &= !charging.is_denied(&part.places, ENFORCED),
+                // What is denied stays so, and shadow rules have no say.
+                Err(_) if !admitted || !part.is_enforced => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if admitted {
+            charged.keep();
+        } else {
+            charged.give_back(deadline).await;
+        }
+        let outcomes = charging.outcomes.into_iter().zip(batch.charges());
+        let unknown = |charge: &crate::store::Charge| Outcome {
+            allowed: true,
+            remaining: charge.limit().map_or(0, crate::limit::Limit::burst),
+            wait_us: 0,
+        };
+        Ok(ChargeResult {
+            admitted,
+            outcomes: outcomes
+                .map(|(outcome, charge)| outcome.unwrap_or_else(|| unknown(charge)))
+                .collect(),
+        })
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.following.abort();
+    }
+}
+
+/// A batch on its way through the cluster.
+struct Charging<'a> {
+    nodes: &'a Arc<Nodes>,
+    batch: &'a Batch,
+    deadline: Instant,
+    /// What is known of each charge.
+    outcomes: Vec<Option<Outcome>>,
+}
+
+impl<'a> Charging<'a> {
+    /// Charges a part. `denied`: the request is denied by an earlier part, so nothing is charged.
+    async fn part(
+        &mut self,
+        part: &Part,
+        denied: bool,
+        charged: &mut GiveBack<'a>,
+    ) -> Result<(), StoreError> {
+        let mode = if denied { Mode::Peek } else { Mode::Charge };
+        match self.call(part.slot, &part.places, mode).await {
+            Ok(reply) => {
+                let now_us = reply.now_us;
+                self.note(&part.places, reply)?;
+                if !denied && part.is_enforced && !self.is_denied(&part.places, ENFORCED) {
+                    charged.add(part.slot, &part.places, now_us);
+                }
+                Ok(())
+            }
+            Err(Undecided::Redirected(_)) if part.places.len() > 1 => {
+                self.one_by_one(part, denied, charged).await
+            }
+            Err(Undecided::Redirected(redirect)) => Err(StoreError::Refused(format!(
+                "the cluster redirects in circles: {redirect:?}"
+            ))),
+            Err(Undecided::Failed(error)) => Err(error),
+        }
+    }
+
+    /// Charges a part key by key, because they are on two nodes while their slot is being moved.
+    async fn one_by_one(
+        &mut self,
+        part: &Part,
+        denied: bool,
+        charged: &mut GiveBack<'a>,
+    ) -> Result<(), StoreError> {
+        let batch = self.batch;
+        let mut shadows = GiveBack::new(self.nodes, batch);
+        for &place in &part.places {
+            let charge = &batch.charges()[place];
+            let mode = match charge.counted {
+                Counted::Ban { span, .. } => Mode::Ban {
+                    denied: self.outcomes[place - span..place]
+                        .iter()
+                        .flatten()
+                        .any(|outcome| !outcome.allowed),
+                },
+                Counted::Limit(_) if denied || self.is_denied(&part.places, charge.group) => {
+                    Mode::Peek
+                }
+                Counted::Limit(_) => Mode::Charge,
+            };
+            let reply = match self.call(part.slot, &[place], mode).await {
+                Ok(reply) => reply,
+                Err(Undecided::Failed(error)) => return Err(error),
+                Err(Undecided::Redirected(redirect)) => {
+                    return Err(StoreError::Refused(format!(
+                        "the cluster redirects in circles: {redirect:?}"
+                    )));
+                }
+            };
+            let now_us = reply.now_us;
+            self.note(&[place], reply)?;
+            if mode == Mode::Charge && !self.is_denied(&[place], charge.group) {
+                let owed = if part.is_enforced {
+                    &mut *charged
+                } else {
+                    &mut shadows
+                };
+                owed.add(part.slot, &[place], now_us);
+            }
+        }
+        // Each shadow rule is all or nothing for itself.
+        shadows.keep_unless(|place| self.is_denied(&part.places, batch.charges()[place].group));
+        Ok(())
+    }
+
+    /// Calls the script for some charges, wherever their slot is.
+    async fn call(
+        &self,
+        slot: u16,
+        places: &[usize],
+        mode: Mode,
+    ) -> Result<ScriptReply, Undecided> {
+        let charges = places.iter().map(|&place| &self.batch.charges()[place]);
+        let key = charges
+            .clone()
+            .next()
+            .map_or("", |charge| self.batch.key(charge));
+        send(self.nodes, slot, self.deadline, |asking| Call {
+            cmd: script::call(self.batch, charges.clone(), mode),
+            charges: places.len(),
+            key,
+            asking,
+        })
+        .await
+    }
+
+    fn note(&mut self, places: &[usize], reply: ScriptReply) -> Result<(), StoreError> {
+        let outcomes = reply.verdict?.outcomes;
+        for (&place, outcome) in places.iter().zip(outcomes) {
+            self.outcomes[place] = Some(outcome);
+        }
+        Ok(())
+    }
+
+    /// Whether one of these charges denies for its group.
+    fn is_denied(&self, places: &[usize], group: u32) -> bool {
+        places.iter().any(|&place| {
+            self.batch.charges()[place].group == group
+                && self.outcomes[place].is_some_and(|outcome| !outcome.allowed)
+        })
+    }
+}

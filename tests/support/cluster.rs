@@ -1,0 +1,128 @@
+//! A real Redis Cluster.
+
+use std::time::Duration;
+
+use super::{free_port, redis::Redis, within};
+
+/// Nodes find each other within seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a node may be silent before the others take it for dead, in milliseconds. Long enough
+/// that a busy machine makes no failover that no test asked for.
+const NODE_TIMEOUT: &str = "2000";
+
+/// Primaries, each with the same number of replicas.
+pub struct Cluster {
+    /// The primaries of the beginning, then their replicas.
+    pub nodes: Vec<Redis>,
+}
+
+impl Cluster {
+    /// Starts it, and waits until every node knows that it serves.
+    pub async fn start(primaries: u16, replicas: u16) -> Self {
+        Self::start_with(primaries, replicas, &[]).await
+    }
+
+    /// As [`start`](Self::start), with further arguments for each server.
+    pub async fn start_with(primaries: u16, replicas: u16, args: &[&str]) -> Self {
+        let mut cluster = Self { nodes: Vec::new() };
+        for _ in 0..primaries * (1 + replicas) {
+            cluster.add(args).await;
+        }
+        let count = usize::from(primaries);
+        for (place, node) in (0..primaries).zip(&cluster.nodes) {
+            let edge = |place: u16| u32::from(place) * 16_384 / u32::from(primaries);
+            let (first, last) = (edge(place).to_string(), (edge(place + 1) - 1).to_string());
+            node.cli(&["CLUSTER", "ADDSLOTSRANGE", &first, &last]);
+        }
+        for (place, replica) in cluster.nodes[count..].iter().enumerate() {
+            let primary = cluster.nodes[place % count].cli(&["CLUSTER", "MYID"]);
+            within(PATIENCE, "a replica follows", async || {
+                replica.cli(&["CLUSTER", "REPLICATE", &primary]) == "OK"
+            })
+            .await;
+        }
+        cluster.until_it_serves().await;
+        if replicas > 0 {
+            let all = count * usize::from(replicas);
+            within(PATIENCE, "replicas are in step", async || {
+                let up = |node: &&Redis| {
+                    node.cli(&["INFO", "replication"])
+                        .contains("link_status:up")
+                };
+                cluster.nodes[count..].iter().filter(up).count() == all
+            })
+            .await;
+        }
+        cluster
+    }
+
+    /// Adds a primary without slots, which all nodes know.
+    pub async fn add(&mut self, args: &[&str]) {
+        // The usual port of the cluster's bus, 10,000 above the other, may be taken.
+        let bus = free_port().to_string();
+        let mut all = vec!["--cluster-enabled", "yes", "--cluster-port", &bus];
+        all.extend(["--cluster-node-timeout", NODE_TIMEOUT]);
+        all.extend(args);
+        let node = Redis::start_with(&all, None);
+        if let Some(first) = self.nodes.first() {
+            first.cli(&[
+                "CLUSTER",
+                "MEET",
+                "127.0.0.1",
+                &node.port().to_string(),
+                &bus,
+            ]);
+        }
+        self.nodes.push(node);
+        let count = self.nodes.len();
+        within(PATIENCE, "nodes know each other", async || {
+            self.nodes
+                .iter()
+                .all(|node| node.cli(&["CLUSTER", "NODES"]).lines().count() == count)
+        })
+        .await;
+    }
+
+    /// Waits until every node that runs says that the cluster serves.
+    pub async fn until_it_serves(&self) {
+        within(PATIENCE, "the cluster serves", async || {
+            self.nodes.iter().all(|node| {
+                let info = node.try_cli(&["CLUSTER", "INFO"]);
+                info.is_none_or(|info| info.contains("cluster_state:ok"))
+            })
+        })
+        .await;
+    }
+
+    /// The URL, with the first nodes.
+    pub fn url(&self) -> String {
+        let hosts: Vec<String> = self
+            .nodes
+            .iter()
+            .take(3)
+            .map(|node| format!("127.0.0.1:{}", node.port()))
+            .collect();
+        format!("redis-cluster://{}", hosts.join(","))
+    }
+
+    /// The primary that has a key's slot, by its place among the nodes, as those know it that run.
+    pub fn owner(&self, key: &str) -> usize {
+        let node = self.nodes.iter().find(|node| node.is_running()).unwrap();
+        let slot: u16 = node.cli(&["CLUSTER", "KEYSLOT", key]).parse().unwrap();
+        let has_it = |node: &Redis| {
+            let myself = node.cli(&["CLUSTER", "NODES"]);
+            let myself = myself.lines().find(|line| line.contains("myself")).unwrap();
+            let mut words = myself.split(' ');
+            words.nth(2).unwrap().contains("master")
+                && words.skip(5).any(|range| {
+                    let (first, last) = range.split_once('-').unwrap_or((range, range));
+                    let edge = |text: &str| text.parse::<u16>();
+                    matches!((edge(first), edge(last)), (Ok(a), Ok(b)) if (a..=b).contains(&slot))
+                })
+        };
+        let mut running = self.nodes.iter().enumerate();
+        let owner = running.find(|(_, node)| node.is_running() && has_it(node));
+        owner.expect("a node has the slot").0
+    }
+}
