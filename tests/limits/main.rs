@@ -6,6 +6,7 @@
 mod support;
 
 mod bans;
+mod clusters;
 mod differential;
 mod give_back;
 mod promises;

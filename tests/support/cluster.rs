@@ -82,6 +82,18 @@ impl Cluster {
                 .all(|node| node.cli(&["CLUSTER", "NODES"]).lines().count() == count)
         })
         .await;
+        // A node that imports a slot before it knows whose it is will never learn that.
+        within(PATIENCE, "nodes know who has the slots", async || {
+            let assigned = self.nodes.iter().map(|node| {
+                let info = node.cli(&["CLUSTER", "INFO"]);
+                let mut lines = info.lines();
+                let line = lines.find(|line| line.starts_with("cluster_slots_assigned:"));
+                line.unwrap_or_default().trim().to_owned()
+            });
+            let assigned: Vec<String> = assigned.collect();
+            assigned.iter().all(|slots| *slots == assigned[0])
+        })
+        .await;
     }
 
     /// Waits until every node that runs says that the cluster serves.

@@ -1,0 +1,381 @@
+//! Counting in a real Redis Cluster: while slots move, nodes die and replicas are promoted.
+
+use std::{
+    fmt::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tollgate::{
+    limit::{Algorithm, Limit, ban::Ban},
+    store::{
+        Batch, ENFORCED, Store, StoreError,
+        read::Read as _,
+        redis::{Options, Reader, RedisStore},
+    },
+};
+
+use crate::support::{cluster::Cluster, eventually, within};
+
+/// Nodes are taken for dead after two seconds, and elect a successor within as many.
+const FAILOVER: Duration = Duration::from_secs(60);
+
+const DEADLINE: Duration = Duration::from_secs(1);
+
+fn start(cluster: &Cluster) -> Arc<RedisStore> {
+    let mut options = Options::parse(&cluster.url()).unwrap();
+    options.deadline = DEADLINE;
+    options.answer_timeout = 4 * DEADLINE;
+    Arc::new(RedisStore::start(&options, Box::new(|_| {})).unwrap())
+}
+
+async fn started(cluster: &Cluster) -> Arc<RedisStore> {
+    let store = start(cluster);
+    assert!(store.connected_within(FAILOVER).await);
+    store
+}
+
+/// The limits of one client: a rule with two limits and a ban.
+fn batch(client: &str, amount: u64) -> Batch {
+    let limit = |window| Limit::new(Algorithm::FixedWindow, amount, window, None).unwrap();
+    let ban = Ban::new(1_000_000, 60_000_000, 60_000_000).unwrap();
+    let mut batch = Batch::default();
+    for (window, text) in [(3_600_000_000, "3600s"), (86_400_000_000, "86400s")] {
+        batch.push(limit(window), 1, ENFORCED, |key| {
+            write!(key, "t:{{{client}}}:fixed_window:{text}").unwrap();
+        });
+    }
+    batch.push_ban(ban, 2, ENFORCED, |key| {
+        write!(key, "t:{{{client}}}:ban").unwrap();
+    });
+    batch
+}
+
+async fn charge(store: &RedisStore, batch: &Batch) -> Result<bool, StoreError> {
+    let verdict = store.charge(batch, Instant::now() + DEADLINE).await?;
+    Ok(verdict.admitted)
+}
+
+/// Clients that ask all the time.
+struct Traffic {
+    stop: Arc<AtomicBool>,
+    admitted: Arc<AtomicU64>,
+    denied: Arc<AtomicU64>,
+    failed: Arc<AtomicU64>,
+    slowest_us: Arc<AtomicU64>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Traffic {
+    fn start(store: &Arc<RedisStore>, batches: &[Batch]) -> Self {
+        let counter = || Arc::new(AtomicU64::new(0));
+        let mut traffic = Self {
+            stop: Arc::default(),
+            admitted: counter(),
+            denied: counter(),
+            failed: counter(),
+            slowest_us: counter(),
+            tasks: Vec::new(),
+        };
+        for batch in batches {
+            let (store, batch) = (Arc::clone(store), batch.clone());
+            let stop = Arc::clone(&traffic.stop);
+            let [admitted, denied, failed, slowest] = [
+                &traffic.admitted,
+                &traffic.denied,
+                &traffic.failed,
+                &traffic.slowest_us,
+            ]
+            .map(Arc::clone);
+            traffic.tasks.push(tokio::spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    let asked = Instant::now();
+                    let counter = match charge(&store, &batch).await {
+                        Ok(true) => &admitted,
+                        Ok(false) => &denied,
+                        Err(error) => {
+                            // Shown if the test fails.
+                            println!("{error}");
+                            &failed
+                        }
+                    };
+                    counter.fetch_add(1, Ordering::Relaxed);
+                    let took = u64::try_from(asked.elapsed().as_micros()).unwrap();
+                    slowest.fetch_max(took, Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }));
+        }
+        traffic
+    }
+
+    fn answered(&self) -> u64 {
+        self.admitted.load(Ordering::Relaxed) + self.denied.load(Ordering::Relaxed)
+    }
+
+    async fn goes_on(&self) {
+        let before = self.answered();
+        within(FAILOVER, "checks are decided", async || {
+            self.answered() >= before + 50
+        })
+        .await;
+    }
+
+    /// How many were admitted, denied and not decided.
+    async fn end(self) -> (u64, u64, u64) {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks {
+            task.await.unwrap();
+        }
+        let took = Duration::from_micros(self.slowest_us.load(Ordering::Relaxed));
+        // The deadline, and a second for a machine that is busy.
+        assert!(took < DEADLINE + Duration::from_secs(1), "{took:?}");
+        let value = |counter: Arc<AtomicU64>| counter.load(Ordering::Relaxed);
+        (value(self.admitted), value(self.denied), value(self.failed))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_where_the_cluster_looks_for_them() {
+    let cluster = Cluster::start(3, 0).await;
+    let store = started(&cluster).await;
+    for client in 0..60 {
+        let batch = batch(&format!("c:{client}"), 1);
+        assert!(charge(&store, &batch).await.unwrap());
+        assert!(!charge(&store, &batch).await.unwrap());
+    }
+    // Each with the keys of its clients: two counters and a ban.
+    let sizes = cluster.nodes.iter().map(|node| node.cli(&["DBSIZE"]));
+    let sizes: Vec<u64> = sizes.map(|size| size.parse().unwrap()).collect();
+    assert_eq!(sizes.iter().sum::<u64>(), 180);
+    assert!(sizes.iter().all(|size| *size > 0), "{sizes:?}");
+
+    let options = Options::parse(&cluster.url()).unwrap();
+    let reader = Reader::new(&options).unwrap();
+    for client in ["c:0", "c:1", "c:2", "unknown"] {
+        let batch = batch(client, 1);
+        let reading = reader.read(&batch).await.unwrap();
+        let known: Vec<bool> = reading.states.iter().map(Option::is_some).collect();
+        assert_eq!(known, [client != "unknown"; 3], "{client}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_on_several_nodes_are_all_or_nothing_in_the_end() {
+    let cluster = Cluster::start(3, 0).await;
+    let stores = [started(&cluster).await, started(&cluster).await];
+    let limit = |amount| Limit::new(Algorithm::SlidingLog, amount, 3_600_000_000, None).unwrap();
+    // The narrowest rule is the first in some orders, and the last in others.
+    for (name, amounts) in [
+        ("a", [10, 40, 40]),
+        ("b", [40, 40, 10]),
+        ("c", [40, 10, 40]),
+    ] {
+        let mut request = Batch::default();
+        let key = |rule: usize| format!("t:{{{name}{rule}:}}:sliding_log:3600s");
+        for (rule, amount) in amounts.into_iter().enumerate() {
+            request.push(limit(amount), 1, ENFORCED, |out| out.push_str(&key(rule)));
+        }
+        let mut tasks = tokio::task::JoinSet::new();
+        for place in 0..60 {
+            let (store, request) = (Arc::clone(&stores[place % 2]), request.clone());
+            tasks.spawn(async move { charge(&store, &request).await.unwrap() });
+        }
+        let admitted = tasks.join_all().await.into_iter().filter(|is| *is).count();
+        assert!(admitted <= 10, "{name}: {admitted}");
+        // One after the other, all of the limit can be used.
+        let mut more = 0;
+        while charge(&stores[0], &request).await.unwrap() {
+            more += 1;
+        }
+        assert_eq!(admitted + more, 10, "{name}");
+        // And no other rule was charged for what the narrowest has denied.
+        for rule in 0..3 {
+            let mut alone = Batch::default();
+            alone.push(limit(100), 1, ENFORCED, |out| out.push_str(&key(rule)));
+            let verdict = stores[0].charge(&alone, Instant::now() + DEADLINE).await;
+            assert_eq!(verdict.unwrap().outcomes[0].remaining, 89, "{name} {rule}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hot_slot_is_moved_under_traffic() {
+    const LIMIT: u64 = 400;
+    let mut cluster = Cluster::start(3, 0).await;
+    let store = started(&cluster).await;
+    let hot = batch("hot", LIMIT);
+    let key = "t:{hot}:fixed_window:3600s";
+    let slot = cluster.nodes[0].cli(&["CLUSTER", "KEYSLOT", key]);
+    // New keys come up in the slot while it moves, and must be counted too.
+    let new: Vec<Batch> = (0..20)
+        .map(|place| {
+            let mut batch = Batch::default();
+            let limit = Limit::new(Algorithm::SlidingWindow, 1_000_000, 3_600_000_000, None);
+            batch.push(limit.unwrap(), 1, ENFORCED, |out| {
+                write!(out, "t:{{hot}}:sliding_window:{place}s").unwrap();
+            });
+            batch
+        })
+        .collect();
+    let traffic = Traffic::start(&store, std::slice::from_ref(&hot));
+    traffic.goes_on().await;
+    let other = Traffic::start(&store, &new);
+
+    // To a node without slots, which the store has never heard of.
+    cluster.add(&[]).await;
+    cluster.until_it_serves().await;
+    let from = cluster.owner(key);
+    let to = cluster.nodes.len() - 1;
+    let (source, target) = (&cluster.nodes[from], &cluster.nodes[to]);
+    let id = |node: &crate::support::redis::Redis| node.cli(&["CLUSTER", "MYID"]);
+    target.cli(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id(source)]);
+    source.cli(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id(target)]);
+    // One key at a time, with traffic in between: so the hot client's keys are on both sides.
+    let port = target.port().to_string();
+    loop {
+        let keys = source.cli(&["CLUSTER", "GETKEYSINSLOT", &slot, "1"]);
+        let Some(key) = keys.lines().next().filter(|key| !key.is_empty()) else {
+            break;
+        };
+        source.cli(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"]);
+        traffic.goes_on().await;
+    }
+    for node in [target, source] {
+        node.cli(&["CLUSTER", "SETSLOT", &slot, "NODE", &id(target)]);
+    }
+    traffic.goes_on().await;
+    let (admitted, denied, failed) = traffic.end().await;
+    assert_eq!(failed, 0, "{admitted} admitted, {denied} denied");
+    assert!(admitted <= LIMIT, "{admitted}");
+    let (_, _, failed) = other.end().await;
+    assert_eq!(failed, 0);
+
+    // What was admitted is what is counted: nothing was lost on the way, and nothing charged twice.
+    let mut rest = 0;
+    while charge(&store, &hot).await.unwrap() {
+        rest += 1;
+    }
+    assert_eq!(admitted + rest, LIMIT);
+    assert_eq!(cluster.owner(key), to);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_takes_over_from_a_primary_that_dies() {
+    let mut cluster = Cluster::start(3, 1).await;
+    let store = started(&cluster).await;
+    let batches: Vec<Batch> = (0..12)
+        .map(|client| batch(&format!("c:{client}"), 1_000_000))
+        .collect();
+    let traffic = Traffic::start(&store, &batches);
+    traffic.goes_on().await;
+    let key = "t:{c:0}:fixed_window:3600s";
+    let dead = cluster.owner(key);
+    cluster.nodes[dead].cli(&["WAIT", "1", "5000"]);
+    cluster.nodes[dead].kill();
+    within(
+        FAILOVER,
+        "another node decides about its clients",
+        async || charge(&store, &batches[0]).await.is_ok(),
+    )
+    .await;
+    assert_ne!(cluster.owner(key), dead);
+    within(FAILOVER, "nothing fails any more", async || {
+        let before = traffic.failed.load(Ordering::Relaxed);
+        traffic.goes_on().await;
+        traffic.failed.load(Ordering::Relaxed) == before
+    })
+    .await;
+    let (_, denied, _) = traffic.end().await;
+    assert_eq!(denied, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_node_loses_its_clients_only() {
+    let mut cluster = Cluster::start_with(3, 0, &["--cluster-require-full-coverage", "no"]).await;
+    let store = started(&cluster).await;
+    let batches: Vec<Batch> = (0..60)
+        .map(|client| batch(&format!("c:{client}"), 1_000))
+        .collect();
+    let lost = cluster.owner("t:{c:0}:ban");
+    let is_lost: Vec<bool> = (0..60)
+        .map(|client| cluster.owner(&format!("t:{{c:{client}}}:ban")) == lost)
+        .collect();
+    assert!(is_lost.contains(&false));
+    for batch in &batches {
+        assert!(charge(&store, batch).await.unwrap());
+    }
+    cluster.nodes[lost].kill();
+    eventually("the loss is noticed", async || {
+        charge(&store, &batches[0]).await.is_err()
+    })
+    .await;
+    for (batch, is_lost) in batches.iter().zip(&is_lost) {
+        let asked = Instant::now();
+        assert_eq!(charge(&store, batch).await.is_err(), *is_lost);
+        assert!(asked.elapsed() < DEADLINE, "answered at once");
+    }
+    // It comes back empty, and serves.
+    cluster.nodes[lost].resume_process();
+    within(FAILOVER, "its clients are counted again", async || {
+        charge(&store, &batches[0]).await.is_ok()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hanging_node_holds_up_its_clients_only_and_briefly() {
+    let cluster = Cluster::start_with(3, 0, &["--cluster-node-timeout", "60000"]).await;
+    let store = started(&cluster).await;
+    let (one, other) = {
+        let hanging = cluster.owner("t:{c:0}:ban");
+        let other = (1..100)
+            .find(|client| cluster.owner(&format!("t:{{c:{client}}}:ban")) != hanging)
+            .unwrap();
+        (
+            batch("c:0", 1_000_000),
+            batch(&format!("c:{other}"), 1_000_000),
+        )
+    };
+    assert!(charge(&store, &one).await.unwrap());
+    let hanging = &cluster.nodes[cluster.owner("t:{c:0}:ban")];
+    hanging.pause();
+    let traffic = Traffic::start(&store, std::slice::from_ref(&other));
+    eventually("its breaker opens", async || {
+        matches!(charge(&store, &one).await, Err(StoreError::Unavailable(_)))
+    })
+    .await;
+    let asked = Instant::now();
+    assert!(charge(&store, &one).await.is_err());
+    assert!(asked.elapsed() < DEADLINE / 2, "answered at once");
+    traffic.goes_on().await;
+    let (_, _, failed) = traffic.end().await;
+    assert_eq!(
+        failed, 0,
+        "the other nodes' replies neither open nor close it"
+    );
+    hanging.unpause();
+    eventually("it closes by itself", async || {
+        charge(&store, &one).await.is_ok()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_cluster_is_said() {
+    let plain = crate::support::redis::Redis::start();
+    let url = plain.url().replace("redis://", "redis-cluster://");
+    let store = RedisStore::start(&Options::parse(&url).unwrap(), Box::new(|_| {})).unwrap();
+    let says = async |part: &str| {
+        eventually(part, async || {
+            let error = charge(&store, &batch("a", 1)).await.unwrap_err();
+            error.to_string().contains(part)
+        })
+        .await;
+    };
+    says("is it a node of a cluster?").await;
+}
