@@ -8,6 +8,7 @@ mod clients;
 mod contracts;
 mod drain;
 mod exact;
+mod faults;
 mod grpc;
 mod keys;
 mod language;

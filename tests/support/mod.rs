@@ -10,6 +10,7 @@ pub mod caddy;
 pub mod certs;
 pub mod client;
 pub mod envoy;
+pub mod fault_proxy;
 pub mod forwarder;
 pub mod haproxy;
 pub mod nginx;
