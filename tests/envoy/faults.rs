@@ -65,12 +65,13 @@ const PACE: Duration = Duration::from_millis(10);
 const LANES: usize = 2;
 
 /// The rows of the table, in its order.
-const FAULTS: [&str; 24] = [
+const FAULTS: [&str; 25] = [
     "connections refused",
     "black hole: packets dropped",
     "half-open connections",
     "garbage instead of answers",
     "answers cut in the middle",
+    "broken by each check",
     "one byte at a time",
     "latency of 30 ms ± 10",
     "latency of 30 ms ± 10, deadline of 50 ms",
@@ -101,6 +102,8 @@ enum Effect {
     None,
     /// Redis decides some: it is back soon, or sometimes late.
     Some,
+    /// As [`Some`](Self::Some), and Redis has forgotten what it had counted.
+    Fresh,
 }
 
 /// Whether checks wait for Redis in vain.
@@ -125,6 +128,8 @@ struct Fault {
     direct: bool,
     deadline: Duration,
     redis_args: &'static [&'static str],
+    /// The password of Redis.
+    password: Option<&'static str>,
     tollgate_args: Vec<String>,
     /// A file of names; Redis is then `redis.test`.
     hosts: Option<PathBuf>,
@@ -140,6 +145,7 @@ fn fault(name: &'static str, effect: Effect, waits: Waits) -> Fault {
         direct: false,
         deadline: DEADLINE,
         redis_args: &[],
+        password: None,
         tollgate_args: Vec::new(),
         hosts: None,
     }
@@ -223,7 +229,11 @@ impl Traffic {
         });
         let drivers = (0..MODES.len())
             .map(|mode| {
-                let envoy = if MODES[mode] == "closed" { closed } else { open };
+                let envoy = if MODES[mode] == "closed" {
+                    closed
+                } else {
+                    open
+                };
                 tokio::spawn(drive(Arc::clone(&shared), mode, envoy))
             })
             .collect();
@@ -328,24 +338,36 @@ fn told(effect: Effect, mode: usize, records: &[Record]) -> &'static str {
         (Effect::Away, "allow" | "open") => all(200, false),
         (Effect::Away, "deny") => all(429, false),
         (Effect::Away, _) => all(503, false),
-        (Effect::Some, _) => {
+        (Effect::Some | Effect::Fresh, _) => {
             let permitted: &[u16] = match name {
                 "closed" => &[200, 429, 503],
                 _ => &[200, 429],
             };
-            // What Redis admits, and what is admitted here.
+            let by_redis = match effect {
+                Effect::Fresh => 2 * LIMIT,
+                _ => LIMIT,
+            };
             let most = match name {
-                "local" => 2 * LIMIT,
-                "deny" | "closed" => LIMIT,
+                "local" => by_redis + LIMIT,
+                "deny" | "closed" => by_redis,
                 _ => usize::MAX,
             };
             statuses.iter().all(|status| permitted.contains(status)) && admitted <= most
         }
     };
-    assert!(is_as_expected, "{name}, with {effect:?}: {records:?}");
+    let got: Vec<String> = records
+        .iter()
+        .map(|record| format!("{}{}", record.status, if record.counted { "c" } else { "" }))
+        .collect();
+    assert!(
+        is_as_expected,
+        "{name}, with {effect:?} (c: counted): {}",
+        got.join(" ")
+    );
     match (effect, name) {
         (Effect::None, _) => LIMITED,
         (Effect::Some, _) => EITHER,
+        (Effect::Fresh, _) => "either, from zero",
         (Effect::Away, "local") => LIMITED_HERE,
         (Effect::Away, "allow" | "open") => "200",
         (Effect::Away, "deny") => "429",
@@ -355,12 +377,9 @@ fn told(effect: Effect, mode: usize, records: &[Record]) -> &'static str {
 
 impl Fault {
     /// Runs it, from `begin` to `end`.
-    async fn run(
-        self,
-        begin: impl AsyncFnOnce(&mut Scene),
-        end: impl AsyncFnOnce(&mut Scene),
-    ) {
-        let redis = Redis::start_with(self.redis_args, None);
+    async fn run(self, begin: impl AsyncFnOnce(&mut Scene), end: impl AsyncFnOnce(&mut Scene)) {
+        let started = Instant::now();
+        let redis = Redis::start_with(self.redis_args, self.password);
         let to = SocketAddr::from((Ipv4Addr::LOCALHOST, redis.port()));
         let proxy = FaultProxy::start(to).await;
         let host = self.hosts.as_ref().map_or("127.0.0.1", |_| "redis.test");
@@ -445,7 +464,9 @@ impl Fault {
         if self.effect == Effect::Away {
             let let_through = upstream.count_of(|seen| {
                 seen.target == "/open?During"
-                    && seen.headers.contains_key("x-envoy-auth-failure-mode-allowed")
+                    && seen
+                        .headers
+                        .contains_key("x-envoy-auth-failure-mode-allowed")
             });
             let sent = scene.traffic.records(Phase::During, 3).len();
             assert_eq!(let_through, sent, "the application is told of each");
@@ -469,6 +490,13 @@ impl Fault {
         .await;
         let most = scene.proxy.most();
         assert!(most <= LANES, "{most} connections to Redis at a time");
+        // For each lane, some soon after the fault began, and then one every quarter second.
+        let quarters = usize::try_from(started.elapsed().as_millis() / 250).unwrap();
+        let connected = scene.proxy.all();
+        assert!(
+            connected <= LANES * (10 + quarters),
+            "connected {connected} times"
+        );
         assert!(!tollgate.log().contains("panicked"), "{}", tollgate.log());
 
         let waits = match self.waits {
@@ -565,7 +593,9 @@ fn the_document_has_a_row_for_each_fault_and_each_fault_a_test() {
     let text = fs::read_to_string(DOCUMENT).unwrap();
     for marks in [FACTS, MEASURED] {
         let rows = between(&text, marks).1.lines().skip(2);
-        let names: Vec<&str> = rows.map(|row| row[2..].split(" | ").next().unwrap()).collect();
+        let names: Vec<&str> = rows
+            .map(|row| row[2..].split(" | ").next().unwrap())
+            .collect();
         assert_eq!(names, FAULTS, "{}", marks.0);
     }
     let tests = include_str!("faults.rs");
@@ -629,6 +659,17 @@ async fn cut() {
     fault("answers cut in the middle", Effect::Away, Waits::No)
         .run(
             async |scene| scene.proxy.set(Mode::Cut).await,
+            async |scene| scene.proxy.set(Mode::Pass).await,
+        )
+        .await;
+}
+
+/// Connecting works, and so does the script: only checks find out.
+#[tokio::test(flavor = "multi_thread")]
+async fn broken_by_checks() {
+    fault("broken by each check", Effect::Away, Waits::No)
+        .run(
+            async |scene| scene.proxy.set(Mode::CutCharges).await,
             async |scene| scene.proxy.set(Mode::Pass).await,
         )
         .await;
@@ -771,7 +812,7 @@ async fn asleep() {
                 let mut end = Vec::new();
                 let _ = tokio::io::AsyncReadExt::read_to_end(&mut connection, &mut end).await;
             });
-            let own = scene.proxy.addr;
+            let own = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
             within(RECOVERY, "Redis sleeps", async || !answers(own).await).await;
         },
         async |scene| assert_eq!(cli(&scene.redis, &["PING"]), "PONG"),
@@ -797,7 +838,7 @@ async fn restarted() {
     Fault {
         direct: true,
         passes: true,
-        ..fault("restarted empty", Effect::Some, Waits::No)
+        ..fault("restarted empty", Effect::Fresh, Waits::No)
     }
     .run(
         async |scene| {
@@ -963,8 +1004,8 @@ async fn password_rotated() {
     let mut fault = fault("the password has changed", Effect::Away, Waits::No);
     let option = format!("--redis-password-file={}", file.display());
     fault.tollgate_args.push(option);
-    // `default` has no password, so that redis-cli needs none.
-    fault.redis_args = &["--user", "default", "on", "nopass", "~*", "+@all"];
+    fault.redis_args = &["--requirepass", "old"];
+    fault.password = Some("old");
     fault
         .run(
             async |scene| {

@@ -34,6 +34,8 @@ pub enum Mode {
     Garbage,
     /// Half of each answer arrives, and then the connection is closed.
     Cut,
+    /// As [`Cut`](Self::Cut), but only answers to charges: a login and the script pass.
+    CutCharges,
     /// They are passed on one at a time, each in a packet of its own.
     Trickle,
     /// Answers take this much longer, give or take the second.
@@ -46,6 +48,8 @@ struct State {
     mode: Mode,
     /// Connections of an earlier number have lost their server, and their clients do not know.
     epoch: usize,
+    /// Connections of an earlier number are reset.
+    resets: usize,
 }
 
 /// Listens on a loopback address, and passes on to a server until it is told otherwise. Ends with
@@ -77,6 +81,7 @@ impl FaultProxy {
         let (state, states) = watch::channel(State {
             mode: Mode::Pass,
             epoch: 0,
+            resets: 0,
         });
         let (listening, listens) = watch::channel(false);
         let counts = Arc::new(Counts::default());
@@ -93,7 +98,10 @@ impl FaultProxy {
 
     /// Switches, for open connections too. Afterwards, a new connection meets the new mode.
     pub async fn set(&mut self, mode: Mode) {
-        self.state.send_modify(|state| state.mode = mode);
+        self.state.send_modify(|state| {
+            state.mode = mode;
+            state.resets += usize::from(mode == Mode::Refuse);
+        });
         let listens = mode != Mode::Refuse;
         self.listens
             .wait_for(|listening| *listening == listens)
@@ -112,7 +120,8 @@ impl FaultProxy {
         self.counts.open.load(Ordering::SeqCst)
     }
 
-    /// The most connections that were open at a time.
+    /// The most connections that were open at a time, for longer than a moment: the one that takes
+    /// the place of another can be there before its end is seen here.
     pub fn most(&self) -> usize {
         self.counts.most.load(Ordering::SeqCst)
     }
@@ -145,7 +154,7 @@ async fn listen(
                     let Ok((client, _)) = client else { continue };
                     let (states, counts) = (of_connections.clone(), Arc::clone(&counts));
                     tokio::spawn(async move {
-                        let _open = Open::begin(&counts);
+                        let _open = Open::begin(counts);
                         // An error is an end, like any other.
                         let _ = carry(client, to, states).await;
                     });
@@ -161,22 +170,30 @@ async fn listen(
 }
 
 /// Counts a connection while it lives.
-struct Open<'a>(&'a Counts);
+struct Open(Arc<Counts>);
 
-impl<'a> Open<'a> {
-    fn begin(counts: &'a Counts) -> Self {
-        let open = counts.open.fetch_add(1, Ordering::SeqCst) + 1;
-        counts.most.fetch_max(open, Ordering::SeqCst);
+impl Open {
+    fn begin(counts: Arc<Counts>) -> Self {
+        counts.open.fetch_add(1, Ordering::SeqCst);
         counts.all.fetch_add(1, Ordering::SeqCst);
+        let later = Arc::clone(&counts);
+        tokio::spawn(async move {
+            sleep(Duration::from_millis(200)).await;
+            let open = later.open.load(Ordering::SeqCst);
+            later.most.fetch_max(open, Ordering::SeqCst);
+        });
         Self(counts)
     }
 }
 
-impl Drop for Open<'_> {
+impl Drop for Open {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::SeqCst);
     }
 }
+
+/// How much is read at a time.
+const CHUNK: usize = 65_536;
 
 const GARBAGE: &[u8] = b"\x16\x03\x01 HTTP/1.1 400 this is not RESP\r\n\r\n";
 
@@ -187,15 +204,16 @@ async fn carry(
     mut states: watch::Receiver<State>,
 ) -> io::Result<()> {
     client.set_nodelay(true)?;
-    let born = states.borrow_and_update().epoch;
-    if states.borrow().mode == Mode::BlackHole {
+    let born = *states.borrow_and_update();
+    if born.mode == Mode::BlackHole {
         return lose(client, states).await;
     }
     let Ok(mut server) = TcpStream::connect(to).await else {
         return client.set_zero_linger();
     };
     server.set_nodelay(true)?;
-    let (mut asked, mut answered) = (Vec::new(), Vec::new());
+    let (mut asked, mut answered) = (Vec::with_capacity(CHUNK), Vec::with_capacity(CHUNK));
+    let mut charges = false;
     loop {
         asked.clear();
         answered.clear();
@@ -203,11 +221,11 @@ async fn carry(
             // A mode that has changed is heeded before what is there to read.
             biased;
             changed = states.changed() => {
-                let State { mode, epoch } = *states.borrow_and_update();
-                if changed.is_err() || mode == Mode::Refuse {
+                let State { mode, epoch, resets } = *states.borrow_and_update();
+                if changed.is_err() || resets > born.resets {
                     return client.set_zero_linger();
                 }
-                if mode == Mode::BlackHole || epoch > born {
+                if mode == Mode::BlackHole || epoch > born.epoch {
                     // The server sees the end of it; the client does not.
                     drop(server);
                     return lose(client, states).await;
@@ -217,6 +235,7 @@ async fn carry(
                 if read? == 0 {
                     return Ok(());
                 }
+                charges = asked.windows(7).any(|word| word == b"EVALSHA");
                 let mode = states.borrow().mode;
                 match mode {
                     Mode::Garbage => client.write_all(GARBAGE).await?,
@@ -230,7 +249,8 @@ async fn carry(
                 }
                 let mode = states.borrow().mode;
                 match mode {
-                    Mode::Cut => {
+                    Mode::CutCharges if !charges => client.write_all(&answered).await?,
+                    Mode::Cut | Mode::CutCharges => {
                         client.write_all(&answered[..answered.len() / 2]).await?;
                         return client.shutdown().await;
                     }
@@ -248,12 +268,13 @@ async fn carry(
 
 /// Reads what the client sends and answers nothing, until the client gives up or is reset.
 async fn lose(mut client: TcpStream, mut states: watch::Receiver<State>) -> io::Result<()> {
+    let born = *states.borrow_and_update();
     let mut lost = Vec::new();
     loop {
         lost.clear();
         tokio::select! {
-            refuses = states.wait_for(|state| state.mode == Mode::Refuse) => {
-                return refuses.map_or(Ok(()), |_| client.set_zero_linger());
+            reset = states.wait_for(|state| state.resets > born.resets) => {
+                return reset.map_or(Ok(()), |_| client.set_zero_linger());
             }
             read = client.read_buf(&mut lost) => if read? == 0 {
                 return Ok(());

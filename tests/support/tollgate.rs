@@ -173,7 +173,11 @@ fn with_hosts(hosts: &Path, dir: &Path) -> Vec<String> {
     } else {
         &["--user", "--map-root-user"]
     };
-    let unshare = [&["unshare", "--mount"], as_root, &["sh", "-c", &script, "sh", PROGRAM]];
+    let unshare = [
+        &["unshare", "--mount"],
+        as_root,
+        &["sh", "-c", &script, "sh", PROGRAM],
+    ];
     unshare.concat().into_iter().map(str::to_owned).collect()
 }
 
