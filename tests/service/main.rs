@@ -14,6 +14,7 @@ mod failover;
 mod junk;
 mod language;
 mod nginx;
+mod outage;
 mod proxies;
 mod readings;
 mod said_limits;
