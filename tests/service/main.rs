@@ -18,6 +18,7 @@ mod outage;
 mod proxies;
 mod readings;
 mod said_limits;
+mod secrets;
 mod server;
 mod service;
 mod watch;
