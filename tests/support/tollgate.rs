@@ -14,7 +14,7 @@ use tollgate::server::ListenAddr;
 use super::{
     client::{self, Response},
     eventually, free_port,
-    process::Process,
+    process::{Holdings, Process},
     redis::Redis,
 };
 
@@ -144,6 +144,11 @@ impl Tollgate {
     pub async fn until_logged(&self, text: &str) {
         let is_there = async || self.log().contains(text);
         eventually(&format!("the log has {text:?}"), is_there).await;
+    }
+
+    /// What its process holds now.
+    pub fn holds(&self) -> Holdings {
+        self.process.holds()
     }
 
     pub fn signal(&self, signal: Signal) {
