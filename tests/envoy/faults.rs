@@ -20,6 +20,8 @@ use tokio::{
     time::sleep,
 };
 
+use tollgate::clock::{Clock as _, SystemClock};
+
 use super::support::{
     client::{Connection, ask_from, head},
     envoy::{Config, Envoy},
@@ -375,9 +377,45 @@ fn told(effect: Effect, mode: usize, records: &[Record]) -> &'static str {
     }
 }
 
+/// How many requests each caller sends in a phase at least.
+const ENOUGH: usize = 5 * LIMIT / 2;
+
+/// Client → Envoy → tollgate → the fault proxy → Redis.
+struct Stack {
+    started: Instant,
+    scene: Scene,
+    tollgate: Tollgate,
+    upstream: Upstream,
+    /// One that fails open, and one that fails closed.
+    envoys: [Envoy; 2],
+}
+
+/// What was measured.
+struct Measured {
+    late: u64,
+    slowest: Duration,
+    recovered_after: Duration,
+}
+
 impl Fault {
     /// Runs it, from `begin` to `end`.
     async fn run(self, begin: impl AsyncFnOnce(&mut Scene), end: impl AsyncFnOnce(&mut Scene)) {
+        let mut stack = self.start().await;
+        stack.scene.traffic.sends(Phase::Before, ENOUGH).await;
+        let recovered_after = self.play(&mut stack, begin, end).await;
+        stack.scene.traffic.enter(Phase::After).await;
+        stack.scene.traffic.sends(Phase::After, ENOUGH).await;
+        stack.scene.traffic.end().await;
+
+        let cells = self.cells(&stack);
+        let measured = self.measured(&stack, recovered_after).await;
+        self.connections_are_few(&stack).await;
+        let log = stack.tollgate.log();
+        assert!(!log.contains("panicked"), "{log}");
+        self.report(&stack, &cells, &measured);
+    }
+
+    async fn start(&self) -> Stack {
         let started = Instant::now();
         let redis = Redis::start_with(self.redis_args, self.password);
         let to = SocketAddr::from((Ipv4Addr::LOCALHOST, redis.port()));
@@ -400,126 +438,154 @@ impl Fault {
         let shipped = Config::shipped().patient();
         let open = Envoy::start(shipped.clone(), &[&tollgate.listen], &upstream).await;
         let closed = Envoy::start(shipped.fail_closed(), &[&tollgate.listen], &upstream).await;
-        let mut scene = Scene {
-            redis,
-            proxy,
-            traffic: Traffic::start(open.addr, closed.addr),
-        };
-        let enough = 5 * LIMIT / 2;
-        let lateness = "tollgate_store_errors_total{kind=\"deadline\"}";
+        let traffic = Traffic::start(open.addr, closed.addr);
+        Stack {
+            started,
+            scene: Scene {
+                redis,
+                proxy,
+                traffic,
+            },
+            tollgate,
+            upstream,
+            envoys: [open, closed],
+        }
+    }
 
-        scene.traffic.sends(Phase::Before, enough).await;
-        let recovered_after = if self.passes {
+    /// From the begin of the fault to the recovery; returns how long that took after the end, or
+    /// after the begin if the fault passes by itself.
+    async fn play(
+        &self,
+        stack: &mut Stack,
+        begin: impl AsyncFnOnce(&mut Scene),
+        end: impl AsyncFnOnce(&mut Scene),
+    ) -> Duration {
+        let (scene, envoy) = (&mut stack.scene, stack.envoys[0].addr);
+        if self.passes {
             scene.traffic.enter(Phase::During).await;
-            begin(&mut scene).await;
-            let began = Instant::now();
-            until_redis_decides(open.addr).await;
-            let recovered_after = began.elapsed();
-            scene.traffic.sends(Phase::During, enough).await;
-            recovered_after
-        } else {
-            scene.traffic.enter(Phase::Begin).await;
-            begin(&mut scene).await;
-            let began = Instant::now();
-            scene.traffic.enter(Phase::During).await;
-            scene.traffic.sends(Phase::During, enough).await;
-            // Long enough that connections which hang have been given up.
-            let lasts = match self.waits {
-                Waits::No => Duration::from_secs(1),
-                Waits::First | Waits::Maybe => self.deadline * 6,
-            };
-            sleep(lasts.saturating_sub(began.elapsed())).await;
-            scene.traffic.enter(Phase::End).await;
-            end(&mut scene).await;
-            let ended = Instant::now();
-            until_redis_decides(open.addr).await;
-            ended.elapsed()
+            begin(scene).await;
+            let since = Instant::now();
+            until_redis_decides(envoy).await;
+            let recovered_after = since.elapsed();
+            scene.traffic.sends(Phase::During, ENOUGH).await;
+            return recovered_after;
+        }
+        scene.traffic.enter(Phase::Begin).await;
+        begin(scene).await;
+        let since = Instant::now();
+        scene.traffic.enter(Phase::During).await;
+        scene.traffic.sends(Phase::During, ENOUGH).await;
+        // Long enough that connections which hang have been given up.
+        let lasts = match self.waits {
+            Waits::No => Duration::from_secs(1),
+            Waits::First | Waits::Maybe => self.deadline * 6,
         };
-        scene.traffic.enter(Phase::After).await;
-        scene.traffic.sends(Phase::After, enough).await;
-        scene.traffic.end().await;
+        sleep(lasts.saturating_sub(since.elapsed())).await;
+        scene.traffic.enter(Phase::End).await;
+        end(scene).await;
+        let since = Instant::now();
+        until_redis_decides(envoy).await;
+        since.elapsed()
+    }
 
+    /// Checks what all callers got, and says what those got whom the fault met, by mode.
+    fn cells(&self, stack: &Stack) -> Vec<&'static str> {
         // With its own deadline, a slow machine may be late at any time.
-        let well = match self.deadline == DEADLINE {
-            true => Effect::None,
-            false => Effect::Some,
+        let well = if self.deadline == DEADLINE {
+            Effect::None
+        } else {
+            Effect::Some
         };
-        let mut cells = Vec::new();
-        for mode in 0..MODES.len() {
+        let traffic = &stack.scene.traffic;
+        if self.effect == Effect::Away {
+            let let_through = stack.upstream.count_of(|seen| {
+                let header = "x-envoy-auth-failure-mode-allowed";
+                seen.target == "/open?During" && seen.headers.contains_key(header)
+            });
+            let sent = traffic.records(Phase::During, 3).len();
+            assert_eq!(let_through, sent, "the application is told of each");
+        }
+        let modes = MODES.iter().enumerate().map(|(mode, name)| {
             for (phase, effect) in [
                 (Phase::Before, well),
                 (Phase::Begin, Effect::Some),
                 (Phase::End, Effect::Some),
                 (Phase::After, well),
             ] {
-                told(effect, mode, &scene.traffic.records(phase, mode));
+                told(effect, mode, &traffic.records(phase, mode));
             }
-            let during = scene.traffic.records(Phase::During, mode);
-            cells.push(told(self.effect, mode, &during));
             if well == Effect::None {
-                let counter = scene.redis.cli(&["GET", &key(Phase::After, mode)]);
-                assert!(counter.starts_with("20 "), "{}: {counter:?}", MODES[mode]);
+                let counter = stack.scene.redis.cli(&["GET", &key(Phase::After, mode)]);
+                assert!(counter.starts_with("20 "), "{name}: {counter:?}");
             }
-        }
-        if self.effect == Effect::Away {
-            let let_through = upstream.count_of(|seen| {
-                seen.target == "/open?During"
-                    && seen
-                        .headers
-                        .contains_key("x-envoy-auth-failure-mode-allowed")
-            });
-            let sent = scene.traffic.records(Phase::During, 3).len();
-            assert_eq!(let_through, sent, "the application is told of each");
-        }
-        let late = tollgate.metric(lateness).await;
+            told(self.effect, mode, &traffic.records(Phase::During, mode))
+        });
+        modes.collect()
+    }
+
+    async fn measured(&self, stack: &Stack, recovered_after: Duration) -> Measured {
+        let lateness = "tollgate_store_errors_total{kind=\"deadline\"}";
+        let late = stack.tollgate.metric(lateness).await;
         match self.waits {
             Waits::No => assert_eq!(late, 0, "checks that waited in vain"),
             Waits::First => assert!(late > 0, "no check has waited in vain"),
             Waits::Maybe => {}
         }
-        let all = scene.traffic.all();
+        let all = stack.scene.traffic.all();
         let slowest = all.iter().map(|record| record.took).max().unwrap();
         assert!(slowest < self.deadline + SLACK, "a check took {slowest:?}");
+        Measured {
+            late,
+            slowest,
+            recovered_after,
+        }
+    }
+
+    async fn connections_are_few(&self, stack: &Stack) {
+        let Scene { redis, proxy, .. } = &stack.scene;
         eventually("each lane has its one connection", async || {
             if self.direct {
-                let clients = scene.redis.cli(&["CLIENT", "LIST", "TYPE", "normal"]);
+                let clients = redis.cli(&["CLIENT", "LIST", "TYPE", "normal"]);
                 return clients.lines().count() == LANES + 1;
             }
-            scene.proxy.open() == LANES || self.hosts.is_some()
+            // With a name, they may go over another proxy.
+            proxy.open() == LANES || self.hosts.is_some()
         })
         .await;
-        let most = scene.proxy.most();
+        let (most, all) = (proxy.most(), proxy.all());
         assert!(most <= LANES, "{most} connections to Redis at a time");
         // For each lane, some soon after the fault began, and then one every quarter second.
-        let quarters = usize::try_from(started.elapsed().as_millis() / 250).unwrap();
-        let connected = scene.proxy.all();
-        assert!(
-            connected <= LANES * (10 + quarters),
-            "connected {connected} times"
-        );
-        assert!(!tollgate.log().contains("panicked"), "{}", tollgate.log());
+        let quarters = usize::try_from(stack.started.elapsed().as_millis() / 250).unwrap();
+        assert!(all <= LANES * (10 + quarters), "connected {all} times");
+    }
 
+    fn report(&self, stack: &Stack, cells: &[&str], measured: &Measured) {
         let waits = match self.waits {
             Waits::No => "at once",
             Waits::First => "at the deadline, then at once",
             Waits::Maybe => "by the deadline",
         };
-        let name = self.name;
+        let (name, traffic) = (self.name, &stack.scene.traffic);
         let row = format!("| {name} | {} | {waits} | by itself |", cells.join(" | "));
-        let count = |mode| {
-            let records = scene.traffic.records(Phase::During, mode);
+        let admitted = |mode| {
+            let records = traffic.records(Phase::During, mode);
             records.iter().filter(|record| record.status == 200).count()
         };
+        let Measured {
+            late,
+            slowest,
+            recovered_after,
+        } = measured;
         let measured = format!(
             "| {name} | {} | {} | {late} | {} | {} / {} / {} |",
-            all.len(),
+            traffic.all().len(),
             slowest.as_millis(),
             recovered_after.as_millis(),
-            count(0),
-            count(1),
-            count(2),
+            admitted(0),
+            admitted(1),
+            admitted(2),
         );
-        println!("{measured}");
+        eprintln!("{measured}");
         compare_or_write(name, &row, &measured);
     }
 }
@@ -552,7 +618,12 @@ fn compare_or_write(name: &str, row: &str, measured: &str) {
     let text = fs::read_to_string(DOCUMENT).unwrap();
     if std::env::var_os("TOLLGATE_TEST_WRITE").is_some() {
         let text = with_row(&text, FACTS, name, row);
-        fs::write(DOCUMENT, with_row(&text, MEASURED, name, measured)).unwrap();
+        let text = with_row(&text, MEASURED, name, measured);
+        let now = i64::try_from(SystemClock::new().now_us()).unwrap();
+        let now = jiff::Timestamp::from_microsecond(now).unwrap();
+        let today = now.strftime("it took, on %Y-%m-%d").to_string();
+        let date = regex::Regex::new(r"it took, on \d{4}-\d\d-\d\d").unwrap();
+        fs::write(DOCUMENT, &*date.replace(&text, today)).unwrap();
         return;
     }
     let begin = format!("| {name} |");
@@ -685,7 +756,7 @@ async fn trickle() {
         .await;
 }
 
-const SLOW: Mode = Mode::Delay(Duration::from_millis(30), Duration::from_millis(10));
+const SLOW: Mode = Mode::Delay(Duration::from_millis(20), Duration::from_millis(20));
 
 #[tokio::test(flavor = "multi_thread")]
 async fn latency() {

@@ -1,7 +1,10 @@
 //! How much three replicas that count locally admit while Redis is away, against the bound in
 //! docs/reliability.md.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    fmt::Write as _,
+    net::{Ipv4Addr, SocketAddr},
+};
 
 use tollgate::limit::Algorithm;
 
@@ -45,10 +48,12 @@ async fn local_counting_admits_exactly_the_published_bound() {
     let mut proxy = FaultProxy::start(to).await;
     let mut rules = "version: 1\nrules:\n".to_owned();
     for algorithm in Algorithm::ALL {
-        rules.push_str(&format!(
+        writeln!(
+            rules,
             "  - {{ name: {algorithm}, match: {{ path: /{algorithm} }}, limit: {LIMIT}/day, \
-             algorithm: {algorithm}, on_store_error: local }}\n"
-        ));
+             algorithm: {algorithm}, on_store_error: local }}"
+        )
+        .unwrap();
     }
     let url = format!("--redis-url=redis://{}", proxy.addr);
     let mut replicas = Vec::new();

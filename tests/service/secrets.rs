@@ -135,7 +135,7 @@ async fn a_password_in_the_url_and_what_clients_send() {
     play(&tollgate).await;
     tollgate.signal(rustix::process::Signal::TERM);
     tollgate.ended().await;
-    assert!(tollgate.log().contains("#"), "no decision was logged");
+    assert!(tollgate.log().contains("=#"), "no decision was logged");
     has_no_secret("the log", &tollgate.log());
 }
 

@@ -2,13 +2,14 @@
 //! are open.
 
 use std::{
+    hash::{BuildHasher as _, RandomState},
     io,
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use tokio::{
@@ -38,7 +39,7 @@ pub enum Mode {
     CutCharges,
     /// They are passed on one at a time, each in a packet of its own.
     Trickle,
-    /// Answers take this much longer, give or take the second.
+    /// Answers take this much longer at least, and up to the second more.
     Delay(Duration, Duration),
 }
 
@@ -255,8 +256,8 @@ async fn carry(
                         return client.shutdown().await;
                     }
                     Mode::Trickle => trickle(&mut client, &answered).await?,
-                    Mode::Delay(mean, jitter) => {
-                        sleep(mean - jitter + (jitter * 2).mul_f64(random())).await;
+                    Mode::Delay(least, spread) => {
+                        sleep(least + spread.mul_f64(random())).await;
                         client.write_all(&answered).await?;
                     }
                     _ => client.write_all(&answered).await?,
@@ -297,6 +298,7 @@ async fn trickle(to: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
 
 /// Between 0 and 1.
 fn random() -> f64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    f64::from(since.subsec_nanos() / 10 % 1_000) / 1_000.0
+    // Below 1,000, so nothing is lost.
+    let thousandth = u32::try_from(RandomState::new().hash_one(()) % 1_000).unwrap();
+    f64::from(thousandth) / 1_000.0
 }
