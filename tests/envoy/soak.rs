@@ -209,6 +209,7 @@ async fn faults_at_random_leave_nothing_behind() {
         fault.end(&mut redis, &mut proxy).await;
         until_redis_decides(envoy.addr).await;
         sleep(Duration::from_millis(random.below(300))).await;
+        upstream.forget();
         round += 1;
         if round == FAULTS.len() {
             let holds = tollgate.holds();
