@@ -112,7 +112,7 @@ http_ok() (
 
 is_healthy() {
   case $1 in
-    redis) [[ $(timeout 2 redis-cli -p "${PORT[redis]}" ping 2>/dev/null) == PONG ]] ;;
+    redis) [[ $(REDISCLI_AUTH=${TOLLGATE_STACK_REDIS_PASSWORD:-} timeout 2 redis-cli -p "${PORT[redis]}" ping 2>/dev/null) == PONG ]] ;;
     upstream) http_ok "${PORT[upstream]}" /readyz ;;
     tollgate) http_ok "${PORT[tollgate-admin]}" /readyz && port_is_taken "${PORT[tollgate]}" ;;
     envoy) http_ok "${PORT[envoy-admin]}" /ready && port_is_taken "${PORT[envoy]}" ;;
@@ -178,12 +178,13 @@ build() {
 
 start_part() {
   case $1 in
-    redis) # As in docker-compose.yml: nothing on disk, and never evict a counter.
-      start redis redis-server --bind 127.0.0.1 --port "${PORT[redis]}" --dir "$DIR" \
+    redis) # As in docker-compose.yml: nothing on disk, and never evict a counter. The password is on no command line.
+      (umask 077 && printf 'requirepass "%s"\n' "${TOLLGATE_STACK_REDIS_PASSWORD:-}" >"$DIR/redis.conf")
+      start redis redis-server "$DIR/redis.conf" --bind 127.0.0.1 --port "${PORT[redis]}" --dir "$DIR" \
         --save '' --appendonly no --maxmemory 128mb --maxmemory-policy noeviction ;;
     upstream) start upstream env "TOLLGATE_UPSTREAM_LISTEN=127.0.0.1:${PORT[upstream]}" "$BIN" upstream ;;
     tollgate)
-      start tollgate env TOLLGATE_STORE=redis "REDIS_URL=redis://127.0.0.1:${PORT[redis]}/0" \
+      start tollgate env TOLLGATE_STORE=redis "REDIS_URL=redis://:${TOLLGATE_STACK_REDIS_PASSWORD:-}@127.0.0.1:${PORT[redis]}/0" \
         "TOLLGATE_LISTEN=127.0.0.1:${PORT[tollgate]}" "TOLLGATE_ADMIN=127.0.0.1:${PORT[tollgate-admin]}" "$BIN" serve ;;
     envoy)
       write_envoy_config

@@ -141,6 +141,16 @@ async fn other_methods_and_paths_are_answered_with_what_exists() {
     }
 }
 
+/// SECURITY.md says so. What changes anything would have to ask for a token.
+#[test]
+fn nothing_can_be_changed_here() {
+    for endpoint in Endpoint::ALL {
+        let only_explains = endpoint == Endpoint::Explain;
+        let methods = if only_explains { "POST" } else { "GET, HEAD" };
+        assert_eq!(endpoint.methods(), methods, "{endpoint}");
+    }
+}
+
 #[test]
 fn the_documents_list_every_resource() {
     let operations = std::fs::read_to_string("docs/operations.md").unwrap();

@@ -5,7 +5,7 @@
     reason = "doc comments of options are their help texts"
 )]
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, ops::Deref, path::PathBuf, time::Duration};
 
 use clap::Args;
 
@@ -20,6 +20,30 @@ use crate::{
 /// that it lasts: a Redis that is only slow is not reconnected again and again.
 pub(super) const ANSWER_TIMEOUT: (Duration, u32) = (Duration::from_millis(250), 4);
 
+/// A value that `Debug` does not show.
+#[derive(Clone)]
+struct Secret(String);
+
+impl From<String> for Secret {
+    fn from(value: String) -> Self {
+        Self(value)
+    }
+}
+
+impl Deref for Secret {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
 /// Which Redis, and how secrets appear in it.
 #[derive(Debug, Args)]
 pub(super) struct RedisArgs {
@@ -27,7 +51,7 @@ pub(super) struct RedisArgs {
     /// redis+sentinel://host[:port],host[:port]/primary[/db]; rediss:// and rediss+sentinel:// use
     /// TLS
     #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true)]
-    redis_url: Option<String>,
+    redis_url: Option<Secret>,
 
     /// The file with the password of Redis, read for each connection
     #[arg(long, env = "TOLLGATE_REDIS_PASSWORD_FILE", value_name = "FILE")]
@@ -70,7 +94,7 @@ pub(super) struct RedisArgs {
         value_name = "SECRET",
         hide_env_values = true
     )]
-    hash_key: Option<String>,
+    hash_key: Option<Secret>,
 }
 
 impl RedisArgs {

@@ -10,6 +10,7 @@ use std::{
 
 use rustix::process::Signal;
 use tokio::task::JoinSet;
+use tollgate::server::ListenAddr;
 
 use super::support::{
     client::{Connection, Response, head},
@@ -112,65 +113,79 @@ async fn no_request_that_was_accepted_is_lost_over_kept_connections() {
     }
 }
 
+/// Each of three replicas is ended, and started again when its checks are finished.
 #[tokio::test(flavor = "multi_thread")]
-async fn envoy_loses_no_check_while_replicas_are_replaced() {
-    let config = Config::shipped().patient();
+async fn a_rolling_restart_loses_no_check_and_admits_none_too_many() {
+    const LIMIT: usize = 4_000;
+    let rules = format!(
+        "version: 1\nrules: [{{ name: all, limit: {LIMIT}/day, algorithm: fixed_window }}]\n"
+    );
     let redis = Redis::start();
     let upstream = Upstream::start().await;
-    let settings = || Settings {
-        rules: RULES,
-        redis: Some(&redis),
-        ..Settings::default()
-    };
-    let mut replicas = [
-        Tollgate::start(settings()).await,
-        Tollgate::start(settings()).await,
-    ];
-    let addrs = [&replicas[0].listen.clone(), &replicas[1].listen.clone()];
-    let envoy = Envoy::start(config, &addrs, &upstream).await;
-    let load = Load::default();
+    let mut replicas = Vec::new();
+    for _ in 0..3 {
+        let settings = Settings {
+            rules: &rules,
+            redis: Some(&redis),
+            args: &["--deadline=1s"],
+            ..Settings::default()
+        };
+        replicas.push(Tollgate::start(settings).await);
+    }
+    let addrs: Vec<ListenAddr> = replicas.iter().map(|r| r.listen.clone()).collect();
+    let addrs: Vec<&ListenAddr> = addrs.iter().collect();
+    let envoy = Envoy::start(Config::shipped().patient(), &addrs, &upstream).await;
+    let (load, admitted) = (Load::default(), Arc::new(AtomicUsize::new(0)));
     let mut clients = JoinSet::new();
     for _ in 0..8 {
-        let (addr, load) = (envoy.addr, load.clone());
+        let (addr, load, admitted) = (envoy.addr, load.clone(), Arc::clone(&admitted));
         clients.spawn(async move {
             let mut connection = Connection::open(addr).await.unwrap();
             while !load.stopped() {
-                load.count(&connection.ask(&head("GET", "/x", &[])).await.unwrap());
+                let answer = connection.ask(&head("GET", "/x", &[])).await.unwrap();
+                assert!([200, 429].contains(&answer.status), "{answer:?}");
+                assert!(
+                    answer.header("ratelimit").is_some(),
+                    "not decided: {answer:?}"
+                );
+                admitted.fetch_add(usize::from(answer.status == 200), Ordering::Relaxed);
+                load.answered.fetch_add(1, Ordering::Relaxed);
             }
         });
     }
-    for round in 0..4 {
-        load.goes_on().await;
-        let replica = &mut replicas[round % 2];
-        replica.signal(Signal::TERM);
-        assert!(replica.ended().await.success());
-        load.goes_on().await;
-        replica.start_again().await;
+    for _ in 0..2 {
+        for replica in &mut replicas {
+            load.goes_on().await;
+            replica.signal(Signal::TERM);
+            assert!(replica.ended().await.success());
+            load.goes_on().await;
+            replica.start_again().await;
+        }
     }
-    load.goes_on().await;
+    eventually("more are sent than may be admitted", async || {
+        load.answered.load(Ordering::Relaxed) > LIMIT + 200
+    })
+    .await;
     load.stop.store(true, Ordering::Relaxed);
     while let Some(client) = clients.join_next().await {
         client.unwrap();
     }
-    // While a replica was down, Envoy could not connect to it, and let those requests through.
-    // Every check that it did send was answered.
-    let refused = envoy
-        .stat("cluster.tollgate.upstream_rq_pending_failure_eject")
-        .await;
-    assert_eq!(
-        envoy.check_errors().await,
-        refused,
-        "checks that failed, and checks that were never sent"
-    );
+    assert_eq!(admitted.load(Ordering::Relaxed), LIMIT);
+    assert_eq!(upstream.count(), LIMIT, "what reached the application");
+    let let_through = upstream.count_of(|seen| {
+        let header = "x-envoy-auth-failure-mode-allowed";
+        seen.headers.contains_key(header)
+    });
+    assert_eq!(let_through, 0, "let through without a decision");
+    assert_eq!(envoy.check_errors().await, 0);
+    let asked_again = envoy.stat("cluster.tollgate.upstream_rq_retry").await;
+    assert!(asked_again > 0, "no check met a replica that was away");
     for lost in [
         "upstream_rq_rx_reset",
         "upstream_cx_destroy_remote_with_active_rq",
         "upstream_rq_timeout",
     ] {
-        assert_eq!(
-            envoy.stat(&format!("cluster.tollgate.{lost}")).await,
-            0,
-            "{lost}"
-        );
+        let stat = format!("cluster.tollgate.{lost}");
+        assert_eq!(envoy.stat(&stat).await, 0, "{lost}");
     }
 }

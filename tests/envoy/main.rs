@@ -8,11 +8,13 @@ mod clients;
 mod contracts;
 mod drain;
 mod exact;
+mod faults;
 mod grpc;
 mod keys;
 mod language;
 mod misuse;
 mod reload;
+mod soak;
 mod store_away;
 
 use support::{

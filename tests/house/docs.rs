@@ -14,6 +14,7 @@ const DOCUMENTS: &[&str] = &[
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     "docs/architecture.md",
     "docs/benchmarks.md",
     "docs/explain.md",
@@ -22,6 +23,7 @@ const DOCUMENTS: &[&str] = &[
     "docs/operations.md",
     "docs/proxies.md",
     "docs/redis.md",
+    "docs/reliability.md",
     "docs/rules.md",
 ];
 

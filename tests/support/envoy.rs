@@ -58,6 +58,7 @@ impl Config {
             "                  timeout: 1s\n",
             "                  timeout: 20s\n",
         )
+        .with("max_interval: 1s }", "max_interval: 20s }")
         .with_all(2, "connect_timeout: 1s", "connect_timeout: 20s")
     }
 

@@ -11,6 +11,7 @@ pub mod certs;
 pub mod client;
 pub mod cluster;
 pub mod envoy;
+pub mod fault_proxy;
 pub mod forwarder;
 pub mod haproxy;
 pub mod nginx;

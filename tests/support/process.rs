@@ -46,6 +46,11 @@ impl Process {
         self
     }
 
+    /// What it holds now.
+    pub fn holds(&self) -> Holdings {
+        Holdings::of(self.child.id())
+    }
+
     /// Its standard error so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap()).into_owned()
@@ -103,6 +108,31 @@ impl Drop for Process {
         let _ = self.child.wait();
         if std::thread::panicking() {
             eprintln!("--- log of {}:\n{}", self.name, self.log());
+        }
+    }
+}
+
+/// What a process holds of the system, as Linux tells.
+#[derive(Debug, Clone, Copy)]
+pub struct Holdings {
+    pub resident_kb: u64,
+    pub threads: u64,
+    pub files: u64,
+}
+
+impl Holdings {
+    fn of(pid: u32) -> Self {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let number = |name: &str| {
+            let mut lines = status.lines();
+            let value = lines.find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+            value.and_then(|value| value.parse().ok()).unwrap()
+        };
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+        Self {
+            resident_kb: number("VmRSS:"),
+            threads: number("Threads:"),
+            files: files as u64,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A real Redis for one test.
 
 use std::{
+    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -123,8 +124,20 @@ impl Redis {
         self.port
     }
 
-    /// Starts the process (again) on the same port.
+    /// Starts the process (again) on the same port, and waits until it serves.
     pub fn resume_process(&mut self) {
+        self.spawn();
+        self.until_it_serves();
+    }
+
+    /// Starts the process with further arguments; it may take long to load what it has saved.
+    pub fn spawn_with(&mut self, args: &[&str]) {
+        self.server_args
+            .extend(args.iter().map(|&arg| arg.to_owned()));
+        self.spawn();
+    }
+
+    fn spawn(&mut self) {
         let port = self.port.to_string();
         let mut command = Command::new("redis-server");
         command
@@ -148,6 +161,10 @@ impl Redis {
                 panic!("redis-server cannot be started ({error}); install it with: apt-get install redis-server redis-tools")
             });
         self.child = Some(child);
+    }
+
+    /// Waits until it answers as it should.
+    pub fn until_it_serves(&self) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while self.try_cli(&["PING"]).as_deref() != Some("PONG") {
             assert!(
@@ -209,7 +226,11 @@ impl Redis {
         self.child.is_some()
     }
 
-    /// As [`cli`](Self::cli); `None` if there is no answer.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The output of `redis-cli ARGS`, if it succeeds.
     pub fn try_cli(&self, args: &[&str]) -> Option<String> {
         let output = Command::new("redis-cli")
             .args(["-p", &self.port.to_string()])

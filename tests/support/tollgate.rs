@@ -14,7 +14,7 @@ use tollgate::server::ListenAddr;
 use super::{
     client::{self, Response},
     eventually, free_port,
-    process::Process,
+    process::{Holdings, Process},
     redis::Redis,
 };
 
@@ -27,6 +27,9 @@ pub struct Settings<'a> {
     pub redis: Option<&'a Redis>,
     /// Listen on a Unix socket.
     pub unix: bool,
+    /// A file that it sees as `/etc/hosts`, and the only place where it finds names. Needs root, or
+    /// a system that lets users have namespaces of their own.
+    pub hosts: Option<&'a Path>,
     /// Further arguments.
     pub args: &'a [&'a str],
 }
@@ -52,7 +55,11 @@ impl Tollgate {
             ListenAddr::Tcp(loopback(free_port()))
         };
         let admin = loopback(free_port());
-        let mut command = vec!["serve".to_owned()];
+        let mut command = match settings.hosts {
+            Some(hosts) => with_hosts(hosts, dir.path()),
+            None => vec![PROGRAM.to_owned()],
+        };
+        command.push("serve".to_owned());
         command.push(format!("--rules={}", rules.display()));
         command.push(format!("--listen={listen}"));
         command.push(format!("--admin={admin}"));
@@ -139,6 +146,11 @@ impl Tollgate {
         eventually(&format!("the log has {text:?}"), is_there).await;
     }
 
+    /// What its process holds now.
+    pub fn holds(&self) -> Holdings {
+        self.process.holds()
+    }
+
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);
     }
@@ -149,8 +161,33 @@ impl Tollgate {
     }
 }
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_tollgate");
+
+/// The beginning of a command that runs it with another `/etc/hosts`, in a mount namespace of its
+/// own.
+fn with_hosts(hosts: &Path, dir: &Path) -> Vec<String> {
+    let switch = dir.join("nsswitch.conf");
+    fs::write(&switch, "hosts: files\n").unwrap();
+    let script = format!(
+        "mount --bind {} /etc/hosts && mount --bind {} /etc/nsswitch.conf && exec \"$@\"",
+        hosts.display(),
+        switch.display()
+    );
+    let as_root: &[&str] = if rustix::process::geteuid().is_root() {
+        &[]
+    } else {
+        &["--user", "--map-root-user"]
+    };
+    let unshare = [
+        &["unshare", "--mount"],
+        as_root,
+        &["sh", "-c", &script, "sh", PROGRAM],
+    ];
+    unshare.concat().into_iter().map(str::to_owned).collect()
+}
+
 fn spawn(args: &[String], dir: &Path) -> Process {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    let mut command = Command::new(&args[0]);
     // Settings of a tollgate in the environment of the person who runs the tests.
     for (name, _) in std::env::vars_os() {
         if name == "REDIS_URL" || name.to_string_lossy().starts_with("TOLLGATE_") {
@@ -159,7 +196,7 @@ fn spawn(args: &[String], dir: &Path) -> Process {
     }
     Process::spawn(
         "tollgate",
-        command.args(args),
+        command.args(&args[1..]),
         dir,
         "build it with: cargo build",
     )

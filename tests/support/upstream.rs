@@ -85,6 +85,17 @@ impl Upstream {
         self.seen.lock().unwrap().len()
     }
 
+    /// Forgets those that have reached it.
+    pub fn forget(&self) {
+        self.seen.lock().unwrap().clear();
+    }
+
+    /// How many of them are of this kind.
+    pub fn count_of(&self, is_so: impl Fn(&Seen) -> bool) -> usize {
+        let seen = self.seen.lock().unwrap();
+        seen.iter().filter(|seen| is_so(seen)).count()
+    }
+
     /// The last request that reached it.
     pub fn last(&self) -> Seen {
         self.seen

@@ -101,10 +101,13 @@ impl Lane {
     /// Serves the queue until its sender is dropped.
     pub(super) async fn run(self, mut queue: mpsc::Receiver<Job>) {
         let mut reason = StoreError::Unavailable("no connection yet".to_owned());
+        let (shortest, longest) = self.patience.reconnect;
+        let mut pause = shortest;
         while let Some(mut connection) = self.connect(&mut queue, &mut reason).await {
             self.connected.store(true, Ordering::Relaxed);
             (self.on_change)(Ok(()));
             (self.on_reply)();
+            let since = Instant::now();
             let ended = self.serve(&mut connection, &mut queue).await;
             self.connected.store(false, Ordering::Relaxed);
             drop(connection);
@@ -112,12 +115,16 @@ impl Lane {
             (self.on_change)(Err(&error));
             let is_demoted = matches!(error, StoreError::Refused(_));
             reason = error.into_unavailable();
-            // A server that is no primary accepts connections all the same.
-            if is_demoted {
-                let pause = half_to_whole(self.patience.reconnect.1);
-                if refusing(&mut queue, &reason, sleep(pause)).await.is_none() {
-                    return;
-                }
+            // A server that is no primary accepts connections all the same; and one that breaks
+            // them with each check would be connected to as often as it is asked.
+            pause = match since.elapsed() {
+                _ if is_demoted => longest,
+                lasted if lasted > longest => shortest,
+                _ => (pause * 2).min(longest),
+            };
+            let waiting = sleep(half_to_whole(pause));
+            if refusing(&mut queue, &reason, waiting).await.is_none() {
+                return;
             }
         }
     }

@@ -256,6 +256,8 @@ mod tests {
             ("redis://h", "h:6379 db 0 - -"),
             ("redis://u:p@h:1/2", "h:1 db 2 u password"),
             ("redis://:p%23@h", "h:6379 db 0 - password"),
+            // As docker-compose.yml writes it when no password is set.
+            ("redis://:@h:6379/0", "h:6379 db 0 - -"),
             ("rediss://h:6380", "tls h:6380 db 0 - -"),
             ("unix:///run/redis.sock?db=3", "/run/redis.sock db 3 - -"),
             (
