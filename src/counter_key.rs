@@ -4,6 +4,7 @@
 //! counter   = prefix "{" rule ":" descriptor "}" ":" algorithm ":" window [ "@" timezone ]
 //! ban       = prefix "{" rule ":" descriptor "}" ( ":ban" / ":shadow_ban" )
 //! overflow  = prefix "{" rule "}" ":overflow:" algorithm ":" window [ "@" timezone ]
+//! new keys  = prefix "{" rule "}" ":new_keys"
 //!
 //! prefix     = "tollgate:"                     ; unless --key-prefix says another
 //! descriptor = [ part *( "," part ) ]          ; empty for a rule without `key`
@@ -31,6 +32,8 @@ pub const SHADOW_BAN_SUFFIX: &str = ":shadow_ban";
 /// What an overflow key has in place of a descriptor. It follows the braces, so no descriptor has
 /// it.
 const OVERFLOW: &str = ":overflow";
+/// How the key of a rule's budget of new counters ends.
+const NEW_KEYS: &str = ":new_keys";
 
 /// How keys are written. All that share counters must agree on it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -140,6 +143,12 @@ pub fn overflow(key: &str) -> String {
     format!("{prefix}{{{}}}{OVERFLOW}{suffix}", rule_of(key))
 }
 
+/// The key of the budget of new counters of the rule that `key` belongs to.
+pub fn new_keys(key: &str) -> String {
+    let prefix = key.split_once('{').map_or("", |(prefix, _)| prefix);
+    format!("{prefix}{{{}}}{NEW_KEYS}", rule_of(key))
+}
+
 /// The rule that a key belongs to.
 pub fn rule_of(key: &str) -> &str {
     let tag = key.split_once('{').map_or(key, |(_, tag)| tag);
@@ -174,6 +183,7 @@ mod tests {
         let overflow = overflow(KEY);
         assert_eq!(overflow, "tollgate:{data}:overflow:sliding_window:60s");
         assert_eq!(rule_of(&overflow), "data");
+        assert_eq!(new_keys(KEY), "tollgate:{data}:new_keys");
         assert_eq!(rule_of(KEY), "data");
         assert_eq!(rule_of("tollgate:{all:}:fixed_window:1s"), "all");
         assert_eq!(

@@ -45,6 +45,7 @@ fn rule_json(rule: &Rule) -> Value {
             out["action"] = json!("limit");
             out["mode"] = json!(action.mode);
             out["on_store_error"] = json!(action.on_store_error);
+            out["max_new_keys"] = json!(action.max_new_keys);
             out["key"] = json!(action.descriptor.names());
             out["on_missing"] = json!(action.descriptor.on_missing);
             out["cost"] = match &action.cost {

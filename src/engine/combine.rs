@@ -221,6 +221,15 @@ impl Deciding<'_> {
             if charges.ban_begins(&result.outcomes) {
                 metrics.banned();
             }
+            if result
+                .shared
+                .iter()
+                .any(|place| charges.in_batch.contains(place))
+            {
+                metrics.new_key_shared();
+                self.log
+                    .new_key_shared(&matched.rule.name, charges.action.max_new_keys);
+            }
             if charges.action.mode == Mode::Shadow {
                 match Denial::of(matched, charges, &result.outcomes) {
                     Some(denial) => self.denied_by_limit(&denial, DecisionLabel::ShadowDenied),

@@ -121,6 +121,7 @@ fn copy_share(
     replicas: u64,
 ) -> Range<usize> {
     let start = local.charges().len();
+    let max_new_keys = charges.action.max_new_keys;
     for charge in &batch.charges()[charges.in_batch.clone()] {
         let copy_key = |key: &mut String| key.push_str(batch.key(charge));
         match charge.counted {
@@ -130,5 +131,6 @@ fn copy_share(
             Counted::Ban { ban, span } => local.push_ban(ban, span, charge.group, copy_key),
         }
     }
+    local.set_max_new_keys(start, max_new_keys);
     start..local.charges().len()
 }

@@ -3,10 +3,19 @@
 //! Lines have the target `tollgate::decision`. Clients appear as they do in keys, so secrets are
 //! hashed; paths have no query.
 
-use tokio::time::Instant;
-use tracing::info;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-use crate::{metrics::DecisionLabel, request::Attributes, throttle::RateCap};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::{
+    metrics::DecisionLabel,
+    request::Attributes,
+    throttle::{RateCap, Throttle},
+};
 
 /// Options of the decision log.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +52,8 @@ pub(super) struct DecisionLog {
     options: Options,
     began: Instant,
     cap: RateCap,
+    /// Spares the log when an attack invents keys.
+    new_keys: Mutex<Throttle>,
 }
 
 /// What a line says of a decision.
@@ -75,6 +86,9 @@ impl<'a> Entry<'a> {
     }
 }
 
+/// How often it is logged that new clients share a counter.
+const NEW_KEYS_PAUSE: Duration = Duration::from_secs(10);
+
 /// The longest path, host or method logged whole, in characters: clients choose them.
 const MAX_LOGGED: usize = 256;
 
@@ -91,6 +105,20 @@ impl DecisionLog {
             options,
             began: Instant::now(),
             cap: RateCap::new(options.per_second),
+            new_keys: Mutex::new(Throttle::new(NEW_KEYS_PAUSE)),
+        }
+    }
+
+    /// Warns that clients of a rule share a counter, because too many of them are new.
+    pub(super) fn new_key_shared(&self, rule: &str, max_new_keys: u32) {
+        let mut pause = self.new_keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(unlogged) = pause.permit(Instant::now()) {
+            warn!(
+                rule,
+                max_new_keys,
+                unlogged,
+                "too many new counters: new clients of this rule share one; if they are real clients, raise max_new_keys"
+            );
         }
     }
 

@@ -11,7 +11,7 @@ use super::{
     walk::{Charges, DenyReason, Effect, Walk, WalkContext},
 };
 use crate::{
-    counter_key::Subject,
+    counter_key::{Subject, overflow},
     limit::Outcome,
     request::Attributes,
     rules::{Action, Mode, PlanSource, Rule, RuleSet, span::span_text},
@@ -115,6 +115,10 @@ pub struct LimitStatus {
     pub algorithm: &'static str,
     /// The key in the store.
     pub stored_as: String,
+    /// Whether that is the counter that new clients of the rule share, because there may be no more
+    /// new ones.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
     /// The stored text; `None` if there is none.
     pub stored: Option<String>,
     /// Whether the request fits.
@@ -282,11 +286,18 @@ fn counts(batch: &Batch, charges: &Charges<'_>, stored: &Stored<'_>) -> LimitSta
     let status = |offset: usize, name: &str, rate: String, algorithm| {
         let at = charges.in_batch.start + offset;
         let (outcome, state) = (outcomes[offset], &stored.reading.states[at]);
+        let key = batch.key(&batch.charges()[at]);
+        let shared = stored.reading.shared.contains(&at);
         LimitStatus {
             name: name.to_owned(),
             rate,
             algorithm,
-            stored_as: batch.key(&batch.charges()[at]).to_owned(),
+            stored_as: if shared {
+                overflow(key)
+            } else {
+                key.to_owned()
+            },
+            shared,
             stored: state.as_ref().map(ToString::to_string),
             fits: outcome.allowed,
             left: outcome.remaining,

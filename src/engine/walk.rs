@@ -210,6 +210,7 @@ impl<'a> Walk<'a> {
                 key.push_str(&limit.key_suffix);
             });
         }
+        self.batch.set_max_new_keys(start, action.max_new_keys);
         if let Some(ban) = &action.ban {
             self.batch.push_ban(ban.ban, limits.len(), group, |key| {
                 key.push_str(subject.as_str());

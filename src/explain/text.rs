@@ -156,12 +156,19 @@ fn counts_text(f: &mut fmt::Formatter<'_>, counts: &LimitStatuses, width: usize)
 
 fn stored_text(f: &mut fmt::Formatter<'_>, standing: &LimitStatus, width: usize) -> fmt::Result {
     let LimitStatus {
-        stored_as, stored, ..
+        stored_as,
+        stored,
+        shared,
+        ..
     } = standing;
     let stored = match stored {
         Some(text) => format!("{text:?}"),
         None => "nothing yet".to_owned(),
     };
+    if *shared {
+        let why = "shared: the rule has too many new counters (max_new_keys)";
+        detail(f, width, "", why)?;
+    }
     detail(f, width, "", &format!("{stored_as} = {stored}"))
 }
 

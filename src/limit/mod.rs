@@ -16,6 +16,7 @@ pub mod ban;
 pub mod calendar;
 mod division;
 pub mod fixed_window;
+pub mod new_keys;
 mod outcome;
 mod rate;
 pub mod sliding_log;

@@ -60,6 +60,7 @@ pub struct Metrics {
     rules_last_reload_success: Gauge,
     rules_last_success: Gauge<f64, AtomicU64>,
     memory_overflows: Family<RuleLabel, Counter>,
+    new_keys_shared: Family<RuleLabel, Counter>,
     /// Counters in memory.
     pub memory_keys: Gauge,
     /// Open connections on the check port.
@@ -165,6 +166,11 @@ impl Metrics {
                 r,
                 "memory_overflows",
                 "Charges to a rule's overflow counter because the embedded store was full",
+            ),
+            new_keys_shared: counter(
+                r,
+                "new_keys_shared",
+                "Charges to a rule's overflow counter because it had no budget for new counters (max_new_keys)",
             ),
             connections: gauge(r, "connections", "Open connections on the check port"),
             connections_refused: counter(

@@ -18,6 +18,7 @@ pub struct RuleMetrics {
     name: String,
     outcomes: [Counter; DecisionLabel::ALL.len()],
     bans: Counter,
+    new_keys_shared: Counter,
     fallbacks: Family<FallbackLabels, Counter>,
 }
 
@@ -30,6 +31,11 @@ impl RuleMetrics {
     /// Counts the beginning of a ban.
     pub fn banned(&self) {
         self.bans.inc();
+    }
+
+    /// Counts a charge to the overflow counter, because there may be no more new ones.
+    pub fn new_key_shared(&self) {
+        self.new_keys_shared.inc();
     }
 
     /// Counts one decision made without the store. It looks labels up, because it is not on the
@@ -61,6 +67,7 @@ impl Metrics {
                     .get_or_create_owned(&decision(name, DecisionLabel::ALL[i]))
             }),
             bans: self.bans.get_or_create_owned(&rule_label(name)),
+            new_keys_shared: self.new_keys_shared.get_or_create_owned(&rule_label(name)),
             fallbacks: self.store_fallbacks.clone(),
         }
     }
@@ -110,6 +117,7 @@ impl Metrics {
         }
         self.memory_overflows.remove(&rule_label(rule));
         self.bans.remove(&rule_label(rule));
+        self.new_keys_shared.remove(&rule_label(rule));
         for mode in FallbackMode::ALL {
             for reason in StoreFailure::ALL {
                 self.store_fallbacks.remove(&FallbackLabels {
@@ -176,6 +184,7 @@ mod tests {
             let rule = metrics.rule(name);
             rule.decided(DecisionLabel::Allowed);
             metrics.overflowed(name);
+            rule.new_key_shared();
             for mode in FallbackMode::ALL {
                 for reason in StoreFailure::ALL {
                     rule.fell_back(mode, reason);

@@ -77,6 +77,9 @@ pub struct LimitAction {
     pub mode: Mode,
     /// What happens while the store does not answer.
     pub on_store_error: OnStoreError,
+    /// How many of its counters may be new per second; 0: any number. See
+    /// [`limit::new_keys`](crate::limit::new_keys).
+    pub max_new_keys: u32,
 }
 
 /// Where a client's limits come from.

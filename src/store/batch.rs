@@ -32,6 +32,8 @@ pub struct Charge {
     pub cost: u64,
     /// [`ENFORCED`], or a number of its own for each shadow rule.
     pub group: u32,
+    /// How many counters of the rule may be new per second; 0: any number.
+    pub max_new_keys: u32,
 }
 
 /// All charges of one request. Their keys share one buffer.
@@ -92,7 +94,16 @@ impl Batch {
             counted,
             cost,
             group,
+            max_new_keys: 0,
         });
+    }
+
+    /// Says how many counters of the rule may be new per second (0: any number) to which the limits
+    /// from place `start` on belong.
+    pub fn set_max_new_keys(&mut self, start: usize, max: u32) {
+        for charge in &mut self.charges[start..] {
+            charge.max_new_keys = max;
+        }
     }
 
     /// The charges, in the order in which they were added.

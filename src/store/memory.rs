@@ -184,7 +184,11 @@ impl MemoryStore {
                 (self.on_overflow)(key);
             }
         }
-        ChargeResult { admitted, outcomes }
+        ChargeResult {
+            admitted,
+            outcomes,
+            shared: Vec::new(),
+        }
     }
 }
 
@@ -227,7 +231,11 @@ impl Read for MemoryStore {
             })
         });
         let states = states.collect();
-        Box::pin(std::future::ready(Ok(Reading { now_us, states })))
+        Box::pin(std::future::ready(Ok(Reading {
+            now_us,
+            states,
+            shared: Vec::new(),
+        })))
     }
 }
 

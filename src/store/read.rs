@@ -15,6 +15,9 @@ pub struct Reading {
     pub now_us: u64,
     /// One state for each charge of the batch.
     pub states: Vec<Option<State>>,
+    /// The places of those whose state is that of the rule's overflow counter, because the client
+    /// has none and would get none.
+    pub shared: Vec<usize>,
 }
 
 /// Counters that can be read. Not for checks: it may take its time, and has no deadline.
@@ -45,6 +48,7 @@ impl Reading {
         Self {
             now_us,
             states: vec![None; batch.charges().len()],
+            shared: Vec::new(),
         }
     }
 
@@ -78,6 +82,10 @@ impl Reading {
             admitted &= outcome.allowed || charge.group != ENFORCED;
             outcomes.push(outcome);
         }
-        ChargeResult { admitted, outcomes }
+        ChargeResult {
+            admitted,
+            outcomes,
+            shared: Vec::new(),
+        }
     }
 }

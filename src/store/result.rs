@@ -10,6 +10,9 @@ pub struct ChargeResult {
     /// One answer for each charge. If the request was not admitted, only those that do not fit mean
     /// anything.
     pub outcomes: Vec<Outcome>,
+    /// The places of the charges that were made to their rule's overflow counter, because the
+    /// client had no counter, and there may be no more.
+    pub shared: Vec<usize>,
 }
 
 /// Why a store did not decide.

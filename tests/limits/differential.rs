@@ -333,7 +333,11 @@ impl Model {
                 self.states[i] = Some((state, ttl));
             }
         }
-        Ok(ChargeResult { admitted, outcomes })
+        Ok(ChargeResult {
+            admitted,
+            outcomes,
+            shared: Vec::new(),
+        })
     }
 }
 

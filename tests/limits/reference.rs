@@ -284,7 +284,11 @@ impl Model<'_> {
                 }
             }
         }
-        ChargeResult { admitted, outcomes }
+        ChargeResult {
+            admitted,
+            outcomes,
+            shared: Vec::new(),
+        }
     }
 }
 

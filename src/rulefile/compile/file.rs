@@ -6,7 +6,7 @@ use http::HeaderName;
 
 use super::{Compiler, rules::Rules, value};
 use crate::{
-    limit::Algorithm,
+    limit::{Algorithm, new_keys},
     request::{ClientIpPolicy, PathPolicy},
     rulefile::{
         decode::Field, include::Source, lint::SHIPPED_HEADERS, model::RuleFile, yaml::FieldPath,
@@ -15,13 +15,27 @@ use crate::{
 };
 
 /// The settings that a rule takes from `defaults`.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Defaults {
     pub(super) algorithm: Option<Algorithm>,
     pub(super) mode: Mode,
     pub(super) on_missing: OnMissing,
     pub(super) on_store_error: OnStoreError,
+    pub(super) max_new_keys: u32,
     pub(super) answer: Arc<Answer>,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            algorithm: None,
+            mode: Mode::default(),
+            on_missing: OnMissing::default(),
+            on_store_error: OnStoreError::default(),
+            max_new_keys: new_keys::DEFAULT,
+            answer: Arc::default(),
+        }
+    }
 }
 
 fn path_policy(file: &RuleFile) -> PathPolicy {
@@ -167,6 +181,9 @@ impl Compiler<'_, '_> {
             mode: or(own.mode.as_ref(), general.mode),
             on_missing: or(own.on_missing.as_ref(), general.on_missing),
             on_store_error: or(own.on_store_error.as_ref(), general.on_store_error),
+            max_new_keys: self
+                .max_new_keys(own.max_new_keys.as_ref())
+                .unwrap_or(general.max_new_keys),
             answer: self.answer(own.answer.as_ref(), &general.answer),
         }
     }

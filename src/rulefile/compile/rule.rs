@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Compiler, file::Defaults, limits::AlgorithmChoice, overrides::OverriddenRule, value};
 use crate::{
+    limit::new_keys,
     rulefile::{
         decode::Field,
         model::{self, ActionName},
@@ -112,6 +113,7 @@ impl Compiler<'_, '_> {
             overrides_file,
             ban,
             on_store_error,
+            max_new_keys,
         } = rule;
         let written = [
             self.path_of(limit.as_ref()),
@@ -125,6 +127,7 @@ impl Compiler<'_, '_> {
             self.path_of(overrides_file.as_ref()),
             self.path_of(ban.as_ref()),
             self.path_of(on_store_error.as_ref()),
+            self.path_of(max_new_keys.as_ref()),
         ];
         for path in written.into_iter().flatten() {
             self.problems.error(
@@ -177,6 +180,7 @@ impl Compiler<'_, '_> {
         let plan = self.plan(limits, path, name, choice)?;
         let mode = value(rule.mode.as_ref()).copied();
         let on_store_error = value(rule.on_store_error.as_ref()).copied();
+        let max_new_keys = self.max_new_keys(rule.max_new_keys.as_ref());
         Some(LimitAction {
             descriptor,
             cost,
@@ -186,6 +190,25 @@ impl Compiler<'_, '_> {
             ban,
             mode: mode.unwrap_or(defaults.mode),
             on_store_error: on_store_error.unwrap_or(defaults.on_store_error),
+            max_new_keys: max_new_keys.unwrap_or(defaults.max_new_keys),
         })
+    }
+
+    /// The budget of new counters, if one is given.
+    pub(super) fn max_new_keys(&self, field: Option<&Field<u64>>) -> Option<u32> {
+        let field = field?;
+        let given = u32::try_from(field.value?).ok();
+        let max = given.filter(|max| *max <= new_keys::MAX);
+        if max.is_none() {
+            self.error(
+                field,
+                format!(
+                    "more than {} new counters per second are no budget",
+                    new_keys::MAX
+                ),
+                "write a smaller number, or 0 for any number",
+            );
+        }
+        max
     }
 }

@@ -79,6 +79,7 @@ fn asked(rule: &Rule, path: &FieldPath) -> Vec<(FieldPath, HeaderName)> {
         ban: _,
         mode: _,
         on_store_error: _,
+        max_new_keys: _,
     } = &**action;
     for (index, part) in descriptor.parts.iter().enumerate() {
         let name = match part {

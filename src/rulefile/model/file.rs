@@ -86,6 +86,10 @@ pub(in crate::rulefile) struct Defaults {
     pub(in crate::rulefile) on_missing: Option<Field<OnMissing>>,
     /// What a rule does while Redis does not answer. By default `local`.
     pub(in crate::rulefile) on_store_error: Option<Field<OnStoreError>>,
+    /// How many counters of a rule may be new per second, on average over a minute. Clients beyond
+    /// that share one. By default 1000; 0 for any number.
+    #[schemars(range(max = 1_000_000))]
+    pub(in crate::rulefile) max_new_keys: Option<Field<u64>>,
     /// The response for a denied request.
     pub(in crate::rulefile) answer: Option<Field<Answer>>,
 }
@@ -140,6 +144,10 @@ pub(in crate::rulefile) struct Rule {
     pub(in crate::rulefile) mode: Option<Field<Mode>>,
     /// What the rule does while Redis does not answer.
     pub(in crate::rulefile) on_store_error: Option<Field<OnStoreError>>,
+    /// How many of its counters may be new per second, on average over a minute. Clients beyond
+    /// that share one. 0 for any number.
+    #[schemars(range(max = 1_000_000))]
+    pub(in crate::rulefile) max_new_keys: Option<Field<u64>>,
 }
 
 /// What happens to requests that match.

@@ -2,8 +2,9 @@
 -- all or nothing.
 --
 --   KEYS[i]             the counter of limit i
---   ARGV[7(i-1) + 1..7] its algorithm, group, cost, amount (of a bucket: its burst), window (us),
---                       tokens and period (us)
+--   ARGV[8(i-1) + 1..8] its algorithm, group, cost, amount (of a bucket: its burst), window (us),
+--                       tokens, period (us), and how many counters of its rule may be new per
+--                       second (0: any number)
 --
 -- The algorithm is one of 1 fixed_window, 2 sliding_window, 3 token_bucket, 4 sliding_log,
 -- 5 for a ban, and 6 for a fixed_window that follows the calendar.
@@ -14,13 +15,19 @@
 --   within what time (us), how long it lasts (us), 1 if a limit that is not among KEYS did not fit.
 --   ARGV may end with "peek": then limits are not charged, whatever fits.
 --
---   Answer: { admitted 0|1, now (us), then for each limit: fits 0|1, remaining, wait (us) }.
+--   Answer: { admitted 0|1, now (us), then for each limit: fits 0|1, remaining, wait (us), then
+--           the i of each limit that was charged to its rule's overflow counter }.
 --           `remaining` of a ban is 1 if it begins now.
 --           { 2, now } if `now` is outside the edges of a calendar window. Nothing was charged.
 --
 -- Group 0 is enforced: if one of its limits does not fit, nothing is written at all. Every other
 -- group is a shadow rule: if one of its limits does not fit, that group alone is not written. Bans
 -- count denials, and are written in any case.
+--
+-- A counter that does not exist yet takes one from its rule's budget of new counters, a bucket of as
+-- many per second and a minute's worth at most. If that is empty, the rule's overflow counter is
+-- charged in its place. Their keys follow from the rule's: see src/counter_key.rs. In a cluster they
+-- are in other slots, and there the budget is off.
 --
 -- The arithmetic is that of src/limit/*.rs, line by line, and is explained there. A property test
 -- compares the two. Numbers here are doubles, exact up to 2^53. Costs are at least 1. `%d` prints
@@ -53,12 +60,44 @@ local now = time[1] * 1000000 + time[2]
 
 local answer = { 1, now }
 local values, expiries, denied, bans = {}, {}, nil, nil
+-- Of new counters: the budgets by their keys, the budget of limit i, the overflow counter of limit i.
+local budgets, news, shared
 
 for i = 1, #KEYS do
-  local key, at = KEYS[i], 7 * i - 6
+  local key, at = KEYS[i], 8 * i - 7
   local algorithm, cost, amount, window = ARGV[at], ARGV[at + 2] + 0, ARGV[at + 3] + 0, ARGV[at + 4] + 0
   local stored = redis.call('GET', key)
   local fits, left, wait, value, expires
+
+  if not stored and ARGV[at + 7] ~= '0' then
+    local rate, rule = ARGV[at + 7] + 0, match(key, '^[^{]*{[^:}]*')
+    budgets, news = budgets or {}, news or {}
+    local budget = budgets[rule]
+    if not budget then
+      local used, since = match(redis.call('GET', rule .. '}:new_keys') or '0 0', '^(%d+) (%d+)$')
+      if not used then
+        error('the value of ' .. rule .. '}:new_keys is not one of tollgate: remove it with DEL', 0)
+      end
+      used, since = used + 0, since + 0
+      if since > now then since = now end
+      local seconds = floor((now - since) / 1000000)
+      used, since = used - seconds * rate, since + seconds * 1000000
+      local refilled = floor((now - since) * rate / 1000000)
+      if refilled >= used then
+        used, since, refilled = 0, now, 0
+      end
+      budget = { used = used, since = since, left = 60 * rate - (used - refilled), rate = rate, new = 0 }
+      budgets[rule] = budget
+    end
+    if budget.left > 0 then
+      budget.left, news[i] = budget.left - 1, budget
+    else
+      key = rule .. '}:overflow' .. match(key, '}(.*)$')
+      stored = redis.call('GET', key)
+      shared = shared or {}
+      shared[i] = key
+    end
+  end
 
   if algorithm == '2' then
     -- sliding_window: the current window, and the one before it. See src/limit/sliding_window.rs.
@@ -250,7 +289,8 @@ for i = 1, #KEYS do
       end
       is_due = ARGV[at + 6] == '1'
       for j = i - cost, i - 1 do
-        if answer[3 * j] == 0 then is_due = true end
+        -- Nobody is banned for what others do.
+        if answer[3 * j] == 0 and not (shared and shared[j]) then is_due = true end
       end
       if is_due then denials = denials + 1 end
       if is_due and denials >= amount then
@@ -327,6 +367,13 @@ for i = 1, #KEYS do
   values[i], expiries[i] = value, expires
 end
 
+if shared then
+  for i = 1, #KEYS do
+    if shared[i] then
+      answer[#answer + 1] = i
+    end
+  end
+end
 if bans then
   for _, i in ipairs(bans) do
     redis.call('SET', KEYS[i], values[i], 'PX', format('%d', math.ceil((expiries[i] - now) / 1000)))
@@ -337,12 +384,24 @@ if denied and denied['0'] then
   answer[1] = 0
   return answer
 end
-if ARGV[7 * #KEYS + 1] == 'peek' then
+if ARGV[8 * #KEYS + 1] == 'peek' then
   return answer
 end
 for i = 1, #KEYS do
-  if values[i] and not (denied and denied[ARGV[7 * i - 5]]) then
-    redis.call('SET', KEYS[i], values[i], 'PX', format('%d', math.ceil((expiries[i] - now) / 1000)))
+  if values[i] and not (denied and denied[ARGV[8 * i - 6]]) then
+    redis.call('SET', shared and shared[i] or KEYS[i], values[i], 'PX', format('%d', math.ceil((expiries[i] - now) / 1000)))
+    if news and news[i] then
+      news[i].new = news[i].new + 1
+    end
+  end
+end
+if budgets then
+  for rule, budget in pairs(budgets) do
+    if budget.new > 0 then
+      local used = budget.used + budget.new
+      local full = budget.since + math.ceil(used * 1000000 / budget.rate)
+      redis.call('SET', rule .. '}:new_keys', format('%d %d', used, budget.since), 'PX', format('%d', math.ceil((full - now) / 1000)))
+    end
   end
 end
 return answer

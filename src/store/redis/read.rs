@@ -15,10 +15,11 @@ use super::{
     script,
 };
 use crate::{
-    limit::{State, ban},
+    counter_key,
+    limit::{State, ban, new_keys::budget},
     problem::Problem,
     store::{
-        Batch, Charge, Counted, StoreError,
+        Batch, Counted, StoreError,
         read::{Read, Reading, Reads},
     },
 };
@@ -59,28 +60,57 @@ impl Reader {
     }
 
     async fn read_now(&self, batch: &Batch) -> Result<Reading, StoreError> {
-        let (values, now_us) = self.source.values(batch).await?;
-        let states = batch.charges().iter().zip(values);
-        let states = states.map(|(charge, value)| state(batch, charge, value));
-        Ok(Reading {
+        let charges = batch.charges();
+        let keys: Vec<&str> = charges.iter().map(|charge| batch.key(charge)).collect();
+        let (values, now_us) = self.source.values(&keys).await?;
+        let states = charges.iter().zip(&keys).zip(values);
+        let states = states.map(|((charge, key), value)| state(key, charge.counted, value));
+        let mut reading = Reading {
             now_us,
             states: states.collect::<Result<_, _>>()?,
-        })
+            shared: Vec::new(),
+        };
+        self.read_shared(batch, &mut reading).await?;
+        Ok(reading)
+    }
+
+    /// Replaces the states of counters that would not come into being by those of the overflow
+    /// counters that would be charged.
+    async fn read_shared(&self, batch: &Batch, reading: &mut Reading) -> Result<(), StoreError> {
+        for (place, charge) in batch.charges().iter().enumerate() {
+            let Some(budget) = budget(charge.max_new_keys) else {
+                continue;
+            };
+            if reading.states[place].is_some() || charge.limit().is_none() {
+                continue;
+            }
+            let key = batch.key(charge);
+            let (new_keys, overflow) = (counter_key::new_keys(key), counter_key::overflow(key));
+            let (values, _) = self.source.values(&[&new_keys, &overflow]).await?;
+            let Ok([spent, shared]) = <[Value; 2]>::try_from(values) else {
+                continue;
+            };
+            let spent = state(&new_keys, Counted::Limit(budget), spent)?;
+            if !budget.step(spent, reading.now_us, 1).outcome.allowed {
+                reading.states[place] = state(&overflow, charge.counted, shared)?;
+                reading.shared.push(place);
+            }
+        }
+        Ok(())
     }
 }
 
 impl Source {
-    /// The reply to `GET` for each charge, and a time that none of them lies after.
-    async fn values(&self, batch: &Batch) -> Result<(Vec<Value>, u64), StoreError> {
-        let charges = batch.charges();
+    /// The reply to `GET` for each key, and a time that none of them lies after.
+    async fn values(&self, keys: &[&str]) -> Result<(Vec<Value>, u64), StoreError> {
         match self {
             Self::One {
                 connector,
                 connection,
             } => {
-                let mut commands = Pipeline::with_capacity(charges.len() + 1);
-                for charge in charges {
-                    commands.cmd("GET").arg(batch.key(charge));
+                let mut commands = Pipeline::with_capacity(keys.len() + 1);
+                for key in keys {
+                    commands.cmd("GET").arg(key);
                 }
                 // After the counters, so that none of them lies in its future.
                 commands.cmd("TIME");
@@ -91,9 +121,9 @@ impl Source {
             }
             Self::Cluster(reader) => {
                 let mut reader = reader.lock().await;
-                let (mut values, mut latest) = (Vec::with_capacity(charges.len()), 0);
-                for charge in charges {
-                    let (value, now) = reader.get(batch.key(charge)).await?;
+                let (mut values, mut latest) = (Vec::with_capacity(keys.len()), 0);
+                for key in keys {
+                    let (value, now) = reader.get(key).await?;
                     latest = latest.max(time(Some(&now))?);
                     values.push(value);
                 }
@@ -153,27 +183,23 @@ fn time(reply: Option<&Value>) -> Result<u64, StoreError> {
         .ok_or_else(|| StoreError::Malformed("redis returned no valid time".to_owned()))
 }
 
-fn state(batch: &Batch, charge: &Charge, value: Value) -> Result<Option<State>, StoreError> {
+fn state(key: &str, counted: Counted, value: Value) -> Result<Option<State>, StoreError> {
     let text = match value {
         Value::Nil => return Ok(None),
         Value::BulkString(bytes) => String::from_utf8(bytes).unwrap_or_default(),
         Value::ServerError(error) => {
             let refused = script::refused(&error.into());
-            return Err(StoreError::Refused(format!(
-                "{}: {refused}",
-                batch.key(charge)
-            )));
+            return Err(StoreError::Refused(format!("{key}: {refused}")));
         }
         _ => String::new(),
     };
-    let state = match &charge.counted {
+    let state = match counted {
         Counted::Limit(limit) => State::parse(limit.algorithm(), &text),
         Counted::Ban { .. } => ban::State::parse(&text).map(State::Ban),
     };
     state.map(Some).ok_or_else(|| {
         StoreError::Malformed(format!(
-            "the value of {} is not a counter of tollgate: remove it with DEL",
-            batch.key(charge)
+            "the value of {key} is not a counter of tollgate: remove it with DEL"
         ))
     })
 }

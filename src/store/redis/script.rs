@@ -23,7 +23,7 @@ static GIVE_BACK_SHA: LazyLock<String> =
     LazyLock::new(|| sha1_smol::Sha1::from(GIVE_BACK_SOURCE).hexdigest());
 
 /// The numbers that one charge adds to `ARGV`.
-const ARGS_PER_CHARGE: usize = 7;
+const ARGS_PER_CHARGE: usize = 8;
 
 /// What the script does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +78,8 @@ pub fn command<'a>(
                     .arg(ban.after())
                     .arg(ban.within_us())
                     .arg(ban.for_us())
-                    .arg(u8::from(denied));
+                    .arg(u8::from(denied))
+                    .arg(0);
             }
         }
     }
@@ -146,7 +147,7 @@ fn push_limit(cmd: &mut Cmd, limit: &Limit, charge: &Charge) {
         Some([a, b, c, d]) => cmd.arg(format!("{a} {b} {c} {d}")),
         None => cmd.arg(rate.tokens),
     };
-    cmd.arg(rate.period_us);
+    cmd.arg(rate.period_us).arg(charge.max_new_keys);
 }
 
 /// Whether Redis does not have the script: after a restart, a `SCRIPT FLUSH` or a fail-over.
@@ -192,8 +193,13 @@ pub fn decode(value: Value, charges: usize) -> Result<ScriptReply, StoreError> {
             now_us,
             verdict: Err(StoreError::Clock),
         }),
-        [admitted @ 0..=1, now_us, ref answers @ ..] if answers.len() == 3 * charges => {
-            let outcomes = answers
+        [admitted @ 0..=1, now_us, ref answers @ ..] if answers.len() >= 3 * charges => {
+            let (outcomes, shared) = answers.split_at(3 * charges);
+            let is_one = |place: &u64| (1..=charges as u64).contains(place);
+            if !shared.iter().all(is_one) {
+                return Err(malformed(&Value::Array(items)));
+            }
+            let outcomes = outcomes
                 .chunks_exact(3)
                 .map(|answer| Outcome {
                     allowed: answer[0] == 1,
@@ -204,7 +210,14 @@ pub fn decode(value: Value, charges: usize) -> Result<ScriptReply, StoreError> {
             let admitted = admitted == 1;
             Ok(ScriptReply {
                 now_us,
-                verdict: Ok(ChargeResult { admitted, outcomes }),
+                verdict: Ok(ChargeResult {
+                    admitted,
+                    outcomes,
+                    shared: shared
+                        .iter()
+                        .filter_map(|place| usize::try_from(place - 1).ok())
+                        .collect(),
+                }),
             })
         }
         _ => Err(malformed(&Value::Array(items))),
@@ -284,7 +297,7 @@ mod tests {
             .filter(|w| !w.starts_with(['$', '*']))
             .collect();
         assert_eq!(
-            words[..11],
+            words[..12],
             [
                 "EVALSHA",
                 "sha",
@@ -296,7 +309,8 @@ mod tests {
                 "40",
                 "60000000",
                 "1",
-                "3000000"
+                "3000000",
+                "0"
             ]
         );
     }

@@ -110,6 +110,7 @@ impl Cluster {
             outcomes: outcomes
                 .map(|(outcome, charge)| outcome.unwrap_or_else(|| unknown(charge)))
                 .collect(),
+            shared: Vec::new(),
         })
     }
 }
