@@ -215,7 +215,7 @@ def many_rules():
     lines = ["version: 1", "rules:"]
     for n in range(999):
         lines.append(f"  - {{ name: route-{n}, match: {{ path: '/api/v{n % 10}/things-{n}/{{id}}/**', methods: [GET, POST] }}, "
-                     f"key: [client_ip, {{ header: x-api-key }}], limit: [20/s burst 40, 1000/h] }}")
+                     f"key: [client_ip, {{ header: x-api-key }}], limits: [20/s burst 40, 1000/h] }}")
     lines.append("  - { name: everything, key: [client_ip], limit: 1000/h }")
     return "\n".join(lines) + "\n"
 
