@@ -8,20 +8,25 @@
 //! per rule and limit: they are limited together rather than not at all, and no client that is
 //! counted already is forgotten. Overflow counters may exceed the bound; there are only as many as
 //! there are limits.
+//!
+//! Keys are not kept, only 128 bits of a hash of each, and states are [packed](super::packed). The
+//! hash is keyed, with a key that is drawn when the process starts and never leaves it: whoever
+//! found two keys with one hash could spend another's quota.
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasher as _, BuildHasherDefault, Hash, Hasher, RandomState},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
-use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
 use super::{
     Batch, Charge, ChargeResult, Charging, Counted, ENFORCED, Store, StoreError,
+    packed::Packed,
     read::{Read, Reading, Reads},
 };
 use crate::{
@@ -32,15 +37,73 @@ use crate::{
 
 const SHARDS: usize = 64;
 
+/// What is stored of a counter.
 struct Entry {
-    state: State,
+    packed: Packed,
     expires_us: u64,
+}
+
+impl Entry {
+    fn new(state: State, expires_us: u64) -> Self {
+        Self {
+            packed: Packed::new(state, expires_us),
+            expires_us,
+        }
+    }
+
+    /// The state, unless it has expired.
+    fn state(&self, now_us: u64) -> Option<State> {
+        (self.expires_us > now_us).then(|| self.packed.state(self.expires_us))
+    }
+}
+
+/// What a counter is found by: two halves of 128 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Id([u64; 2]);
+
+impl Id {
+    /// `SipHash` is a pseudorandom function, so the hashes of a key and of the key with something
+    /// before it are as good as those of two functions.
+    fn new(hasher: &RandomState, key: &str) -> Self {
+        Self([hasher.hash_one(key), hasher.hash_one((1_u8, key))])
+    }
+
+    /// Always below [`SHARDS`].
+    fn shard(self) -> usize {
+        usize::try_from(self.0[1] % SHARDS as u64).unwrap_or(0)
+    }
+}
+
+impl Hash for Id {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0[0]);
+    }
+}
+
+/// Hands on what is a hash already.
+#[derive(Debug, Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
 }
 
 /// A part of the counters.
 #[derive(Default)]
 struct Shard {
-    counters: HashMap<Box<str>, Entry, RandomState>,
+    counters: HashMap<Id, Entry, BuildHasherDefault<Hashed>>,
     swept_us: u64,
 }
 
@@ -63,7 +126,7 @@ pub struct MemoryStore {
 }
 
 impl MemoryStore {
-    /// Creates a store for at most `max_keys` counters (about 250 bytes each).
+    /// Creates a store for at most `max_keys` counters (at most 150 bytes each, logs more).
     pub fn new(max_keys: usize, clock: Arc<dyn Clock>, on_overflow: OnOverflow) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
@@ -99,11 +162,8 @@ impl MemoryStore {
             .fetch_sub(before - counters.len(), Ordering::Relaxed);
     }
 
-    fn shard_of(&self, key: &str) -> usize {
-        use std::hash::BuildHasher as _;
-        // The map uses the lowest and highest bits of the same hash, so this takes bits from the
-        // middle. Always below SHARDS.
-        usize::try_from((self.hasher.hash_one(key) >> 32) % SHARDS as u64).unwrap_or(0)
+    fn id(&self, key: &str) -> Id {
+        Id::new(&self.hasher, key)
     }
 
     /// A panic while a shard was locked leaves at worst one charge undone; the counters remain
@@ -127,18 +187,15 @@ impl MemoryStore {
         let mut denied = Vec::new();
         let mut pending: Vec<Pending> = Vec::with_capacity(batch.charges().len());
         let mut outcomes: Vec<Outcome> = Vec::with_capacity(batch.charges().len());
-        for charge in batch.charges() {
+        for (index, charge) in batch.charges().iter().enumerate() {
+            let id = held.ids[index];
             let (next, outcome) = match &charge.counted {
                 Counted::Limit(limit) => {
-                    let mut slot = held.slot(batch, charge, now_us);
+                    let mut slot = held.slot(id, batch.key(charge), now_us);
                     let step = limit.step(slot.state.take(), now_us, charge.cost);
-                    let entry = Entry {
-                        state: step.state,
-                        expires_us: step.expires_us,
-                    };
                     let next = Pending {
                         slot: Some(slot),
-                        entry: Some(entry),
+                        write: Some((step.state, step.expires_us)),
                     };
                     (next, step.outcome)
                 }
@@ -146,17 +203,16 @@ impl MemoryStore {
                     let covered = pending.len() - span..pending.len();
                     let fits = outcomes[covered.clone()].iter().all(|o| o.allowed);
                     let shares = pending[covered].iter().any(Pending::is_shared);
-                    let slot = held.ban_slot(batch, charge, now_us, shares, fits);
+                    let slot = held.ban_slot(id, now_us, shares, fits);
                     let state = slot.as_ref().and_then(|slot| match slot.state {
                         Some(State::Ban(state)) => Some(state),
                         _ => None,
                     });
                     let step = ban.step(state, now_us, fits || slot.is_none());
-                    let entry = step.write.map(|(state, expires_us)| Entry {
-                        state: State::Ban(state),
-                        expires_us,
-                    });
-                    (Pending { slot, entry }, step.outcome)
+                    let write = step
+                        .write
+                        .map(|(state, expires_us)| (State::Ban(state), expires_us));
+                    (Pending { slot, write }, step.outcome)
                 }
             };
             if !outcome.allowed {
@@ -172,8 +228,10 @@ impl MemoryStore {
                 Counted::Limit(_) => admitted && !denied.contains(&charge.group),
                 Counted::Ban { .. } => true,
             };
-            if is_charged && let (Some(slot), Some(entry)) = (&next.slot, next.entry.take()) {
-                held.keep(batch.key(charge), slot, entry);
+            if is_charged
+                && let (Some(slot), Some((state, expires_us))) = (&next.slot, next.write.take())
+            {
+                held.keep(slot.id, Entry::new(state, expires_us));
             }
         }
         drop(held);
@@ -214,9 +272,8 @@ impl Read for MemoryStore {
     fn read<'a>(&'a self, batch: &'a Batch) -> Reads<'a> {
         let now_us = self.clock.now_us();
         let state_of = |key: &str| {
-            let shard = self.lock(self.shard_of(key));
-            let entry = shard.counters.get(key)?;
-            (entry.expires_us > now_us).then(|| entry.state.clone())
+            let id = self.id(key);
+            self.lock(id.shard()).counters.get(&id)?.state(now_us)
         };
         let states = batch.charges().iter().map(|charge| {
             let key = batch.key(charge);
@@ -233,7 +290,7 @@ impl Read for MemoryStore {
 
 /// The place of a charge's counter.
 struct Slot {
-    shard: usize,
+    id: Id,
     state: Option<State>,
     /// The key of the shared counter, if there is no room for the client's own.
     overflow: Option<Box<str>>,
@@ -243,8 +300,8 @@ struct Slot {
 struct Pending {
     /// `None` for a ban without room.
     slot: Option<Slot>,
-    /// `None` leaves what is stored.
-    entry: Option<Entry>,
+    /// The next state and when it expires; `None` leaves what is stored.
+    write: Option<(State, u64)>,
 }
 
 impl Pending {
@@ -257,6 +314,8 @@ impl Pending {
 struct Held<'a> {
     store: &'a MemoryStore,
     shards: Vec<(usize, MutexGuard<'a, Shard>)>,
+    /// What the charges count in, in the order of the batch.
+    ids: Vec<Id>,
     /// Counters that the charges before this one will add if the batch is admitted.
     new_keys: usize,
 }
@@ -264,12 +323,15 @@ struct Held<'a> {
 impl<'a> Held<'a> {
     fn lock(store: &'a MemoryStore, batch: &Batch) -> Self {
         let mut indices: Vec<usize> = Vec::with_capacity(2 * batch.charges().len());
+        let mut ids: Vec<Id> = Vec::with_capacity(batch.charges().len());
         let full = store.keys() + batch.charges().len() > store.max_keys;
         for charge in batch.charges() {
             let key = batch.key(charge);
-            indices.push(store.shard_of(key));
+            let id = store.id(key);
+            ids.push(id);
+            indices.push(id.shard());
             if full {
-                indices.push(store.shard_of(&overflow(key)));
+                indices.push(store.id(&overflow(key)).shard());
             }
         }
         indices.sort_unstable();
@@ -277,6 +339,7 @@ impl<'a> Held<'a> {
         Self {
             store,
             shards: indices.into_iter().map(|i| (i, store.lock(i))).collect(),
+            ids,
             new_keys: 0,
         }
     }
@@ -288,25 +351,22 @@ impl<'a> Held<'a> {
             .map(|(_, shard)| &mut **shard)
     }
 
-    fn slot(&mut self, batch: &Batch, charge: &Charge, now_us: u64) -> Slot {
-        let key = batch.key(charge);
-        let store = self.store;
-        let index = store.shard_of(key);
-        if let Some(state) = self.find(index, key, now_us) {
+    fn slot(&mut self, id: Id, key: &str, now_us: u64) -> Slot {
+        if let Some(state) = self.find(id, now_us) {
             return Slot {
-                shard: index,
+                id,
                 state,
                 overflow: None,
             };
         }
-        if self.is_full(index, now_us)
+        if self.is_full(id.shard(), now_us)
             && let Some(slot) = self.overflow_slot(key, now_us)
         {
             return slot;
         }
         self.new_keys += 1;
         Slot {
-            shard: index,
+            id,
             state: None,
             overflow: None,
         }
@@ -314,26 +374,17 @@ impl<'a> Held<'a> {
 
     /// The slot of a ban. `None` if there is no room, or if a counter of its rule is shared: no
     /// client is banned for what others do.
-    fn ban_slot(
-        &mut self,
-        batch: &Batch,
-        charge: &Charge,
-        now_us: u64,
-        shares: bool,
-        fits: bool,
-    ) -> Option<Slot> {
-        let key = batch.key(charge);
-        let index = self.store.shard_of(key);
-        let state = self.find(index, key, now_us);
+    fn ban_slot(&mut self, id: Id, now_us: u64, shares: bool, fits: bool) -> Option<Slot> {
+        let state = self.find(id, now_us);
         // Only a denial takes up room.
         if state.is_none() && !fits {
-            if shares || self.is_full(index, now_us) {
+            if shares || self.is_full(id.shard(), now_us) {
                 return None;
             }
             self.new_keys += 1;
         }
         Some(Slot {
-            shard: index,
+            id,
             state: state.flatten(),
             overflow: None,
         })
@@ -355,11 +406,11 @@ impl<'a> Held<'a> {
     /// shard is not among them: this one batch may then exceed the bound.
     fn overflow_slot(&mut self, key: &str, now_us: u64) -> Option<Slot> {
         let overflow = overflow(key);
-        let shard = self.store.shard_of(&overflow);
-        self.shard(shard)?;
+        let id = self.store.id(&overflow);
+        self.shard(id.shard())?;
         Some(Slot {
-            shard,
-            state: self.find(shard, &overflow, now_us).flatten(),
+            id,
+            state: self.find(id, now_us).flatten(),
             overflow: Some(overflow.into()),
         })
     }
@@ -367,22 +418,61 @@ impl<'a> Held<'a> {
     /// `None` if there is no such counter; `Some(None)` if it has expired, and its slot can be
     /// reused.
     #[expect(clippy::option_option, reason = "absent and expired are two things")]
-    fn find(&mut self, shard: usize, key: &str, now_us: u64) -> Option<Option<State>> {
-        let entry = self.shard(shard)?.counters.get(key)?;
-        Some((entry.expires_us > now_us).then(|| entry.state.clone()))
+    fn find(&mut self, id: Id, now_us: u64) -> Option<Option<State>> {
+        let entry = self.shard(id.shard())?.counters.get(&id)?;
+        Some(entry.state(now_us))
     }
 
-    fn keep(&mut self, key: &str, slot: &Slot, entry: Entry) {
+    fn keep(&mut self, id: Id, entry: Entry) {
         let store = self.store;
-        let Some(shard) = self.shard(slot.shard) else {
+        let Some(shard) = self.shard(id.shard()) else {
             return;
         };
-        let key = slot.overflow.as_deref().unwrap_or(key);
-        if let Some(old) = shard.counters.get_mut(key) {
-            *old = entry;
-        } else {
-            shard.counters.insert(key.into(), entry);
+        if shard.counters.insert(id, entry).is_none() {
             store.keys.fetch_add(1, Ordering::Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        clock::ManualClock,
+        limit::{Algorithm, Limit},
+    };
+
+    /// What the maps of the counters take, as `HashMap` is made: a power of two of places, at most
+    /// seven eighths of them used, and a byte for each beside the entry. `scripts/memory.sh`
+    /// measures the process.
+    #[test]
+    fn a_counter_takes_150_bytes_at_most_however_full_the_maps_are() {
+        let clock = Arc::new(ManualClock::new(1_800_000_000_000_000));
+        let store = MemoryStore::new(usize::MAX, clock, Box::new(|_| {}));
+        let limit = Limit::new(Algorithm::SlidingWindow, 1000, 3_600_000_000, None).unwrap();
+        let mut worst = 0;
+        for n in 0_u32..60_000 {
+            let mut batch = Batch::default();
+            batch.push(limit, 1, ENFORCED, |key| key.push_str(&n.to_string()));
+            store.charge_now(&batch);
+            // With fewer, one shard has just grown and another has not.
+            if n % 1000 == 999 && n > 10_000 {
+                let places: usize = (0..SHARDS)
+                    .map(|shard| store.lock(shard).counters.capacity() * 8 / 7)
+                    .sum();
+                worst = worst.max(places * (size_of::<(Id, Entry)>() + 1) / store.keys());
+            }
+        }
+        assert_eq!(store.keys(), 60_000);
+        assert!(worst > 100 && worst <= 150, "{worst} bytes each");
+    }
+
+    #[test]
+    fn two_processes_hash_a_key_differently() {
+        let (one, other) = (RandomState::new(), RandomState::new());
+        assert_eq!(Id::new(&one, "key"), Id::new(&one, "key"));
+        assert_ne!(Id::new(&one, "key"), Id::new(&other, "key"));
+        let [first, second] = Id::new(&one, "key").0;
+        assert_ne!(first, second);
     }
 }
