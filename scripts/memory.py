@@ -344,4 +344,5 @@ def main():
         total(args.program, args.seconds)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -160,9 +160,16 @@ impl Room {
         } else {
             bytes.div_ceil(UNIT)
         };
-        let have = self.permit.as_ref().map_or(0, |permit| permit.num_permits());
+        let have = self
+            .permit
+            .as_ref()
+            .map_or(0, |permit| permit.num_permits());
         if want < have {
-            drop(self.permit.as_mut().and_then(|permit| permit.split(have - want)));
+            drop(
+                self.permit
+                    .as_mut()
+                    .and_then(|permit| permit.split(have - want)),
+            );
         } else if want > have {
             let Some(more) = self.more(want - have).await else {
                 return false;

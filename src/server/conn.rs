@@ -15,19 +15,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::body::WholeBody;
 use super::budget::{Budget, FIRST_READ, Place, Room};
 use super::head::{Head, MAX_HEAD, Seen};
 use super::http2;
 use super::options::{ConnEvents, Options};
 use super::stream::Stream;
-use super::timed_io::{Limits, Progress, TimedIo, later};
+use super::timed_io::{Pause, Pauses, Progress, TimedIo, later};
 
 /// How long a closing connection is still read, for the client to close its side.
 const CLOSE_LINGER: Duration = Duration::from_secs(1);
@@ -293,10 +294,6 @@ where
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
     let options = &common.options;
-    let limits = Limits {
-        rest: options.header_timeout.min(options.idle_timeout),
-        write: options.header_timeout,
-    };
     let progress = Arc::new(Progress::default());
     let shared = Arc::new(Shared {
         progress: Arc::clone(&progress),
@@ -305,20 +302,24 @@ where
     });
     let service = service_fn(|request: Request<Incoming>| {
         shared.progress.head_complete();
-        answer((common.handler)(request), Arc::clone(&shared))
+        let has_body = !request.body().is_end_stream();
+        answer((common.handler)(request), has_body, Arc::clone(&shared))
     });
-    let budget = Arc::clone(&common.budget);
-    let io = TimedIo::new(stream, bytes, Arc::clone(&progress), budget, limits);
+    let io = TimedIo::new(stream, bytes, Arc::clone(&progress), options.header_timeout);
+    let mut pauses = Pauses::new(options.header_timeout.min(options.idle_timeout));
     let mut conn = common.builder.serve_connection(TokioIo::new(io), service);
     let result = loop {
         let drains = *begun.borrow_and_update();
-        if drains {
-            progress.hurry();
-        }
-        let serving = std::future::poll_fn(|cx| match Pin::new(&mut conn).poll(cx) {
-            Poll::Ready(result) => Poll::Ready(Some(result)),
-            Poll::Pending if progress.may_rest() => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
+        let serving = std::future::poll_fn(|cx| {
+            if let Poll::Ready(result) = Pin::new(&mut conn).poll(cx) {
+                return Poll::Ready(Some(result));
+            }
+            let is_hurried = drains || common.budget.is_tight();
+            match pauses.poll(cx, &progress, is_hurried) {
+                Pause::Short => Poll::Pending,
+                Pause::Long => Poll::Ready(None),
+                Pause::End => Poll::Ready(Some(Ok(()))),
+            }
         });
         tokio::select! {
             biased;
@@ -327,7 +328,7 @@ where
         }
     };
     let parts = conn.into_parts();
-    let (stream, unread, since) = parts.io.into_inner().into_parts();
+    let (stream, unread) = parts.io.into_inner().into_parts();
     match result {
         None => {
             let mut head = Head::later(&parts.read_buf);
@@ -335,7 +336,7 @@ where
             return Served::Rests(Resting {
                 stream,
                 head,
-                since: since.unwrap_or_else(Instant::now),
+                since: pauses.since(),
             });
         }
         Some(Ok(())) => {}
@@ -355,7 +356,10 @@ where
 async fn close(mut stream: Stream, last: &[u8]) {
     // The client may not read them, or be gone; then it learns nothing, and nothing is lost.
     let _ = stream.try_write(last);
-    if tokio::io::AsyncWriteExt::shutdown(&mut stream).await.is_err() {
+    if tokio::io::AsyncWriteExt::shutdown(&mut stream)
+        .await
+        .is_err()
+    {
         return;
     }
     let rest = async {
@@ -384,16 +388,21 @@ struct Shared {
 /// Waits for the handler's response, and adds what concerns the connection.
 async fn answer(
     handling: impl Future<Output = Response<Full<Bytes>>>,
+    has_body: bool,
     shared: Arc<Shared>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let panic_watch = PanicWatch(&shared);
     let mut response = handling.await;
     drop(panic_watch);
-    if shared.drain.announced() {
+    // What is left of a body must never be taken for the next request. hyper takes care of that, and
+    // has only until the connection rests.
+    let is_left = has_body && response.extensions().get::<WholeBody>().is_none();
+    if is_left || shared.drain.announced() {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
     }
-    shared.progress.answered();
+    let is_last = response.headers().contains_key(header::CONNECTION);
+    shared.progress.answered(is_last);
     Ok(response)
 }
 

@@ -40,7 +40,7 @@ use conn::{Common, Drain};
 use crate::throttle::Throttle;
 
 pub use addr::{BindError, ListenAddr, ParseListenAddrError};
-pub use body::UnwantedBody;
+pub use body::{UnwantedBody, WholeBody};
 pub use listen::Listener;
 pub use options::{ConnEvents, Options};
 pub use stream::Stream;
