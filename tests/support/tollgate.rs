@@ -139,6 +139,11 @@ impl Tollgate {
         eventually(&format!("the log has {text:?}"), is_there).await;
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);
     }
