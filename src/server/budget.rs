@@ -163,7 +163,7 @@ impl Room {
         let have = self
             .permit
             .as_ref()
-            .map_or(0, |permit| permit.num_permits());
+            .map_or(0, OwnedSemaphorePermit::num_permits);
         if want < have {
             drop(
                 self.permit
@@ -206,24 +206,22 @@ impl Room {
             return;
         }
         let mut oldest = self.heads.oldest();
-        match &self.shed {
+        if let Some(shed) = &self.shed {
             // If it is not there, it has been shed a moment ago.
-            Some(shed) => {
-                if let Some(holder) = oldest.get_mut(&shed.key) {
-                    holder.units = units;
-                }
+            if let Some(holder) = oldest.get_mut(&shed.key) {
+                holder.units = units;
             }
-            None => {
-                let key = (began, self.heads.next.fetch_add(1, Ordering::Relaxed));
-                let notify = Arc::new(Notify::new());
-                let holder = Holder {
-                    shed: Arc::clone(&notify),
-                    units,
-                };
-                oldest.insert(key, holder);
-                self.shed = Some(Shed { key, notify });
-            }
+            return;
         }
+        let key = (began, self.heads.next.fetch_add(1, Ordering::Relaxed));
+        let notify = Arc::new(Notify::new());
+        let holder = Holder {
+            shed: Arc::clone(&notify),
+            units,
+        };
+        oldest.insert(key, holder);
+        drop(oldest);
+        self.shed = Some(Shed { key, notify });
     }
 
     /// The head has arrived: it is not shed any more.

@@ -153,10 +153,10 @@ mod tests {
 
     #[test]
     fn what_cannot_become_a_head_is_not_waited_for() {
-        for bytes in [b"\x16\x03\x01".as_slice(), b" GET", &[b'x'; MAX_HEAD]] {
+        for bytes in [b"\x16\x03\x01".as_slice(), b" GET", &vec![b'x'; MAX_HEAD]] {
             assert_eq!(Head::later(bytes).seen(), Seen::Whole);
         }
-        assert_eq!(Head::later(&[b'x'; MAX_HEAD - 1]).seen(), Seen::Part);
+        assert_eq!(Head::later(&vec![b'x'; MAX_HEAD - 1]).seen(), Seen::Part);
         assert_eq!(Head::later(b"\r\n\r\n").seen(), Seen::Nothing);
     }
 }

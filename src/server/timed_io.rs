@@ -471,7 +471,7 @@ mod tests {
         let (mut client, mut io, _) = connection(b"");
         client.write_all(b"GET").await.unwrap();
         let start = Instant::now();
-        let wrote = io.write_all(&[b'x'; 100_000]).await;
+        let wrote = io.write_all(&vec![b'x'; 100_000]).await;
         assert_eq!(wrote.unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert_eq!(start.elapsed().as_secs(), WRITE.as_secs());
         let mut buf = [0; 64];

@@ -417,7 +417,7 @@ async fn misbehave(addr: SocketAddr, seed: u64) -> BTreeMap<u16, usize> {
     let Ok(mut stream) = TcpStream::connect(addr).await else {
         return counts;
     };
-    for _ in 0..1 + below(&mut rng, 4) {
+    for _ in 0..=below(&mut rng, 3) {
         let request = mutated(&mut rng);
         let cut = below(&mut rng, request.len() + 1);
         for part in [&request[..cut], &request[cut..]] {
