@@ -1,9 +1,9 @@
 //! States of counters in little memory.
 //!
-//! A state is some counts and times. Counts are small, and times lie shortly before the one at which
-//! the counter expires. So both are written as numbers of variable length (LEB128), times as the
-//! distance to that one, and nearly every state fits into 31 bytes. One that does not is kept as it
-//! is, in a box; so is a log, which has no fixed length.
+//! A state is some counts and times. Counts are small, and times lie shortly before the one at
+//! which the counter expires. So both are written as numbers of variable length (LEB128), times as
+//! the distance to that one, and nearly every state fits into 31 bytes. One that does not is kept
+//! as it is, in a box; so is a log, which has no fixed length.
 
 use crate::limit::{State, ban, fixed_window, sliding_window, token_bucket};
 
