@@ -2,9 +2,9 @@
 //!
 //! Two thirds are *places*: whoever reads a request with hyper and answers it has one, and no byte
 //! is read without. When there is none, bytes stay in the kernel, and connections wait in turn; a
-//! place is held for as long as a check takes. One third is for *heads* that have not arrived whole.
-//! They can be held back for as long as the time limit of heads allows, so when there is no room,
-//! those that began longest ago are [shed](Heads::shed).
+//! place is held for as long as a check takes. One third is for *heads* that have not arrived
+//! whole. They can be held back for as long as the time limit of heads allows, so when there is no
+//! room, those that began longest ago are [shed](Heads::shed).
 
 use std::collections::BTreeMap;
 use std::sync::{

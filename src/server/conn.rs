@@ -394,8 +394,8 @@ async fn answer(
     let panic_watch = PanicWatch(&shared);
     let mut response = handling.await;
     drop(panic_watch);
-    // What is left of a body must never be taken for the next request. hyper takes care of that, and
-    // has only until the connection rests.
+    // What is left of a body must never be taken for the next request. hyper takes care of that,
+    // and has only until the connection rests.
     let is_left = has_body && response.extensions().get::<WholeBody>().is_none();
     if is_left || shared.drain.announced() {
         let close = HeaderValue::from_static("close");

@@ -3,9 +3,9 @@
 //! It knows nothing of rules.
 //!
 //! - HTTP/1.1 over TCP or a Unix socket. HTTP/2 is refused, see `http2.rs`.
-//! - A connection that does not finish a head in time gets a 408 and is closed. An idle one is kept for long, also
-//!   before its first request: a proxy that picks a connection which is just being closed has a
-//!   failed check.
+//! - A connection that does not finish a head in time gets a 408 and is closed. An idle one is kept
+//!   for long, also before its first request: a proxy that picks a connection which is just being
+//!   closed has a failed check.
 //! - A request body that a handler does not want is [thrown away](UnwantedBody).
 //! - Over the cap, connections are closed at once: the proxy learns it now and not by its timeout.
 //! - A drain loses no request that was written to an accepted connection.

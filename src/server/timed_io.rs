@@ -1,9 +1,9 @@
 //! The bytes between hyper and the socket, while hyper has the connection.
 //!
 //! [`TimedIo`] sees every byte, and [`Progress`] learns from the service when a head was complete
-//! and answered. So [`Pauses`] knows when hyper is to give the connection back (`conn.rs` says why).
-//! hyper's own timeouts do not fit: the one for heads also runs while a connection is idle, and
-//! answers that are not read have none.
+//! and answered. So [`Pauses`] knows when hyper is to give the connection back (`conn.rs` says
+//! why). hyper's own timeouts do not fit: the one for heads also runs while a connection is idle,
+//! and answers that are not read have none.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

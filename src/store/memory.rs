@@ -126,8 +126,8 @@ pub struct MemoryStore {
 }
 
 impl MemoryStore {
-    /// Creates a store for at most `max_keys` counters: up to 150 bytes each, and logs 16 bytes more
-    /// for each request in them.
+    /// Creates a store for at most `max_keys` counters: up to 150 bytes each, and logs 16 bytes
+    /// more for each request in them.
     pub fn new(max_keys: usize, clock: Arc<dyn Clock>, on_overflow: OnOverflow) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
