@@ -35,6 +35,7 @@ use crate::{
 /// The limits of the admin port, which holds a few scrapers and probes.
 const ADMIN_PORT: server::Options = server::Options {
     max_connections: 256,
+    request_memory: 4_000_000,
     header_timeout: Duration::from_secs(10),
     idle_timeout: Duration::from_secs(300),
     drain_timeout: Duration::from_secs(1),

@@ -67,13 +67,17 @@ pub struct ServeArgs {
     #[arg(long, env = "TOLLGATE_REPLICAS", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     replicas: u64,
 
-    /// The most counters in memory (about 250 bytes each); when full, clients share one per limit
+    /// The most counters in memory (up to 150 bytes each); when full, clients share one per limit
     #[arg(long, env = "TOLLGATE_MAX_KEYS", value_name = "N", default_value_t = 250_000, value_parser = clap::value_parser!(u64).range(1..))]
     max_keys: u64,
 
     /// The most connections from proxies; more are closed at once
     #[arg(long, env = "TOLLGATE_MAX_CONNECTIONS", value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: u32,
+
+    /// The memory for checks being read and answered, in MB; when it is used up, others wait
+    #[arg(long, env = "TOLLGATE_MAX_REQUEST_MEMORY", value_name = "MB", default_value_t = 36, value_parser = clap::value_parser!(u32).range(4..))]
+    max_request_memory: u32,
 
     /// The longest that a proxy may take to send the head of a check
     #[arg(long, env = "TOLLGATE_HEADER_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = duration)]
@@ -184,6 +188,7 @@ pub(super) fn run(args: ServeArgs) -> Result<(), Failure> {
         replicas,
         max_keys,
         max_connections,
+        max_request_memory,
         header_timeout,
         idle_timeout,
         drain_timeout,
@@ -205,6 +210,9 @@ pub(super) fn run(args: ServeArgs) -> Result<(), Failure> {
         max_keys: usize::try_from(max_keys).unwrap_or(usize::MAX),
         server: server::Options {
             max_connections: usize::try_from(max_connections).unwrap_or(usize::MAX),
+            request_memory: usize::try_from(max_request_memory)
+                .unwrap_or(usize::MAX)
+                .saturating_mul(1_000_000),
             header_timeout,
             idle_timeout,
             drain_timeout,

@@ -166,7 +166,7 @@ fn stored_text(f: &mut fmt::Formatter<'_>, standing: &LimitStatus, width: usize)
         None => "nothing yet".to_owned(),
     };
     if *shared {
-        let why = "shared: the rule has too many new counters (max_new_keys)";
+        let why = "shared: there is no room for another counter (max_new_keys, --max-keys)";
         detail(f, width, "", why)?;
     }
     detail(f, width, "", &format!("{stored_as} = {stored}"))

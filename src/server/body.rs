@@ -14,6 +14,11 @@ const LONGEST: u64 = 1 << 20;
 /// or right after it; nginx may announce one that never comes.
 const PATIENCE: Duration = Duration::from_millis(10);
 
+/// An extension of responses: the request's body was read to its end. Without it the connection of
+/// a request that has a body is closed.
+#[derive(Debug, Clone, Copy)]
+pub struct WholeBody;
+
 /// A request body to be thrown away.
 #[derive(Debug)]
 pub struct UnwantedBody {
@@ -40,7 +45,9 @@ impl UnwantedBody {
             return;
         }
         let readable = !self.held_back && self.body.size_hint().lower() <= LONGEST;
-        if !readable || !timeout(PATIENCE, read(self.body)).await.unwrap_or(false) {
+        if readable && timeout(PATIENCE, read(self.body)).await.unwrap_or(false) {
+            response.extensions_mut().insert(WholeBody);
+        } else {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }

@@ -1,28 +1,45 @@
 //! One connection: HTTP/1.1, its handler, and its part in a drain.
+//!
+//! hyper's buffers and state are most of what a connection costs, so hyper has it only for as long
+//! as there is something to do. Otherwise it *rests*: there is the socket, what has arrived of a
+//! head, and a timer. A proxy keeps many more connections than it has checks under way.
 
 use std::convert::Infallible;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
-use hyper::service::{HttpService, service_fn};
+use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
 
+use super::body::WholeBody;
+use super::budget::{Budget, FIRST_READ, Place, Room};
+use super::head::{Head, MAX_HEAD, Seen};
 use super::http2;
 use super::options::{ConnEvents, Options};
 use super::stream::Stream;
-use super::timed_io::{Limits, Phase, Progress, TimedIo};
+use super::timed_io::{Pause, Pauses, Progress, TimedIo, later};
 
-/// The longest request head: Envoy takes 60 kB of headers by default, and targets of 50 kB get
-/// through it.
-const MAX_HEAD: usize = 64 * 1024;
+/// How long a closing connection is still read, for the client to close its side.
+const CLOSE_LINGER: Duration = Duration::from_secs(1);
+
+/// The most bytes read while closing.
+const CLOSE_LINGER_BYTES: usize = 1 << 20;
+
+/// The answer to a head that does not arrive in time. It is a denial: a connection that closes
+/// without an answer is an error, which a proxy that fails open lets through.
+const TOO_LATE: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
 /// Whether the server is draining; shared by all its connections.
 #[derive(Debug)]
@@ -54,9 +71,8 @@ impl Drain {
         self.announced.load(Ordering::Acquire)
     }
 
-    async fn wait(&self) {
-        // An error would mean that the sender is gone, but it lives in self.
-        let _ = self.begun.subscribe().wait_for(|begun| *begun).await;
+    fn begun(&self) -> watch::Receiver<bool> {
+        self.begun.subscribe()
     }
 }
 
@@ -64,7 +80,7 @@ impl Drain {
 pub(super) fn builder() -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
-        // TimedIo does it; see there.
+        // Heads are read before hyper has them; see `rest`.
         .header_read_timeout(None)
         // A proxy that closes while its check is under way no longer wants the response: the
         // handler is cancelled.
@@ -73,52 +89,293 @@ pub(super) fn builder() -> http1::Builder {
     builder
 }
 
+/// What all connections of a server share.
+pub(super) struct Common<H> {
+    pub(super) handler: H,
+    pub(super) options: Options,
+    pub(super) builder: http1::Builder,
+    pub(super) budget: Arc<Budget>,
+    pub(super) drain: Arc<Drain>,
+    pub(super) events: Arc<dyn ConnEvents>,
+}
+
 /// Serves one connection to its end.
-pub(super) async fn run<H, F>(
-    stream: Stream,
-    handler: Arc<H>,
-    options: Options,
-    builder: http1::Builder,
-    drain: Arc<Drain>,
-    events: Arc<dyn ConnEvents>,
-) where
+pub(super) async fn run<H, F>(stream: Stream, common: Arc<Common<H>>)
+where
     H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
-    events.opened();
-    let _end = EndWatch(events.clone());
-    let progress = Arc::new(Progress::default());
-    let limits = Limits {
-        header: options.header_timeout,
-        idle: options.idle_timeout,
+    common.events.opened();
+    let _end = EndWatch(Arc::clone(&common.events));
+    let mut begun = common.drain.begun();
+    let mut resting = Resting {
+        stream,
+        head: Head::default(),
+        since: Instant::now(),
     };
-    let io = TokioIo::new(TimedIo::new(stream, progress.clone(), limits));
-
-    let shared = Arc::new(Shared {
-        progress: progress.clone(),
-        drain: drain.clone(),
-        events: events.clone(),
-    });
-    let service = service_fn(move |request: Request<Incoming>| {
-        shared.progress.head_complete();
-        answer(handler(request), shared.clone())
-    });
-
-    let mut conn = builder.serve_connection(io, service);
-    let result = tokio::select! {
-        biased;
-        result = &mut conn => result,
-        () = progress.http2() => {
-            events.http2_refused();
-            return http2::refuse(conn.into_parts().io.into_inner()).await;
+    loop {
+        let end = rest(&mut resting, &common.options, &common.budget, &mut begun).await;
+        let (bytes, place) = match end {
+            Rested::Whole(place) => (std::mem::take(&mut resting.head).into_bytes(), place),
+            Rested::TooLate => return close(resting.stream, TOO_LATE).await,
+            Rested::Over => return close(resting.stream, b"").await,
+            Rested::Gone => return,
+            Rested::Http2 => {
+                common.events.http2_refused();
+                return http2::refuse(resting.stream).await;
+            }
+        };
+        // In a box, so that a connection has the room for it only while it is served.
+        let served = Box::pin(serve(resting.stream, bytes, &common, &mut begun)).await;
+        drop(place);
+        match served {
+            Served::Rests(at_rest) => resting = at_rest,
+            Served::Done(stream) => return close(stream, b"").await,
         }
-        () = drain.wait() => retire(&mut conn, &progress, options.drain_linger).await,
+    }
+}
+
+/// A connection without hyper.
+struct Resting {
+    stream: Stream,
+    /// What has arrived of a head.
+    head: Head,
+    /// When the head began; without one, when the connection was opened or answered.
+    since: Instant,
+}
+
+/// How a rest ended.
+enum Rested {
+    /// With a head, and a place to answer it.
+    Whole(Place),
+    /// A head has begun, and did not arrive in time or while there was room.
+    TooLate,
+    /// Unused for too long, or while the server drains.
+    Over,
+    /// The client has gone.
+    Gone,
+    /// With HTTP/2.
+    Http2,
+}
+
+/// Waits for a head, and reads it.
+async fn rest(
+    resting: &mut Resting,
+    options: &Options,
+    budget: &Budget,
+    begun: &mut watch::Receiver<bool>,
+) -> Rested {
+    let mut room = budget.room();
+    // A place for what is read first: usually the whole head.
+    let mut place = None;
+    loop {
+        let Resting {
+            stream,
+            head,
+            since,
+        } = &mut *resting;
+        let seen = head.seen();
+        match seen {
+            Seen::Whole => {
+                room.arrived();
+                let place = match place {
+                    Some(place) if head.len() <= FIRST_READ => place,
+                    other => {
+                        drop(other);
+                        budget.place(head.len()).await
+                    }
+                };
+                return Rested::Whole(place);
+            }
+            Seen::Http2 => return Rested::Http2,
+            Seen::Part => {
+                if !room.hold(head.capacity(), *since).await {
+                    return Rested::TooLate;
+                }
+            }
+            Seen::Nothing => {}
+        }
+        drop(place.take());
+        let has_begun = seen == Seen::Part;
+        match wait(stream, *since, has_begun, options, &room, begun).await {
+            Waited::Readable => {}
+            Waited::TooLong if has_begun => return Rested::TooLate,
+            Waited::TooLong => return Rested::Over,
+        }
+        if has_begun {
+            if !room.hold(head.capacity() + FIRST_READ, *since).await {
+                return Rested::TooLate;
+            }
+        } else {
+            place = Some(budget.place(0).await);
+        }
+        match read(stream, head) {
+            Ok(0) => return Rested::Gone,
+            Ok(_) if !has_begun => *since = Instant::now(),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => {
+                tracing::debug!(%error, "connection ended early");
+                return Rested::Gone;
+            }
+        }
+    }
+}
+
+enum Waited {
+    Readable,
+    TooLong,
+}
+
+/// Waits for bytes, for as long as the limits allow.
+async fn wait(
+    stream: &Stream,
+    since: Instant,
+    has_begun: bool,
+    options: &Options,
+    room: &Room,
+    begun: &mut watch::Receiver<bool>,
+) -> Waited {
+    loop {
+        let drains = *begun.borrow_and_update();
+        let deadline = if has_begun {
+            later(since, options.header_timeout)
+        } else if drains {
+            // Closing an idle connection loses a request that the client has just written, so it
+            // stays open until none has come for a while.
+            later(Instant::now(), options.drain_linger)
+        } else {
+            // A proxy opens a connection for each waiting check, and keeps one that came too late
+            // for the next. Closed any earlier than an idle one, it would lose that check.
+            later(since, options.idle_timeout)
+        };
+        tokio::select! {
+            // What has come goes before the end of the time for it.
+            biased;
+            // An error shows when it is read.
+            _ = stream.readable() => return Waited::Readable,
+            () = room.shed() => return Waited::TooLong,
+            () = sleep_until(deadline) => return Waited::TooLong,
+            Ok(()) = begun.changed(), if !drains => {}
+        }
+    }
+}
+
+/// Reads what is there. The buffer is on the stack, so it costs nothing while there is nothing.
+fn read(stream: &Stream, head: &mut Head) -> io::Result<usize> {
+    let mut buf = [0; FIRST_READ];
+    let count = stream.try_read(&mut buf)?;
+    head.push(&buf[..count]);
+    Ok(count)
+}
+
+/// Reads what is there, for nothing.
+fn discard(stream: &Stream) -> io::Result<usize> {
+    stream.try_read(&mut [0; FIRST_READ])
+}
+
+/// How hyper gave a connection back.
+enum Served {
+    /// There is nothing to do for it.
+    Rests(Resting),
+    /// It is to be closed.
+    Done(Stream),
+}
+
+/// Serves requests until there are none, beginning with what has been read.
+async fn serve<H, F>(
+    stream: Stream,
+    bytes: Vec<u8>,
+    common: &Arc<Common<H>>,
+    begun: &mut watch::Receiver<bool>,
+) -> Served
+where
+    H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+{
+    let options = &common.options;
+    let progress = Arc::new(Progress::default());
+    let shared = Arc::new(Shared {
+        progress: Arc::clone(&progress),
+        drain: Arc::clone(&common.drain),
+        events: Arc::clone(&common.events),
+    });
+    let service = service_fn(|request: Request<Incoming>| {
+        shared.progress.head_complete();
+        let has_body = !request.body().is_end_stream();
+        answer((common.handler)(request), has_body, Arc::clone(&shared))
+    });
+    let io = TimedIo::new(stream, bytes, Arc::clone(&progress), options.header_timeout);
+    let mut pauses = Pauses::new(options.header_timeout.min(options.idle_timeout));
+    let mut conn = common.builder.serve_connection(TokioIo::new(io), service);
+    let result = loop {
+        let drains = *begun.borrow_and_update();
+        let serving = std::future::poll_fn(|cx| {
+            if let Poll::Ready(result) = Pin::new(&mut conn).poll(cx) {
+                return Poll::Ready(Some(result));
+            }
+            let is_hurried = drains || common.budget.is_tight();
+            match pauses.poll(cx, &progress, is_hurried) {
+                Pause::Short => Poll::Pending,
+                Pause::Long => Poll::Ready(None),
+                Pause::End => Poll::Ready(Some(Ok(()))),
+            }
+        });
+        tokio::select! {
+            biased;
+            result = serving => break result,
+            Ok(()) = begun.changed(), if !drains => {}
+        }
     };
-    if let Err(error) = result {
+    let parts = conn.into_parts();
+    let (stream, unread) = parts.io.into_inner().into_parts();
+    match result {
+        None => {
+            let mut head = Head::later(&parts.read_buf);
+            head.push(&unread);
+            return Served::Rests(Resting {
+                stream,
+                head,
+                since: pauses.since(),
+            });
+        }
+        Some(Ok(())) => {}
         // Proxies close connections in all sorts of ways, which matters only to someone who is
         // debugging.
-        tracing::debug!(%error, "connection ended early");
+        Some(Err(error)) => tracing::debug!(%error, "connection ended early"),
     }
+    Served::Done(stream)
+}
+
+/// Sends the last bytes and closes our side, then reads until the client closes its own, for at
+/// most a second and a megabyte.
+///
+/// Closing a socket with unread bytes in it (the body of a request that was answered without
+/// reading it) resets the connection, and a reset destroys a response that the client has not read
+/// yet (RFC 9112 §9.6).
+async fn close(mut stream: Stream, last: &[u8]) {
+    // The client may not read them, or be gone; then it learns nothing, and nothing is lost.
+    let _ = stream.try_write(last);
+    if tokio::io::AsyncWriteExt::shutdown(&mut stream)
+        .await
+        .is_err()
+    {
+        return;
+    }
+    let rest = async {
+        let mut left = CLOSE_LINGER_BYTES;
+        while stream.readable().await.is_ok() {
+            match discard(&stream) {
+                Ok(0) => return,
+                Ok(count) if count > left => return,
+                Ok(count) => left -= count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // Reset by the client: no response of ours is on its way any more.
+                Err(_) => return,
+            }
+        }
+    };
+    let _ = timeout(CLOSE_LINGER, rest).await;
 }
 
 /// What the requests of a connection share.
@@ -131,48 +388,22 @@ struct Shared {
 /// Waits for the handler's response, and adds what concerns the connection.
 async fn answer(
     handling: impl Future<Output = Response<Full<Bytes>>>,
+    has_body: bool,
     shared: Arc<Shared>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let panic_watch = PanicWatch(&shared);
     let mut response = handling.await;
     drop(panic_watch);
-    if shared.drain.announced() {
+    // What is left of a body must never be taken for the next request. hyper takes care of that,
+    // and has only until the connection rests.
+    let is_left = has_body && response.extensions().get::<WholeBody>().is_none();
+    if is_left || shared.drain.announced() {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
     }
-    shared.progress.answered();
+    let is_last = response.headers().contains_key(header::CONNECTION);
+    shared.progress.answered(is_last);
     Ok(response)
-}
-
-/// Brings a connection to its end without losing a request.
-///
-/// Closing an idle connection loses a request that the client has just written, so it stays open
-/// until none has come for a while. A busy one closes after its response, which said so.
-async fn retire<I, S>(
-    conn: &mut http1::Connection<I, S>,
-    progress: &Progress,
-    linger: Duration,
-) -> hyper::Result<()>
-where
-    I: hyper::rt::Read + hyper::rt::Write + Unpin,
-    S: HttpService<Incoming, ResBody = Full<Bytes>, Error = Infallible> + Unpin,
-{
-    let mut heads = progress.heads();
-    loop {
-        tokio::select! {
-            // The connection first: it must have read everything before it can be called idle.
-            biased;
-            result = &mut *conn => return result,
-            () = tokio::time::sleep(linger) => {}
-        }
-        let quiet = progress.heads() == heads;
-        heads = progress.heads();
-        if quiet && matches!(progress.phase(), Phase::Fresh | Phase::Idle) {
-            break;
-        }
-    }
-    Pin::new(&mut *conn).graceful_shutdown();
-    conn.await
 }
 
 /// Counts the connection out however it ends: done, aborted or panicked.

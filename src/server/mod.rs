@@ -3,9 +3,9 @@
 //! It knows nothing of rules.
 //!
 //! - HTTP/1.1 over TCP or a Unix socket. HTTP/2 is refused, see `http2.rs`.
-//! - A connection that does not finish a head in time is closed. An idle one is kept for long, also
-//!   before its first request: a proxy that picks a connection which is just being closed has a
-//!   failed check.
+//! - A connection that does not finish a head in time gets a 408 and is closed. An idle one is kept
+//!   for long, also before its first request: a proxy that picks a connection which is just being
+//!   closed has a failed check.
 //! - A request body that a handler does not want is [thrown away](UnwantedBody).
 //! - Over the cap, connections are closed at once: the proxy learns it now and not by its timeout.
 //! - A drain loses no request that was written to an accepted connection.
@@ -13,7 +13,9 @@
 mod addr;
 mod backoff;
 mod body;
+mod budget;
 mod conn;
+mod head;
 mod http2;
 mod listen;
 mod options;
@@ -28,17 +30,17 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use backoff::Backoff;
-use conn::Drain;
+use budget::Budget;
+use conn::{Common, Drain};
 
 use crate::throttle::Throttle;
 
 pub use addr::{BindError, ListenAddr, ParseListenAddrError};
-pub use body::UnwantedBody;
+pub use body::{UnwantedBody, WholeBody};
 pub use listen::Listener;
 pub use options::{ConnEvents, Options};
 pub use stream::Stream;
@@ -76,11 +78,14 @@ where
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
     let mut server = Server {
-        handler: Arc::new(handler),
-        options,
-        events,
-        builder: conn::builder(),
-        drain: Arc::new(Drain::new()),
+        common: Arc::new(Common {
+            handler,
+            options,
+            builder: conn::builder(),
+            budget: Arc::new(Budget::new(options.request_memory)),
+            drain: Arc::new(Drain::new()),
+            events,
+        }),
         tasks: JoinSet::new(),
         refusals: Throttle::new(LOG_PAUSE),
     };
@@ -89,11 +94,7 @@ where
 }
 
 struct Server<H> {
-    handler: Arc<H>,
-    options: Options,
-    events: Arc<dyn ConnEvents>,
-    builder: http1::Builder,
-    drain: Arc<Drain>,
+    common: Arc<Common<H>>,
     tasks: JoinSet<()>,
     refusals: Throttle,
 }
@@ -124,7 +125,7 @@ where
                     self.admit(stream);
                 }
                 Err(error) => {
-                    self.events.accept_failed();
+                    self.common.events.accept_failed();
                     if listen::is_connection_error(&error) {
                         continue;
                     }
@@ -142,10 +143,10 @@ where
     }
 
     fn admit(&mut self, stream: Stream) {
-        if self.tasks.len() >= self.options.max_connections {
-            self.events.refused();
+        if self.tasks.len() >= self.common.options.max_connections {
+            self.common.events.refused();
             if let Some(unlogged) = self.refusals.permit(Instant::now()) {
-                let cap = self.options.max_connections;
+                let cap = self.common.options.max_connections;
                 tracing::warn!(
                     cap,
                     unlogged,
@@ -154,23 +155,17 @@ where
             }
             return;
         }
-        self.tasks.spawn(conn::run(
-            stream,
-            self.handler.clone(),
-            self.options,
-            self.builder.clone(),
-            self.drain.clone(),
-            self.events.clone(),
-        ));
+        self.tasks
+            .spawn(conn::run(stream, Arc::clone(&self.common)));
     }
 
     async fn drain(mut self, listener: Listener) -> DrainReport {
         let start = Instant::now();
-        self.drain.announce();
+        self.common.drain.announce();
         for stream in listener.close() {
             self.admit(stream);
         }
-        self.drain.begin();
+        self.common.drain.begin();
 
         let mut finished = 0;
         let all = async {
@@ -181,7 +176,7 @@ where
         };
         // What is left counts, not the elapsed error: the last connection can end in the same
         // moment.
-        let _ = tokio::time::timeout(self.options.drain_timeout, all).await;
+        let _ = tokio::time::timeout(self.common.options.drain_timeout, all).await;
         let mut aborted = 0;
         self.tasks.abort_all();
         while let Some(ended) = self.tasks.join_next().await {

@@ -7,9 +7,11 @@ use std::time::Duration;
 pub struct Options {
     /// The most connections at a time, at least 1. More are closed as soon as they are accepted.
     pub max_connections: usize,
-    /// From the first byte of a request head to its end.
+    /// The memory for requests that are read and answered, in bytes. More of them wait.
+    pub request_memory: usize,
+    /// From the first byte of a request head to its end, and for taking what is written.
     pub header_timeout: Duration,
-    /// How long an connection may be unused, before its first request or between requests.
+    /// How long a connection may be unused, before its first request or between requests.
     /// Longer than any proxy keeps it (Envoy: 1 h), so that it is the proxy that closes.
     pub idle_timeout: Duration,
     /// How long a drain may take before the rest is cut off.
@@ -22,6 +24,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             max_connections: 10_000,
+            request_memory: 36_000_000,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75 * 60),
             drain_timeout: Duration::from_secs(10),

@@ -28,6 +28,32 @@ impl Stream {
     }
 }
 
+impl Stream {
+    /// Waits until there is something to read: bytes, the end, or an error.
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => tcp.readable().await,
+            Self::Unix(unix) => unix.readable().await,
+        }
+    }
+
+    /// Reads what is there, without waiting.
+    pub(super) fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(tcp) => tcp.try_read(buf),
+            Self::Unix(unix) => unix.try_read(buf),
+        }
+    }
+
+    /// Writes what the kernel has room for, without waiting.
+    pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(tcp) => tcp.try_write(bytes),
+            Self::Unix(unix) => unix.try_write(bytes),
+        }
+    }
+}
+
 impl From<TcpStream> for Stream {
     fn from(tcp: TcpStream) -> Self {
         // A response is one small segment that nothing follows: Nagle's algorithm could only delay

@@ -1,44 +1,43 @@
-//! The time limits of one connection, enforced where its bytes pass.
+//! The bytes between hyper and the socket, while hyper has the connection.
 //!
-//! hyper has a header timeout for HTTP/1, but it does not fit: it also runs while a kept-alive
-//! connection is idle (where proxies expect an hour, not seconds), and it sets a timer for each
-//! request. This wrapper sees every byte, learns from the service when a head was complete, and
-//! sets a timer only when it has to wait with half a head in hand.
+//! [`TimedIo`] sees every byte, and [`Progress`] learns from the service when a head was complete
+//! and answered. So [`Pauses`] knows when hyper is to give the connection back (`conn.rs` says
+//! why). hyper's own timeouts do not fit: the one for heads also runs while a connection is idle,
+//! and answers that are not read have none.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::http2::PREFACE;
+/// How long hyper keeps a connection without a request. Connections that are busier than that are
+/// not handed to and fro.
+const REST: Duration = Duration::from_secs(1);
 
-/// How long a closing connection is still read, for the client to close its side. See
-/// [`TimedIo::poll_shutdown`].
-const CLOSE_LINGER: Duration = Duration::from_secs(1);
+/// The most that is read at once while a request is with the handler: of its body, or of the next
+/// request. Less than hyper's first buffer, which it enlarges when a read fills it.
+const READ: usize = 4 * 1024;
 
-/// The most bytes read while closing.
-const CLOSE_LINGER_BYTES: usize = 1 << 20;
+/// A head that is not complete with this is not read by hyper any further.
+const LARGE: usize = 8 * 1024;
 
 /// The phase of a connection's exchange of requests and responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Phase {
-    /// Nothing has arrived yet.
-    Fresh = 0,
     /// A head has begun and is not complete.
-    Head = 1,
+    Head = 0,
     /// A request is with the handler.
-    Busy = 2,
+    Busy = 1,
     /// The last request was answered, and no other has begun.
-    Idle = 3,
-    /// The client began with HTTP/2, which is [not spoken here](super::http2).
-    Http2 = 4,
+    Idle = 2,
+    /// The last request was answered, and there will be no other.
+    Last = 3,
 }
 
 /// Shared between the service, the I/O and the connection's task. One task reads and writes it at a
@@ -46,131 +45,119 @@ pub(super) enum Phase {
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     phase: AtomicU8,
-    heads: AtomicU32,
-    http2: Notify,
+    /// How often the phase has changed.
+    turn: AtomicU32,
+    /// A response has been made and is not written yet.
+    is_unsent: AtomicBool,
+    /// hyper's buffers are large, or about to be.
+    is_large: AtomicBool,
 }
 
 impl Progress {
-    /// Completes when the client has begun with HTTP/2. Nothing is read from then on.
-    pub(super) async fn http2(&self) {
-        self.http2.notified().await;
-    }
-
     pub(super) fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Relaxed) {
-            0 => Phase::Fresh,
-            1 => Phase::Head,
-            2 => Phase::Busy,
-            3 => Phase::Idle,
-            _ => Phase::Http2,
+            0 => Phase::Head,
+            1 => Phase::Busy,
+            2 => Phase::Idle,
+            _ => Phase::Last,
         }
     }
 
     fn set(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
+        self.turn.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A complete head has been handed to the handler.
     pub(super) fn head_complete(&self) {
-        self.heads.fetch_add(1, Ordering::Relaxed);
         self.set(Phase::Busy);
     }
 
-    /// The handler has answered a request.
-    pub(super) fn answered(&self) {
-        self.set(Phase::Idle);
-    }
-
-    /// The number of requests so far (wrapping): unchanged means that none came.
-    pub(super) fn heads(&self) -> u32 {
-        self.heads.load(Ordering::Relaxed)
+    /// The handler has answered a request, and said whether it is the last one.
+    pub(super) fn answered(&self, is_last: bool) {
+        self.is_unsent.store(true, Ordering::Relaxed);
+        self.set(if is_last { Phase::Last } else { Phase::Idle });
     }
 }
 
-/// The limits that [`TimedIo`] enforces.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
-    /// From the first byte of a head to its end.
-    pub(super) header: Duration,
-    /// From accept, or from an answer, to the first byte of the next head.
-    pub(super) idle: Duration,
-}
-
-/// A connection that fails its reads with [`io::ErrorKind::TimedOut`] when a limit is exceeded.
-pub(super) struct TimedIo<S> {
-    inner: S,
-    progress: Arc<Progress>,
-    limits: Limits,
-    /// How much of HTTP/2's preface has arrived, and is held back; `None` once it is known not to
-    /// come.
-    preface: Option<usize>,
-    /// What is awaited, and until when.
-    deadline: Option<(Wait, Instant)>,
-    /// Never later than the deadline, and left armed when that moves on: a timer that fires early
-    /// costs one wake-up, moving it costs something on every request.
-    timer: Option<Pin<Box<Sleep>>>,
-    /// Bytes that may still be discarded; `None` until closing.
-    closing: Option<usize>,
-}
-
+/// What to do with a connection that hyper waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wait {
-    Head,
-    Idle,
-    Close,
+pub(super) enum Pause {
+    /// Wait with it.
+    Short,
+    /// Take it back: hyper has nothing to do for it, and nothing but bytes of the next head.
+    Long,
+    /// Close it: hyper should have done so.
+    End,
 }
 
-impl<S> TimedIo<S> {
-    pub(super) fn new(inner: S, progress: Arc<Progress>, limits: Limits) -> Self {
+/// Measures the pauses of a connection.
+#[derive(Debug)]
+pub(super) struct Pauses {
+    /// The turn at which this pause began, and when.
+    since: (u32, Instant),
+    longest: Duration,
+    timer: Timer,
+}
+
+impl Pauses {
+    pub(super) fn new(longest: Duration) -> Self {
         Self {
-            inner,
-            progress,
-            limits,
-            preface: Some(0),
-            deadline: None,
-            timer: None,
-            closing: None,
+            since: (0, Instant::now()),
+            longest: longest.min(REST),
+            timer: Timer::default(),
         }
     }
 
-    /// Notes bytes that have arrived.
-    fn saw(&mut self, bytes: &[u8]) {
-        match self.progress.phase() {
-            Phase::Fresh | Phase::Idle => {
-                self.progress.set(Phase::Head);
-                self.deadline = None;
-            }
-            Phase::Head | Phase::Busy | Phase::Http2 => {}
-        }
-        if let Some(matched) = self.preface {
-            let rest = &PREFACE[matched..];
-            let new = bytes.len().min(rest.len());
-            self.preface = (bytes[..new] == rest[..new]).then_some(matched + new);
-            if self.preface == Some(PREFACE.len()) {
-                self.progress.set(Phase::Http2);
-                self.preface = None;
-            }
-        }
+    /// When this pause began.
+    pub(super) fn since(&self) -> Instant {
+        self.since.1
     }
 
-    /// Ready when what is awaited did not come in time.
-    fn poll_too_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let (wait, limit) = match self.progress.phase() {
-            _ if self.closing.is_some() => (Wait::Close, CLOSE_LINGER),
-            Phase::Head => (Wait::Head, self.limits.header),
-            // A proxy opens a connection for each waiting check, and keeps one that came too late
-            // for the next. Closed any earlier than an idle one, it would lose that check.
-            Phase::Fresh | Phase::Idle => (Wait::Idle, self.limits.idle),
-            Phase::Busy | Phase::Http2 => return Poll::Pending,
-        };
-        let deadline = match self.deadline {
-            Some((same, deadline)) if same == wait => deadline,
-            _ => far(limit),
-        };
-        self.deadline = Some((wait, deadline));
+    /// Call it whenever hyper has done what it could. `is_hurried` says that any pause is long.
+    ///
+    /// It is not enough to look when hyper reads in vain: it reads ahead while it waits for an
+    /// answer, and not again after it.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        progress: &Progress,
+        is_hurried: bool,
+    ) -> Pause {
+        let phase = progress.phase();
+        if phase == Phase::Busy || progress.is_unsent.load(Ordering::Relaxed) {
+            return Pause::Short;
+        }
+        let turn = progress.turn.load(Ordering::Relaxed);
+        if turn != self.since.0 {
+            self.since = (turn, Instant::now());
+        }
+        let is_hurried = is_hurried || progress.is_large.load(Ordering::Relaxed);
+        let deadline = later(self.since.1, self.longest);
+        let mut is_over = || self.timer.poll(cx, deadline).is_ready();
+        match phase {
+            Phase::Last => {
+                if is_over() {
+                    Pause::End
+                } else {
+                    Pause::Short
+                }
+            }
+            _ if is_hurried || is_over() => Pause::Long,
+            _ => Pause::Short,
+        }
+    }
+}
 
+/// A timer that is left armed when what it is for moves on: one that fires early costs one wake-up,
+/// moving it costs something on every request.
+#[derive(Debug, Default)]
+struct Timer(Option<Pin<Box<Sleep>>>);
+
+impl Timer {
+    fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         let timer = self
-            .timer
+            .0
             .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if timer.deadline() > deadline {
             timer.as_mut().reset(deadline);
@@ -185,11 +172,108 @@ impl<S> TimedIo<S> {
     }
 }
 
-/// `limit` from now. A limit beyond what the clock can hold counts as 30 years.
-fn far(limit: Duration) -> Instant {
-    let now = Instant::now();
-    now.checked_add(limit)
-        .unwrap_or_else(|| now + Duration::from_secs(30 * 365 * 24 * 60 * 60))
+/// A connection that begins with the bytes that have been read of it.
+pub(super) struct TimedIo<S> {
+    inner: S,
+    /// What has been read, and how much of that hyper has.
+    read: (Vec<u8>, usize),
+    progress: Arc<Progress>,
+    /// The longest from a write that the client has no room for, to the end of what is to be
+    /// written.
+    write_limit: Duration,
+    write_by: Option<Instant>,
+    timer: Timer,
+    /// The bytes of this head so far.
+    head: usize,
+}
+
+impl<S> TimedIo<S> {
+    pub(super) fn new(
+        inner: S,
+        read: Vec<u8>,
+        progress: Arc<Progress>,
+        write_limit: Duration,
+    ) -> Self {
+        // hyper's buffer grows to take them.
+        let is_large = read.len() > LARGE;
+        progress.is_large.store(is_large, Ordering::Relaxed);
+        Self {
+            inner,
+            read: (read, 0),
+            progress,
+            write_limit,
+            write_by: None,
+            timer: Timer::default(),
+            head: 0,
+        }
+    }
+
+    /// The connection, and what hyper has not read.
+    pub(super) fn into_parts(self) -> (S, Vec<u8>) {
+        let (mut read, taken) = self.read;
+        read.drain(..taken);
+        (self.inner, read)
+    }
+
+    /// Notes bytes for hyper.
+    fn saw(&mut self, count: usize) {
+        match self.progress.phase() {
+            Phase::Idle => {
+                self.progress.set(Phase::Head);
+                self.head = count;
+            }
+            Phase::Head => self.head += count,
+            Phase::Busy | Phase::Last => {}
+        }
+    }
+
+    fn poll_read_little(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>>
+    where
+        S: AsyncRead + Unpin,
+    {
+        let count = buf.remaining().min(READ);
+        let mut little = ReadBuf::new(buf.initialize_unfilled_to(count));
+        let result = Pin::new(&mut self.inner).poll_read(cx, &mut little);
+        let count = little.filled().len();
+        buf.advance(count);
+        result
+    }
+
+    /// Passes the result of a write on. One that the client has no room for has a time limit, and
+    /// nothing is read meanwhile: a client that does not read its answers gets no more of them.
+    fn wrote(
+        &mut self,
+        cx: &mut Context<'_>,
+        length: usize,
+        result: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        match &result {
+            Poll::Pending => {
+                let limit = self.write_limit;
+                let by = *self
+                    .write_by
+                    .get_or_insert_with(|| later(Instant::now(), limit));
+                ready!(self.timer.poll(cx, by));
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            Poll::Ready(Ok(written)) if *written == length && self.write_by.take().is_some() => {
+                // What was not read waits for its turn.
+                cx.waker().wake_by_ref();
+            }
+            Poll::Ready(_) => {}
+        }
+        result
+    }
+}
+
+/// A time after another. One beyond what the clock can hold counts as 30 years.
+pub(super) fn later(time: Instant, by: Duration) -> Instant {
+    time.checked_add(by)
+        .unwrap_or_else(|| time + Duration::from_secs(30 * 365 * 24 * 60 * 60))
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for TimedIo<S> {
@@ -199,51 +283,47 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimedIo<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let me = self.get_mut();
-        let before = buf.filled().len();
-        loop {
-            let held = me.preface.unwrap_or(0);
-            // There is room: hyper reads into 8 kB at first.
-            buf.put_slice(&PREFACE[..held]);
-            let read = Pin::new(&mut me.inner).poll_read(cx, buf);
-            let bytes = &buf.filled()[before + held..];
-            match read {
-                Poll::Ready(Ok(())) if bytes.is_empty() => {
-                    me.preface = None;
-                    return Poll::Ready(Ok(()));
-                }
-                Poll::Ready(Ok(())) => {
-                    me.saw(bytes);
-                    if me.preface.is_none() && me.progress.phase() != Phase::Http2 {
-                        return Poll::Ready(Ok(()));
-                    }
-                    // Not for hyper: it would answer a part of the preface with a 400, and close.
-                    buf.set_filled(before);
-                    if me.progress.phase() == Phase::Http2 {
-                        me.progress.http2.notify_one();
-                        return Poll::Pending;
-                    }
-                }
-                Poll::Ready(Err(error)) => {
-                    buf.set_filled(before);
-                    return Poll::Ready(Err(error));
-                }
-                Poll::Pending => {
-                    buf.set_filled(before);
-                    ready!(me.poll_too_late(cx));
-                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-                }
+        let (read, taken) = &mut me.read;
+        if *taken < read.len() {
+            let count = buf.remaining().min(read.len() - *taken);
+            buf.put_slice(&read[*taken..*taken + count]);
+            *taken += count;
+            if *taken == read.len() {
+                me.read = (Vec::new(), 0);
             }
+            me.saw(count);
+            return Poll::Ready(Ok(()));
         }
+        if me.write_by.is_some() {
+            return Poll::Pending;
+        }
+        match me.progress.phase() {
+            // The connection is about to be taken back, or ends.
+            Phase::Head | Phase::Idle if me.progress.is_large.load(Ordering::Relaxed) => {
+                return Poll::Pending;
+            }
+            Phase::Head | Phase::Idle => {}
+            Phase::Busy | Phase::Last => return me.poll_read_little(cx, buf),
+        }
+        let before = buf.filled().len();
+        let result = Pin::new(&mut me.inner).poll_read(cx, buf);
+        me.saw(buf.filled().len() - before);
+        if buf.remaining() == 0 || me.head >= LARGE {
+            me.progress.is_large.store(true, Ordering::Relaxed);
+        }
+        result
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TimedIo<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for TimedIo<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write(cx, buf)
+        let me = self.get_mut();
+        let result = Pin::new(&mut me.inner).poll_write(cx, buf);
+        me.wrote(cx, buf.len(), result)
     }
 
     fn poll_write_vectored(
@@ -251,200 +331,150 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TimedIo<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, bufs)
+        let me = self.get_mut();
+        let result = Pin::new(&mut me.inner).poll_write_vectored(cx, bufs);
+        me.wrote(cx, bufs.iter().map(|buf| buf.len()).sum(), result)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.inner.is_write_vectored()
     }
 
+    /// Called by hyper when it has written everything.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+        let me = self.get_mut();
+        ready!(Pin::new(&mut me.inner).poll_flush(cx))?;
+        me.progress.is_unsent.store(false, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
     }
 
-    /// Closes our side, then reads until the client closes its own, for at most a second and a
-    /// megabyte.
-    ///
-    /// Closing a socket with unread bytes in it (the body of a request that was answered without
-    /// reading it) resets the connection, and a reset destroys a response that the client has not
-    /// read yet (RFC 9112 §9.6).
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let me = self.get_mut();
-        if me.closing.is_none() {
-            ready!(Pin::new(&mut me.inner).poll_shutdown(cx))?;
-            me.closing = Some(CLOSE_LINGER_BYTES);
-        }
-        let mut scratch = [0; 4096];
-        loop {
-            let mut buf = ReadBuf::new(&mut scratch);
-            match Pin::new(&mut me.inner).poll_read(cx, &mut buf) {
-                Poll::Ready(Ok(())) => {
-                    let read = buf.filled().len();
-                    let left = me.closing.and_then(|left| left.checked_sub(read));
-                    if read == 0 || left.is_none() {
-                        return Poll::Ready(Ok(()));
-                    }
-                    me.closing = left;
-                }
-                // Reset by the client: no response of ours is on its way any more.
-                Poll::Ready(Err(_)) => return Poll::Ready(Ok(())),
-                Poll::Pending => {
-                    ready!(me.poll_too_late(cx));
-                    return Poll::Ready(Ok(()));
-                }
-            }
-        }
+    /// Does nothing: the connection is taken back from hyper and closed then, without its buffers.
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-    use tokio::time::advance;
+    use tokio::time::timeout;
 
-    const HEADER: Duration = Duration::from_secs(10);
-    const IDLE: Duration = Duration::from_secs(4500);
+    const WRITE: Duration = Duration::from_secs(10);
+    const MS: Duration = Duration::from_millis(1);
 
-    fn connection() -> (DuplexStream, TimedIo<DuplexStream>, Arc<Progress>) {
-        let (client, server) = duplex(4096);
+    fn connection(read: &[u8]) -> (DuplexStream, TimedIo<DuplexStream>, Arc<Progress>) {
+        let (client, server) = duplex(16_384);
         let progress = Arc::new(Progress::default());
-        let limits = Limits {
-            header: HEADER,
-            idle: IDLE,
-        };
-        (
-            client,
-            TimedIo::new(server, progress.clone(), limits),
-            progress,
-        )
+        let io = TimedIo::new(server, read.to_vec(), Arc::clone(&progress), WRITE);
+        (client, io, progress)
     }
 
-    /// Reads until something arrives or the limit is reached, and returns after how long (the
-    /// test's clock jumps to the next timer).
-    async fn read(io: &mut TimedIo<DuplexStream>) -> (Result<usize, io::ErrorKind>, Duration) {
-        let start = Instant::now();
+    /// Whether a pause of this length is long.
+    async fn after(
+        time: Duration,
+        pauses: &mut Pauses,
+        progress: &Progress,
+        hurried: bool,
+    ) -> Pause {
+        let over = poll_fn(|cx| match pauses.poll(cx, progress, hurried) {
+            Pause::Short => Poll::Pending,
+            pause => Poll::Ready(pause),
+        });
+        timeout(time, over).await.unwrap_or(Pause::Short)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_is_long_after_a_second_and_not_while_a_request_is_answered() {
+        let (mut client, mut io, progress) = connection(b"GET");
+        let mut pauses = Pauses::new(Duration::from_secs(4500));
         let mut buf = [0; 64];
-        let result = io.read(&mut buf).await.map_err(|e| e.kind());
-        // Timers have a resolution of a millisecond and fire at its end.
-        (result, Duration::from_secs(start.elapsed().as_secs()))
-    }
+        assert_eq!(io.read(&mut buf).await.unwrap(), 3);
+        assert_eq!(
+            after(900 * MS, &mut pauses, &progress, false).await,
+            Pause::Short
+        );
+        assert_eq!(
+            after(200 * MS, &mut pauses, &progress, false).await,
+            Pause::Long
+        );
 
-    const TOO_LATE: Result<usize, io::ErrorKind> = Err(io::ErrorKind::TimedOut);
-
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_that_has_not_been_used_yet_is_kept_as_long_as_an_idle_one() {
-        let (_client, mut io, _) = connection();
-        assert_eq!(read(&mut io).await, (TOO_LATE, IDLE));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_trickled_head_does_not_extend_the_limit() {
-        let (mut client, mut io, _) = connection();
-        let trickle = async {
-            for byte in b"GET / HTTP/1.1\r\nx:y" {
-                client.write_all(&[*byte]).await.unwrap();
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        };
-        let start = Instant::now();
-        let reader = async { while read(&mut io).await.0.is_ok() {} };
-        tokio::select! {
-            () = reader => assert_eq!(start.elapsed().as_secs(), HEADER.as_secs()),
-            () = trickle => panic!("the whole head could be trickled in"),
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn only_idle_connections_time_out() {
-        let (mut client, mut io, progress) = connection();
-        client.write_all(b"GET").await.unwrap();
-        assert_eq!(read(&mut io).await.0, Ok(3));
         progress.head_complete();
-        let waited = tokio::time::timeout(10 * IDLE, read(&mut io)).await;
-        assert!(waited.is_err(), "closed while the handler was at work");
-
-        progress.answered();
-        assert_eq!(read(&mut io).await, (TOO_LATE, IDLE));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn each_head_gets_the_header_limit_from_its_first_byte() {
-        let (mut client, mut io, progress) = connection();
-        let fresh = tokio::time::timeout(IDLE / 2, read(&mut io)).await;
-        assert!(fresh.is_err(), "closed before its first request");
-        for _ in 0..3 {
-            client.write_all(b"GET").await.unwrap();
-            assert_eq!(read(&mut io).await.0, Ok(3));
-            progress.head_complete();
-            progress.answered();
-            let idle = tokio::time::timeout(IDLE / 2, read(&mut io)).await;
-            assert!(idle.is_err(), "closed while idle");
-        }
+        assert_eq!(
+            after(100 * REST, &mut pauses, &progress, true).await,
+            Pause::Short
+        );
+        progress.answered(false);
+        // Not written yet.
+        assert_eq!(
+            after(100 * REST, &mut pauses, &progress, true).await,
+            Pause::Short
+        );
+        io.flush().await.unwrap();
+        assert_eq!(
+            after(900 * MS, &mut pauses, &progress, false).await,
+            Pause::Short
+        );
         client.write_all(b"G").await.unwrap();
-        assert_eq!(read(&mut io).await.0, Ok(1));
-        assert_eq!(read(&mut io).await, (TOO_LATE, HEADER));
-    }
+        assert_eq!(io.read(&mut buf).await.unwrap(), 1);
+        assert_eq!(progress.phase(), Phase::Head);
+        assert_eq!(
+            after(900 * MS, &mut pauses, &progress, false).await,
+            Pause::Short
+        );
+        assert_eq!(after(MS, &mut pauses, &progress, true).await, Pause::Long);
 
-    #[tokio::test(start_paused = true)]
-    async fn http2_is_noticed_however_its_preface_is_cut() {
-        for cut in 1..PREFACE.len() {
-            let (mut client, mut io, progress) = connection();
-            client.write_all(&PREFACE[..cut]).await.unwrap();
-            // Nothing of it is for hyper.
-            let waited = tokio::time::timeout(HEADER / 2, read(&mut io)).await;
-            assert!(waited.is_err(), "{cut} bytes were read");
-            assert_eq!(progress.phase(), Phase::Head);
-            client.write_all(&PREFACE[cut..]).await.unwrap();
-            client.write_all(b"and frames").await.unwrap();
-            tokio::select! {
-                read = read(&mut io) => panic!("{read:?}"),
-                () = progress.http2() => {}
-            }
-            assert_eq!(progress.phase(), Phase::Http2);
-        }
-
-        let (mut client, mut io, _) = connection();
-        client.write_all(&PREFACE[..23]).await.unwrap();
-        assert_eq!(read(&mut io).await, (TOO_LATE, HEADER));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_only_begins_like_http2_is_read_whole() {
-        for text in ["P", "POST / HTTP/1.1", "PRI * HTTP/2.0\r\nX: y\r\n\r\n"] {
-            for cut in 0..=text.len() {
-                let (mut client, mut io, _) = connection();
-                let (first, second) = text.as_bytes().split_at(cut);
-                let writer = async {
-                    client.write_all(first).await.unwrap();
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                    client.write_all(second).await.unwrap();
-                    drop(client);
-                };
-                let mut got = String::new();
-                let ((), read) = tokio::join!(writer, io.read_to_string(&mut got));
-                read.unwrap();
-                assert_eq!(got, text, "cut at {cut}");
-            }
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn closing_reads_on_until_the_client_closes_or_a_second_has_passed() {
-        let (mut client, mut io, progress) = connection();
-        client.write_all(b"POST and a body").await.unwrap();
         progress.head_complete();
-        progress.answered();
-        let start = Instant::now();
-        io.shutdown().await.unwrap();
-        assert_eq!(start.elapsed().as_secs(), CLOSE_LINGER.as_secs());
+        progress.answered(true);
+        io.flush().await.unwrap();
+        assert_eq!(
+            after(900 * MS, &mut pauses, &progress, true).await,
+            Pause::Short
+        );
+        assert_eq!(
+            after(200 * MS, &mut pauses, &progress, true).await,
+            Pause::End
+        );
+    }
 
-        let (mut client, mut io, _) = connection();
-        client.write_all(b"POST and a body").await.unwrap();
-        drop(client);
+    #[tokio::test(start_paused = true)]
+    async fn large_buffers_are_not_kept() {
+        let (_client, mut io, progress) = connection(&[b'x'; LARGE + 1]);
+        let mut pauses = Pauses::new(REST);
+        let mut buf = vec![0; LARGE + 1];
+        io.read_exact(&mut buf).await.unwrap();
+        assert_eq!(after(MS, &mut pauses, &progress, false).await, Pause::Long);
+
+        // A head that comes in small parts.
+        let (mut client, mut io, progress) = connection(b"");
+        let mut pauses = Pauses::new(REST);
+        for _ in 0..LARGE / 64 {
+            assert_eq!(after(MS, &mut pauses, &progress, false).await, Pause::Short);
+            client.write_all(&[b'x'; 64]).await.unwrap();
+            assert_eq!(io.read(&mut buf).await.unwrap(), 64);
+        }
+        assert_eq!(after(MS, &mut pauses, &progress, false).await, Pause::Long);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_not_read_is_given_back() {
+        let (_client, mut io, _) = connection(b"GET / and more");
+        let mut buf = [0; 5];
+        assert_eq!(io.read(&mut buf).await.unwrap(), 5);
+        assert_eq!(io.into_parts().1, b" and more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_its_answers_is_given_up_and_not_read_meanwhile() {
+        let (mut client, mut io, _) = connection(b"");
+        client.write_all(b"GET").await.unwrap();
         let start = Instant::now();
-        io.shutdown().await.unwrap();
-        assert_eq!(start.elapsed(), Duration::ZERO);
-        advance(Duration::ZERO).await;
+        let wrote = io.write_all(&vec![b'x'; 100_000]).await;
+        assert_eq!(wrote.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(start.elapsed().as_secs(), WRITE.as_secs());
+        let mut buf = [0; 64];
+        assert!(timeout(MS, io.read(&mut buf)).await.is_err());
     }
 }

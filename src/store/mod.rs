@@ -12,6 +12,7 @@
 mod batch;
 pub mod deadline;
 pub mod memory;
+mod packed;
 pub mod read;
 pub mod redis;
 mod result;

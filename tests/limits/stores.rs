@@ -1,6 +1,7 @@
 //! One suite of behaviour for both stores, and tests of what only one of them can do.
 
 use std::{
+    fmt::Write as _,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -56,6 +57,17 @@ async fn redis_store(redis: &Redis, lanes: usize) -> RedisStore {
     let store = RedisStore::start(&options, Box::new(|_| {})).unwrap();
     assert!(store.connected_within(PATIENCE).await);
     store
+}
+
+/// Runs a test over the store in memory and over one Redis.
+async fn on_both<F, Fut>(test: F)
+where
+    F: Fn(Arc<dyn Store>) -> Fut,
+    Fut: Future<Output = ()>,
+{
+    test(Arc::new(memory(1_000, Arc::new(SystemClock::new())))).await;
+    let redis = Redis::start();
+    test(Arc::new(redis_store(&redis, 2).await)).await;
 }
 
 /// Runs a test of the suite over the store in memory, in one Redis, and in a cluster.
@@ -645,6 +657,89 @@ async fn when_memory_is_full_no_caller_is_banned_for_the_denials_of_others() {
     assert!(store.keys() <= 4, "{}", store.keys());
     clock.advance(Duration::from_micros(HOUR));
     assert!(ask("g").admitted, "all of it ends");
+}
+
+/// The limits of a rule with a budget of one new counter per second: 60 can be saved.
+fn with_budget(rule: &str, client: &str, amount: u64) -> Batch {
+    let mut batch = Batch::default();
+    for window in ["60s", "3600s"] {
+        let limit = limit(Algorithm::FixedWindow, amount);
+        batch.push(limit, 1, ENFORCED, |key| {
+            write!(
+                key,
+                "tollgate:{{{rule}:client={client}}}:fixed_window:{window}"
+            )
+            .unwrap();
+        });
+    }
+    batch.set_max_new_keys(0, 1);
+    let ban = Ban::new(1, HOUR, HOUR).unwrap();
+    batch.push_ban(ban, 2, ENFORCED, |key| {
+        write!(key, "tollgate:{{{rule}:client={client}}}:ban").unwrap();
+    });
+    batch
+}
+
+#[tokio::test]
+async fn whoever_invents_keys_shares_a_counter_and_known_clients_keep_theirs() {
+    on_both(|store| async move {
+        let store = &*store;
+        let ask = async |client: &str| charge(store, &with_budget("data", client, 100)).await;
+        // Two counters each.
+        for n in 0..30 {
+            let verdict = ask(&format!("early:{n}")).await;
+            assert!(verdict.admitted && verdict.shared.is_empty(), "{n}");
+        }
+        // Others may come into being while this runs, one per second.
+        let (mut shared, mut last) = (0, 100);
+        for n in 0..60 {
+            let verdict = ask(&format!("late:{n}")).await;
+            assert!(verdict.admitted, "{n}");
+            if verdict.shared == [0, 1] {
+                shared += 1;
+                let left = verdict.outcomes[0].remaining;
+                assert!(left < last, "they share: {left} left of {last}");
+                last = left;
+            }
+        }
+        assert!(shared >= 20, "{shared}");
+        let known = ask("early:0").await;
+        assert_eq!(known.outcomes[0].remaining, 98);
+        assert!(known.shared.is_empty());
+        // Another rule has a budget of its own.
+        let other = charge(store, &with_budget("other", "new", 100)).await;
+        assert!(other.shared.is_empty());
+
+        // What the shared counter denies, it denies to all who share it, and bans nobody.
+        let flood = with_budget("data", "flood", 60);
+        while charge(store, &flood).await.admitted {}
+        let reading = store.read(&flood).await.unwrap();
+        if reading.shared == [0, 1] {
+            let verdict = reading.verdict(&flood);
+            assert!(!verdict.admitted, "{verdict:?}");
+            assert_eq!(reading.states[2], None, "no ban has begun to count");
+        }
+        assert_eq!(ask("early:1").await.outcomes[0].remaining, 98);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_denied_request_spends_no_budget() {
+    on_both(|store| async move {
+        for n in 0..100 {
+            let mut denied = with_budget("data", &format!("denied:{n}"), 1);
+            denied.push(limit(Algorithm::FixedWindow, 1), 2, ENFORCED, |key| {
+                key.push_str("tollgate:{full:}:fixed_window:3600s");
+            });
+            assert!(!charge(&*store, &denied).await.admitted);
+        }
+        for n in 0..30 {
+            let verdict = charge(&*store, &with_budget("data", &n.to_string(), 1)).await;
+            assert!(verdict.admitted && verdict.shared.is_empty(), "{n}");
+        }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

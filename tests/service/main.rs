@@ -11,6 +11,7 @@ mod drain;
 mod examples;
 mod explain;
 mod failover;
+mod hostile;
 mod junk;
 mod language;
 mod nginx;

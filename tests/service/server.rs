@@ -187,14 +187,29 @@ async fn a_head_that_does_not_come_in_time_ends_the_connection() {
         ..Options::default()
     };
     let server = Server::start(TCP, options, echo_path).await;
+    // An answer: a connection that just closes is an error, which a proxy may let through.
     for part in ["G", "GET / HTTP/1.1\r\nhost: x\r\n"] {
         let mut client = server.connect().await;
         client.send(part).await.unwrap();
+        let answer = client.response().await.expect("no answer");
+        assert_eq!((answer.status, answer.closes()), (408, true));
         client.closed().await;
     }
     let mut client = server.connect().await;
     client.get("/").await.unwrap();
     client.send("GET").await.unwrap();
+    assert_eq!(client.response().await.unwrap().status, 408);
+    client.closed().await;
+    // Nothing has begun: an answer would be taken for that to the next request.
+    let options = Options {
+        idle_timeout: Duration::from_millis(100),
+        ..Options::default()
+    };
+    let server = Server::start(TCP, options, echo_path).await;
+    let mut client = server.connect().await;
+    client.closed().await;
+    let mut client = server.connect().await;
+    client.get("/").await.unwrap();
     client.closed().await;
     until("all connections are counted out", || {
         server.counts.open.load(Ordering::SeqCst) == 0

@@ -61,6 +61,11 @@ impl Process {
         String::from_utf8_lossy(&fs::read(self.log.with_extension("out")).unwrap()).into_owned()
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);

@@ -75,18 +75,13 @@ impl Scripted {
     }
 }
 
-/// The script with two lines replaced: it reads its clock from the last argument, and stores the
-/// time to live of a key beside it instead of setting it (Redis' own clock goes on meanwhile).
+/// The script with another clock and another write: it reads the time from the last argument, and
+/// stores the time to live of a key beside it instead of setting it (Redis' own clock goes on meanwhile).
 fn with_injected_clock() -> String {
-    let write = "redis.call('SET', KEYS[i], values[i], 'PX', ";
-    assert!(
-        script::SOURCE.contains(write),
-        "the script has changed: adapt this"
-    );
-    let source = inject_clock(script::SOURCE).replace(
-        write,
-        "redis.call('MSET', KEYS[i], values[i], KEYS[i] .. ':ttl', ",
-    );
+    let store = "local function store(key, value, px, ttl)\n\
+                 redis.call('MSET', key, value, key .. ':ttl', ttl)\nend\n";
+    let source = inject_clock(script::SOURCE).replace("redis.call('SET', ", "store(");
+    let source = format!("{store}{source}");
     assert!(
         !source.contains("'SET'") && !source.contains("'TIME'"),
         "another write or another clock"

@@ -151,6 +151,11 @@ impl Tollgate {
         self.process.holds()
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);
     }
