@@ -108,7 +108,7 @@ impl RedisArgs {
             redis_key,
             sentinel_user,
             sentinel_password_file,
-            key_prefix: _,
+            key_prefix,
             hash_key: _,
         } = self;
         let Some(url) = redis_url.as_deref().filter(|url| !url.is_empty()) else {
@@ -125,6 +125,7 @@ impl RedisArgs {
             user: sentinel_user.clone(),
             password_file: sentinel_password_file.clone(),
         };
+        options.key_prefix.clone_from(key_prefix);
         options.answer_timeout = ANSWER_TIMEOUT.0;
         Ok(Some(options))
     }

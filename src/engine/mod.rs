@@ -50,7 +50,8 @@ pub struct Engine {
 pub struct Options {
     /// The longest that a check waits for the store.
     pub deadline: Duration,
-    /// How many replicas share the store: the divisor of `on_store_error: local`.
+    /// How many replicas share the store at least; more are counted. The divisor of
+    /// `on_store_error: local`.
     pub replicas: u64,
     /// Options of the decision log.
     pub log: LogOptions,
@@ -135,7 +136,10 @@ impl Engine {
             }
             match answer {
                 Ok(result) => deciding.combine(&result, OutcomeLabels::STORE),
-                Err(error) => deciding.without_store(&error, &self.fallback, self.options.replicas),
+                Err(error) => {
+                    let replicas = self.options.replicas.max(self.store.replicas());
+                    deciding.without_store(&error, &self.fallback, replicas)
+                },
             }
         };
         let decision = deciding.walk.ended(decision);

@@ -27,6 +27,11 @@ impl Guarded {
         self.store.name()
     }
 
+    /// Like [`Store::replicas`].
+    pub fn replicas(&self) -> u64 {
+        self.store.replicas()
+    }
+
     /// Like [`Store::now_us`].
     pub fn now_us(&self) -> u64 {
         self.store.now_us()

@@ -9,8 +9,8 @@
 //! counted already is forgotten. Overflow counters may exceed the bound; there are only as many as
 //! there are limits.
 //!
-//! New counters of a rule also need room in its [budget](crate::limit::new_keys), and share the same
-//! overflow counter without.
+//! New counters of a rule also need room in its [budget](crate::limit::new_keys). Without, they
+//! share the same overflow counter.
 //!
 //! Keys are not kept, only 128 bits of a hash of each, and states are [packed](super::packed). The
 //! hash is keyed, with a key that is drawn when the process starts and never leaves it: whoever

@@ -41,6 +41,11 @@ pub trait Store: Read {
     /// The store's clock as well as it is known here, in microseconds since the Unix epoch.
     fn now_us(&self) -> u64;
 
+    /// How many replicas of tollgate share the store, as well as it is known here; at least 1.
+    fn replicas(&self) -> u64 {
+        1
+    }
+
     /// The store's name: `memory` or `redis`.
     fn name(&self) -> &'static str;
 }

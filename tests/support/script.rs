@@ -76,7 +76,8 @@ impl Scripted {
 }
 
 /// The script with another clock and another write: it reads the time from the last argument, and
-/// stores the time to live of a key beside it instead of setting it (Redis' own clock goes on meanwhile).
+/// stores the time to live of a key beside it instead of setting it (Redis' own clock goes on
+/// meanwhile).
 fn with_injected_clock() -> String {
     let store = "local function store(key, value, px, ttl)\n\
                  redis.call('MSET', key, value, key .. ':ttl', ttl)\nend\n";

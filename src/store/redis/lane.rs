@@ -299,8 +299,12 @@ impl Lane {
     ) -> Result<(), redis::RedisError> {
         // Only across nodes is there anything to give back.
         let sources: &[&str] = match self.node {
-            Some(_) => &[script::SOURCE, script::GIVE_BACK_SOURCE],
-            None => &[script::SOURCE],
+            Some(_) => &[
+                script::SOURCE,
+                script::HEARTBEAT_SOURCE,
+                script::GIVE_BACK_SOURCE,
+            ],
+            None => &[script::SOURCE, script::HEARTBEAT_SOURCE],
         };
         for source in sources {
             let mut cmd = redis::cmd("SCRIPT");

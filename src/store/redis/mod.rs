@@ -10,12 +10,13 @@ mod node;
 mod options;
 mod read;
 mod redirect;
+mod replicas;
 pub mod script;
 mod time;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use self::{
     cluster::Cluster,
@@ -23,6 +24,7 @@ use self::{
     node::{Call, Node},
     options::Server,
     redirect::Undecided,
+    replicas::{BEAT, Replicas},
     script::Mode,
     time::RedisTime,
 };
@@ -35,13 +37,14 @@ use super::{
     Batch, ChargeResult, Charging, Store, StoreError,
     read::{Read, Reads},
 };
-use crate::problem::Problem;
+use crate::{jitter::half_to_whole, problem::Problem};
 
 /// The store in Redis.
 pub struct RedisStore {
     servers: Servers,
     reader: Reader,
     time: Arc<RedisTime>,
+    replicas: Replicas,
 }
 
 /// Who decides.
@@ -71,7 +74,31 @@ impl RedisStore {
             servers,
             reader,
             time,
+            replicas: Replicas::new(&options.key_prefix),
         })
+    }
+
+    /// Says every now and then that this replica is alive, and counts those that are, for ever.
+    pub async fn beat(&self) {
+        loop {
+            let deadline = Instant::now() + BEAT;
+            let call = |asking| Call {
+                cmd: self.replicas.heartbeat(),
+                charges: 1,
+                key: self.replicas.key(),
+                asking,
+            };
+            let reply = match &self.servers {
+                Servers::One(node) => node.call(call(false), deadline).await,
+                Servers::Cluster(cluster) => {
+                    cluster.call(self.replicas.key(), deadline, call).await
+                }
+            };
+            if let Ok(reply) = reply {
+                self.replicas.note(reply);
+            }
+            sleep(half_to_whole(BEAT)).await;
+        }
     }
 
     /// Waits for the first connection, at most `patience`; returns whether there is one.
@@ -98,6 +125,10 @@ impl Store for RedisStore {
 
     fn name(&self) -> &'static str {
         "redis"
+    }
+
+    fn replicas(&self) -> u64 {
+        self.replicas.alive()
     }
 }
 

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, path::PathBuf, time::Duration};
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
 
 use super::address::Address;
-use crate::problem::Problem;
+use crate::{counter_key::KeyPrefix, problem::Problem};
 
 /// How to reach Redis. Its `Debug` shows no secret.
 #[derive(Debug, Clone)]
@@ -18,6 +18,8 @@ pub struct Options {
     pub tls: TlsFiles,
     /// How Sentinels want to be spoken to.
     pub sentinel: SentinelLogin,
+    /// How keys begin.
+    pub key_prefix: KeyPrefix,
     /// Connections that carry checks. Each is one task; two keep both Redis and two cores busy.
     pub lanes: usize,
     /// The longest that a check waits. Several in a row that have waited so long open the breaker.
@@ -92,6 +94,7 @@ impl Options {
             password_file: None,
             tls: TlsFiles::default(),
             sentinel: SentinelLogin::default(),
+            key_prefix: KeyPrefix::default(),
             lanes: 1,
             deadline: Duration::from_millis(50),
             answer_timeout: Duration::from_millis(250),

@@ -1,6 +1,6 @@
 //! Encodes a batch as a Redis command, and decodes the reply.
 
-use std::sync::LazyLock;
+use std::{sync::LazyLock, time::Duration};
 
 use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 
@@ -21,6 +21,22 @@ pub const GIVE_BACK_SOURCE: &str = include_str!("give_back.lua");
 /// The name of [`GIVE_BACK_SOURCE`] in Redis.
 static GIVE_BACK_SHA: LazyLock<String> =
     LazyLock::new(|| sha1_smol::Sha1::from(GIVE_BACK_SOURCE).hexdigest());
+
+/// The script of heartbeats.
+pub const HEARTBEAT_SOURCE: &str = include_str!("heartbeat.lua");
+
+/// The name of [`HEARTBEAT_SOURCE`] in Redis.
+static HEARTBEAT_SHA: LazyLock<String> =
+    LazyLock::new(|| sha1_smol::Sha1::from(HEARTBEAT_SOURCE).hexdigest());
+
+/// The command that says that the replica `id` is alive, and will be for `lasts`.
+pub fn heartbeat(key: &str, id: &str, lasts: Duration) -> Cmd {
+    let lasts = u64::try_from(lasts.as_micros()).unwrap_or(u64::MAX);
+    let mut cmd = redis::cmd("EVALSHA");
+    cmd.arg(HEARTBEAT_SHA.as_str()).arg(1).arg(key);
+    cmd.arg(id).arg(lasts);
+    cmd
+}
 
 /// The numbers that one charge adds to `ARGV`.
 const ARGS_PER_CHARGE: usize = 8;
@@ -49,8 +65,8 @@ pub fn call<'a>(
     command("EVALSHA", &SHA, batch, charges, mode)
 }
 
-/// The command that decides about charges of `batch`. `script` is [`SHA`] for `EVALSHA`, or a source
-/// for `EVAL`.
+/// The command that decides about charges of `batch`. `script` is [`SHA`] for `EVALSHA`, or a
+/// source for `EVAL`.
 pub fn command<'a>(
     verb: &str,
     script: &str,

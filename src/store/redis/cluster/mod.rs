@@ -29,6 +29,7 @@ use self::{
     give_back::GiveBack,
     map::Nodes,
     send::send,
+    slots::slot_of,
     split::{Part, parts},
 };
 use super::{
@@ -69,6 +70,16 @@ impl Cluster {
     /// Waits until a node is connected, at most until `deadline`.
     pub(super) async fn connected_by(&self, deadline: Instant) -> bool {
         self.nodes.connected_by(deadline).await
+    }
+
+    /// Calls a script for one key, wherever its slot is.
+    pub(super) async fn call<'a>(
+        &self,
+        key: &str,
+        deadline: Instant,
+        call: impl Fn(bool) -> Call<'a>,
+    ) -> Result<ScriptReply, Undecided> {
+        send(&self.nodes, slot_of(key), deadline, call).await
     }
 
     /// Decides about a batch and charges it.
