@@ -55,6 +55,7 @@ pub async fn serve(settings: Settings, rules: RuleSet) -> anyhow::Result<()> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let memory = store::memory(settings.max_keys, Arc::clone(&clock), &metrics);
     let store = store::open(&settings.store, &memory, &metrics, &health).await?;
+    let counted = Arc::clone(&store);
     metrics.rules_in_force(rules.rules.len(), clock.now_us());
     let engine = Arc::new(Engine::new(
         rules,
@@ -79,7 +80,7 @@ pub async fn serve(settings: Settings, rules: RuleSet) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     let reloader = reload::Reloader::new(&settings, &engine, &metrics, &health, clock);
     let reloading = tokio::spawn(reload::watch(reloader, until(stopped.clone()))?);
-    let sweeping = tokio::spawn(store::sweep(memory, Arc::clone(&metrics)));
+    let sweeping = tokio::spawn(store::sweep(memory, counted, Arc::clone(&metrics)));
     let admin = Admin::new(
         health.clone(),
         Arc::clone(&metrics),

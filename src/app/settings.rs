@@ -25,7 +25,7 @@ pub struct Settings {
     pub store: StoreSettings,
     /// The longest that a check waits for the store.
     pub deadline: Duration,
-    /// How many replicas share the store.
+    /// How many replicas share the store at least.
     pub replicas: u64,
     /// The most counters in memory.
     pub max_keys: usize,

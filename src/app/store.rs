@@ -56,7 +56,12 @@ pub(super) async fn open(
                     "starting without Redis: rules follow their on_store_error until it is reached"
                 );
             }
-            Ok(Arc::new(store))
+            let store = Arc::new(store);
+            tokio::spawn({
+                let store = Arc::clone(&store);
+                async move { store.beat().await }
+            });
+            Ok(store)
         }
     }
 }
@@ -77,8 +82,8 @@ fn reporter(component: Component, metrics: Arc<Metrics>) -> redis::OnChange {
     })
 }
 
-/// Removes expired counters from memory, for ever.
-pub(super) async fn sweep(memory: Arc<MemoryStore>, metrics: Arc<Metrics>) {
+/// Removes expired counters from memory, and keeps the gauges of the stores, for ever.
+pub(super) async fn sweep(memory: Arc<MemoryStore>, store: Arc<dyn Store>, metrics: Arc<Metrics>) {
     let mut tick = interval(SWEEP_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -86,5 +91,7 @@ pub(super) async fn sweep(memory: Arc<MemoryStore>, metrics: Arc<Metrics>) {
         memory.sweep();
         let keys = i64::try_from(memory.keys()).unwrap_or(i64::MAX);
         metrics.memory_keys.set(keys);
+        let replicas = i64::try_from(store.replicas()).unwrap_or(i64::MAX);
+        metrics.replicas.set(replicas);
     }
 }

@@ -63,7 +63,8 @@ pub struct ServeArgs {
     #[arg(long, env = "TOLLGATE_DEADLINE", value_name = "TIME", default_value = "50ms", value_parser = duration)]
     deadline: Duration,
 
-    /// How many replicas share the Redis; divides limits with on_store_error: local
+    /// The fewest replicas that on_store_error: local divides limits among; more are counted by
+    /// their heartbeats in Redis
     #[arg(long, env = "TOLLGATE_REPLICAS", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     replicas: u64,
 

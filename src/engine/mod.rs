@@ -139,7 +139,7 @@ impl Engine {
                 Err(error) => {
                     let replicas = self.options.replicas.max(self.store.replicas());
                     deciding.without_store(&error, &self.fallback, replicas)
-                },
+                }
             }
         };
         let decision = deciding.walk.ended(decision);

@@ -61,6 +61,8 @@ pub struct Metrics {
     rules_last_success: Gauge<f64, AtomicU64>,
     memory_overflows: Family<RuleLabel, Counter>,
     new_keys_shared: Family<RuleLabel, Counter>,
+    /// Replicas that share the store.
+    pub replicas: Gauge,
     /// Counters in memory.
     pub memory_keys: Gauge,
     /// Open connections on the check port.
@@ -162,6 +164,11 @@ impl Metrics {
                 );
                 gauge
             },
+            replicas: gauge(
+                r,
+                "replicas",
+                "Replicas of tollgate that share the store, by their heartbeats",
+            ),
             memory_keys: gauge(r, "memory_keys", "Keys in the embedded store"),
             memory_overflows: counter(
                 r,

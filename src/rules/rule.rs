@@ -313,7 +313,7 @@ words! {
 words! {
     /// What a rule does while Redis does not answer.
     pub enum OnStoreError default Local {
-        /// Counts in this process, with the limit divided by `--replicas`.
+        /// Counts in this process, with the limit divided by the number of replicas.
         Local => "local",
         /// Admits, uncounted.
         Allow => "allow",

@@ -41,6 +41,51 @@ async fn until(replicas: &[Tollgate], status: &str) {
     }
 }
 
+/// Waits until each replica knows how many there are.
+async fn know_each_other(replicas: &[Tollgate]) {
+    for replica in replicas {
+        eventually("they count each other", async || {
+            replica.metric("tollgate_replicas ").await == replicas.len() as u64
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_are_counted_as_they_come_and_go() {
+    let redis = Redis::start();
+    let start = async |args: &[&str]| {
+        let settings = Settings {
+            rules: "version: 1\nrules: [{ name: all, limit: 12/day }]\n",
+            redis: Some(&redis),
+            args,
+            ..Settings::default()
+        };
+        Tollgate::start(settings).await
+    };
+    let mut replicas = vec![start(&[]).await, start(&[]).await];
+    // Another installation in the same Redis is none of them.
+    let other = start(&["--key-prefix=other:"]).await;
+    know_each_other(&replicas).await;
+    replicas.push(start(&["--replicas=6"]).await);
+    know_each_other(&replicas).await;
+    assert_eq!(other.metric("tollgate_replicas ").await, 1);
+    drop(replicas.remove(0));
+    know_each_other(&replicas).await;
+
+    // A script flush, and later the loss of Redis: the last known number counts.
+    redis.cli(&["SCRIPT", "FLUSH"]);
+    replicas.push(start(&[]).await);
+    know_each_other(&replicas).await;
+    drop(redis);
+    until(&replicas, "degraded").await;
+    let shares = [(0, 4), (1, 2), (2, 4)];
+    for (place, share) in shares {
+        let replica = &replicas[place..=place];
+        assert_eq!(admitted(replica, "/", 12).await, share, "{place}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn local_counting_admits_exactly_the_published_bound() {
     let mut redis = Redis::start();
@@ -60,11 +105,12 @@ async fn local_counting_admits_exactly_the_published_bound() {
     for _ in 0..REPLICAS {
         let settings = Settings {
             rules: &rules,
-            args: &[&url, "--replicas=3", "--deadline=1s"],
+            args: &[&url, "--deadline=1s"],
             ..Settings::default()
         };
         replicas.push(Tollgate::start(settings).await);
     }
+    know_each_other(&replicas).await;
     let here = REPLICAS * LIMIT.div_ceil(REPLICAS);
     let paths = Algorithm::ALL.map(|algorithm| format!("/{algorithm}"));
 
