@@ -4,7 +4,11 @@
 //! the store for everybody. So each rule has a budget: as many new counters per second, and at most
 //! a minute's worth at once, so that a store that has lost its counters is not an outage for the
 //! clients of a busy rule. It is a [token bucket](super::token_bucket). Clients beyond it share the
-//! rule's overflow counter, with the limits of the rule; who has a counter keeps it.
+//! rule's overflow counter, with the limits of the rule. A client that has any counter of the rule is
+//! known, and is not asked for a budget.
+//!
+//! Counters of [short windows](lasts) have no budget: they cannot pile up, and a client that comes
+//! back after a pause would be new each time.
 
 use super::spec::{Algorithm, Limit};
 
@@ -16,6 +20,14 @@ pub const MAX: u32 = 1_000_000;
 
 /// How many seconds' worth can be saved up.
 const SAVED: u64 = 60;
+
+/// The longest window whose counters live so briefly that they need no budget, in microseconds.
+const BRIEF_US: u64 = 10_000_000;
+
+/// Whether the counters of `limit` live long enough to pile up.
+pub fn lasts(limit: &Limit) -> bool {
+    limit.window_us() > BRIEF_US
+}
 
 /// The bucket of a budget; `None` if there is none.
 pub fn budget(max_new_keys: u32) -> Option<Limit> {

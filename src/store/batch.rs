@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::limit::{Limit, ban::Ban};
+use crate::limit::{Limit, ban::Ban, new_keys};
 
 /// The group of charges that can deny a request. Every shadow rule is a group of its own.
 pub const ENFORCED: u32 = 0;
@@ -99,11 +99,22 @@ impl Batch {
     }
 
     /// Says how many counters of the rule may be new per second (0: any number) to which the limits
-    /// from place `start` on belong.
+    /// from place `start` on belong. Counters that live briefly are not among them.
     pub fn set_max_new_keys(&mut self, start: usize, max: u32) {
         for charge in &mut self.charges[start..] {
-            charge.max_new_keys = max;
+            let lasts = charge.limit().is_some_and(new_keys::lasts);
+            charge.max_new_keys = if lasts { max } else { 0 };
         }
+    }
+
+    /// The places of other charges of the same rule for the same client.
+    pub fn siblings(&self, place: usize) -> impl Iterator<Item = usize> {
+        let client = |charge: &Charge| self.key(charge).split_once('}').map(|(client, _)| client);
+        let of = client(&self.charges[place]);
+        let others = self.charges.iter().enumerate();
+        others.filter_map(move |(other, charge)| {
+            (other != place && of.is_some() && client(charge) == of).then_some(other)
+        })
     }
 
     /// The charges, in the order in which they were added.

@@ -232,7 +232,7 @@ impl MemoryStore {
             let id = held.ids[index];
             let (next, outcome) = match &charge.counted {
                 Counted::Limit(limit) => {
-                    let mut slot = held.slot(id, batch.key(charge), charge.max_new_keys, now_us);
+                    let mut slot = held.slot(id, batch, index, now_us);
                     let step = limit.step(slot.state.take(), now_us, charge.cost);
                     let next = Pending {
                         slot: Some(slot),
@@ -327,20 +327,26 @@ impl Read for MemoryStore {
             let id = self.id(key);
             self.lock(id.shard()).counters.get(&id)?.state(now_us)
         };
-        let mut shared = Vec::new();
-        let states = batch.charges().iter().enumerate().map(|(place, charge)| {
+        let charges = batch.charges();
+        let mut states: Vec<Option<State>> = charges
+            .iter()
+            .map(|charge| state_of(batch.key(charge)))
+            .collect();
+        let is_full = self.keys() >= self.max_keys;
+        let has_no_room = |(place, charge): &(usize, &Charge)| {
             let key = batch.key(charge);
-            // A client without a counter shares one if there is no room.
-            state_of(key).or_else(|| {
-                let full = self.keys() >= self.max_keys
-                    || !self.has_budget(key, charge.max_new_keys, 0, now_us);
-                (full && charge.limit().is_some()).then(|| {
-                    shared.push(place);
-                    state_of(&overflow(key))
-                })?
-            })
-        });
-        let states = states.collect();
+            let is_known = || batch.siblings(*place).any(|other| states[other].is_some());
+            let has_budget = || self.has_budget(key, charge.max_new_keys, 0, now_us);
+            states[*place].is_none()
+                && charge.limit().is_some()
+                && (is_full || !(has_budget() || is_known()))
+        };
+        // A client without a counter shares one if there is no room.
+        let shared = charges.iter().enumerate().filter(has_no_room);
+        let shared: Vec<usize> = shared.map(|(place, _)| place).collect();
+        for &place in &shared {
+            states[place] = state_of(&overflow(batch.key(&charges[place])));
+        }
         Box::pin(std::future::ready(Ok(Reading {
             now_us,
             states,
@@ -431,7 +437,9 @@ impl<'a> Held<'a> {
             .map(|(_, shard)| &mut **shard)
     }
 
-    fn slot(&mut self, id: Id, key: &str, max_new_keys: u32, now_us: u64) -> Slot {
+    fn slot(&mut self, id: Id, batch: &Batch, place: usize, now_us: u64) -> Slot {
+        let charge = &batch.charges()[place];
+        let key = batch.key(charge);
         let found = self.find(id, now_us);
         if let Some(Some(state)) = found {
             return Slot {
@@ -448,7 +456,9 @@ impl<'a> Held<'a> {
         {
             return slot;
         }
-        if max_new_keys > 0 {
+        let max_new_keys = charge.max_new_keys;
+        let is_budgeted = max_new_keys > 0 && !self.knows(batch.siblings(place), now_us);
+        if is_budgeted {
             let rule = rule_of(key);
             let place = self.spent.iter().position(|(spent, _)| spent == rule);
             let spent = place.map_or(0, |place| self.spent[place].1);
@@ -468,8 +478,16 @@ impl<'a> Held<'a> {
             id,
             state: None,
             overflow: None,
-            is_budgeted: max_new_keys > 0,
+            is_budgeted,
         }
+    }
+
+    /// Whether one of these charges has a counter.
+    fn knows(&mut self, mut places: impl Iterator<Item = usize>, now_us: u64) -> bool {
+        places.any(|place| {
+            let id = self.ids[place];
+            matches!(self.find(id, now_us), Some(Some(_)))
+        })
     }
 
     /// Takes one from the budget of a key's rule.

@@ -706,6 +706,25 @@ async fn whoever_invents_keys_shares_a_counter_and_known_clients_keep_theirs() {
         let known = ask("early:0").await;
         assert_eq!(known.outcomes[0].remaining, 98);
         assert!(known.shared.is_empty());
+        // A known client gets a counter for another limit.
+        let mut known = with_budget("data", "early:2", 100);
+        known.push(limit(Algorithm::FixedWindow, 5), 1, ENFORCED, |key| {
+            key.push_str("tollgate:{data:client=early:2}:fixed_window:86400s");
+        });
+        known.set_max_new_keys(0, 1);
+        let verdict = charge(store, &known).await;
+        assert!(verdict.shared.is_empty());
+        assert_eq!(verdict.outcomes[3].remaining, 4);
+        // Counters of short windows cannot pile up.
+        for n in 0..100 {
+            let mut brief = Batch::default();
+            let limit = Limit::new(Algorithm::FixedWindow, 5, 10_000_000, None).unwrap();
+            brief.push(limit, 1, ENFORCED, |key| {
+                write!(key, "tollgate:{{data:client=brief:{n}}}:fixed_window:10s").unwrap();
+            });
+            brief.set_max_new_keys(0, 1);
+            assert!(charge(store, &brief).await.shared.is_empty());
+        }
         // Another rule has a budget of its own.
         let other = charge(store, &with_budget("other", "new", 100)).await;
         assert!(other.shared.is_empty());

@@ -24,8 +24,8 @@
 -- group is a shadow rule: if one of its limits does not fit, that group alone is not written. Bans
 -- count denials, and are written in any case.
 --
--- A counter that does not exist yet takes one from its rule's budget of new counters, a bucket of as
--- many per second and a minute's worth at most. If that is empty, the rule's overflow counter is
+-- The counters of a client that has none of its rule yet take from the rule's budget of new counters,
+-- a bucket of as many per second and a minute's worth at most. If that is empty, the rule's overflow counter is
 -- charged in its place. Their keys follow from the rule's: see src/counter_key.rs. In a cluster they
 -- are in other slots, and there the budget is off.
 --
@@ -69,7 +69,17 @@ for i = 1, #KEYS do
   local stored = redis.call('GET', key)
   local fits, left, wait, value, expires
 
-  if not stored and ARGV[at + 7] ~= '0' then
+  local is_new = not stored and ARGV[at + 7] ~= '0'
+  if is_new then
+    -- A client that has another counter of the rule is known.
+    local client = match(key, '^[^}]*}')
+    for j = 1, #KEYS do
+      if j ~= i and string.sub(KEYS[j], 1, #client) == client and redis.call('GET', KEYS[j]) then
+        is_new = false
+      end
+    end
+  end
+  if is_new then
     local rate, rule = ARGV[at + 7] + 0, match(key, '^[^{]*{[^:}]*')
     budgets, news = budgets or {}, news or {}
     local budget = budgets[rule]

@@ -70,18 +70,23 @@ impl Reader {
             states: states.collect::<Result<_, _>>()?,
             shared: Vec::new(),
         };
-        self.read_shared(batch, &mut reading).await?;
+        // In a cluster, there are no budgets.
+        if matches!(self.source, Source::One { .. }) {
+            self.read_shared(batch, &mut reading).await?;
+        }
         Ok(reading)
     }
 
     /// Replaces the states of counters that would not come into being by those of the overflow
     /// counters that would be charged.
     async fn read_shared(&self, batch: &Batch, reading: &mut Reading) -> Result<(), StoreError> {
+        let known: Vec<bool> = reading.states.iter().map(Option::is_some).collect();
         for (place, charge) in batch.charges().iter().enumerate() {
             let Some(budget) = budget(charge.max_new_keys) else {
                 continue;
             };
-            if reading.states[place].is_some() || charge.limit().is_none() {
+            let is_known = |other: usize| known[other];
+            if known[place] || batch.siblings(place).any(is_known) {
                 continue;
             }
             let key = batch.key(charge);

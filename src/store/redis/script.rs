@@ -44,8 +44,10 @@ const ARGS_PER_CHARGE: usize = 8;
 /// What the script does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Charges if everything fits.
+    /// Charges if everything fits, and if there is room for what is new.
     Charge,
+    /// Charges if everything fits. Budgets of new counters are off: their keys are on other nodes.
+    ChargePart,
     /// Charges nothing, because the request is denied by others; bans count what does not fit.
     Peek,
     /// Charges one ban alone, because its keys are on several nodes for the moment; whether one of
@@ -82,11 +84,18 @@ pub fn command<'a>(
     }
     for charge in charges {
         match &charge.counted {
-            Counted::Limit(limit) => push_limit(&mut cmd, limit, charge),
+            Counted::Limit(limit) => {
+                push_limit(&mut cmd, limit, charge);
+                cmd.arg(if mode == Mode::Charge {
+                    charge.max_new_keys
+                } else {
+                    0
+                });
+            }
             Counted::Ban { ban, span } => {
                 let (span, denied) = match mode {
                     Mode::Ban { denied } => (0, denied),
-                    Mode::Charge | Mode::Peek => (*span, false),
+                    Mode::Charge | Mode::ChargePart | Mode::Peek => (*span, false),
                 };
                 cmd.arg(kind(&charge.counted))
                     .arg(charge.group)
@@ -163,7 +172,7 @@ fn push_limit(cmd: &mut Cmd, limit: &Limit, charge: &Charge) {
         Some([a, b, c, d]) => cmd.arg(format!("{a} {b} {c} {d}")),
         None => cmd.arg(rate.tokens),
     };
-    cmd.arg(rate.period_us).arg(charge.max_new_keys);
+    cmd.arg(rate.period_us);
 }
 
 /// Whether Redis does not have the script: after a restart, a `SCRIPT FLUSH` or a fail-over.

@@ -149,7 +149,7 @@ impl<'a> Charging<'a> {
         denied: bool,
         charged: &mut GiveBack<'a>,
     ) -> Result<(), StoreError> {
-        let mode = if denied { Mode::Peek } else { Mode::Charge };
+        let mode = if denied { Mode::Peek } else { Mode::ChargePart };
         match self.call(part.slot, &part.places, mode).await {
             Ok(reply) => {
                 let now_us = reply.now_us;
@@ -190,7 +190,7 @@ impl<'a> Charging<'a> {
                 Counted::Limit(_) if denied || self.is_denied(&part.places, charge.group) => {
                     Mode::Peek
                 }
-                Counted::Limit(_) => Mode::Charge,
+                Counted::Limit(_) => Mode::ChargePart,
             };
             let reply = match self.call(part.slot, &[place], mode).await {
                 Ok(reply) => reply,
@@ -203,7 +203,7 @@ impl<'a> Charging<'a> {
             };
             let now_us = reply.now_us;
             self.note(&[place], reply)?;
-            if mode == Mode::Charge && !self.is_denied(&[place], charge.group) {
+            if mode == Mode::ChargePart && !self.is_denied(&[place], charge.group) {
                 let owed = if part.is_enforced {
                     &mut *charged
                 } else {
