@@ -326,7 +326,6 @@ async fn connections_that_hold_half_heads_do_not_keep_checks_out() {
         }
     }
     let grown = size_of(&tollgate).0.saturating_sub(before);
-    println!("{shed} were shed, and {grown} bytes are held");
     // Room for a third of 4 MB is room for some fifty of them.
     assert!(shed > 800, "{shed} were shed");
     assert!(grown < 15_000_000, "{grown} bytes for 25 MB of heads");
