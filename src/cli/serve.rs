@@ -77,7 +77,7 @@ pub struct ServeArgs {
     max_connections: u32,
 
     /// The memory for checks being read and answered, in MB; when it is used up, others wait
-    #[arg(long, env = "TOLLGATE_MAX_REQUEST_MEMORY", value_name = "MB", default_value_t = 36, value_parser = clap::value_parser!(u32).range(4..))]
+    #[arg(long, env = "TOLLGATE_MAX_REQUEST_MEMORY", value_name = "MB", default_value_t = 24, value_parser = clap::value_parser!(u32).range(4..))]
     max_request_memory: u32,
 
     /// The longest that a proxy may take to send the head of a check

@@ -168,6 +168,8 @@ async fn rest(
     let mut room = budget.room();
     // A place for what is read first: usually the whole head.
     let mut place = None;
+    // Empty lines have come, which have the time of a head: or they would keep a connection open.
+    let mut is_blank = false;
     loop {
         let Resting {
             stream,
@@ -197,7 +199,15 @@ async fn rest(
         }
         drop(place.take());
         let has_begun = seen == Seen::Part;
-        match wait(stream, *since, has_begun, options, &room, begun).await {
+        let limit = if has_begun || is_blank {
+            options.header_timeout
+        } else {
+            // A proxy opens a connection for each waiting check, and keeps one that came too late
+            // for the next. Closed any earlier than an idle one, it would lose that check.
+            options.idle_timeout
+        };
+        let until = later(*since, limit);
+        match wait(stream, until, has_begun, options, &room, begun).await {
             Waited::Readable => {}
             Waited::TooLong if has_begun => return Rested::TooLate,
             Waited::TooLong => return Rested::Over,
@@ -211,8 +221,11 @@ async fn rest(
         }
         match read(stream, head) {
             Ok(0) => return Rested::Gone,
-            Ok(_) if !has_begun => *since = Instant::now(),
-            Ok(_) => {}
+            Ok(_) if has_begun || is_blank => {}
+            Ok(_) => {
+                *since = Instant::now();
+                is_blank = true;
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => {
                 tracing::debug!(%error, "connection ended early");
@@ -227,10 +240,10 @@ enum Waited {
     TooLong,
 }
 
-/// Waits for bytes, for as long as the limits allow.
+/// Waits for bytes until a time, or for as long as a drain allows.
 async fn wait(
     stream: &Stream,
-    since: Instant,
+    until: Instant,
     has_begun: bool,
     options: &Options,
     room: &Room,
@@ -238,16 +251,12 @@ async fn wait(
 ) -> Waited {
     loop {
         let drains = *begun.borrow_and_update();
-        let deadline = if has_begun {
-            later(since, options.header_timeout)
-        } else if drains {
+        let deadline = if drains && !has_begun {
             // Closing an idle connection loses a request that the client has just written, so it
             // stays open until none has come for a while.
-            later(Instant::now(), options.drain_linger)
+            later(Instant::now(), options.drain_linger).min(until)
         } else {
-            // A proxy opens a connection for each waiting check, and keeps one that came too late
-            // for the next. Closed any earlier than an idle one, it would lose that check.
-            later(since, options.idle_timeout)
+            until
         };
         tokio::select! {
             // What has come goes before the end of the time for it.

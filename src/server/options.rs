@@ -24,7 +24,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             max_connections: 10_000,
-            request_memory: 36_000_000,
+            request_memory: 24_000_000,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75 * 60),
             drain_timeout: Duration::from_secs(10),

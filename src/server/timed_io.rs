@@ -217,6 +217,10 @@ impl<S> TimedIo<S> {
 
     /// Notes bytes for hyper.
     fn saw(&mut self, count: usize) {
+        // To read in vain is nothing new.
+        if count == 0 {
+            return;
+        }
         match self.progress.phase() {
             Phase::Idle => {
                 self.progress.set(Phase::Head);
@@ -437,6 +441,27 @@ mod tests {
             after(200 * MS, &mut pauses, &progress, true).await,
             Pause::End
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn to_read_in_vain_begins_no_head_and_no_other_pause() {
+        let (_client, mut io, progress) = connection(b"");
+        progress.answered(false);
+        io.flush().await.unwrap();
+        let mut pauses = Pauses::new(REST);
+        let start = Instant::now();
+        let mut buf = [0; 64];
+        assert_eq!(
+            after(600 * MS, &mut pauses, &progress, false).await,
+            Pause::Short
+        );
+        assert!(timeout(MS, io.read(&mut buf)).await.is_err());
+        assert_eq!(progress.phase(), Phase::Idle);
+        assert_eq!(
+            after(450 * MS, &mut pauses, &progress, false).await,
+            Pause::Long
+        );
+        assert_eq!(pauses.since(), start);
     }
 
     #[tokio::test(start_paused = true)]

@@ -200,6 +200,10 @@ async fn a_head_that_does_not_come_in_time_ends_the_connection() {
     client.send("GET").await.unwrap();
     assert_eq!(client.response().await.unwrap().status, 408);
     client.closed().await;
+    // Empty lines are no head, but keep no connection open.
+    let mut client = server.connect().await;
+    client.send("\r\n\r\n").await.unwrap();
+    client.closed().await;
     // Nothing has begun: an answer would be taken for that to the next request.
     let options = Options {
         idle_timeout: Duration::from_millis(100),
