@@ -28,19 +28,26 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("request", &["words"]),
     // Limits and counting.
     ("limit", &["words"]),
-    ("counter_key", &["limit"]),
+    ("counter_key", &["hash", "limit", "problem"]),
     ("metrics", &["words"]),
     // The rules in force, and the file that they come from.
     (
         "rules",
-        &["hash", "limit", "nearest", "problem", "request", "words"],
+        &[
+            "counter_key",
+            "hash",
+            "limit",
+            "nearest",
+            "problem",
+            "request",
+            "words",
+        ],
     ),
     (
         "rulefile",
         &[
             "counter_key",
             "glob",
-            "hash",
             "limit",
             "nearest",
             "problem",
@@ -104,7 +111,6 @@ const LAYERS: &[(&str, &[&str])] = &[
             "contract",
             "counter_key",
             "engine",
-            "hash",
             "health",
             "metrics",
             "rulefile",
@@ -117,8 +123,18 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "app", "clock", "contract", "engine", "explain", "hash", "problem", "rulefile",
-            "rules", "server", "store",
+            "app",
+            "clock",
+            "contract",
+            "counter_key",
+            "engine",
+            "explain",
+            "hash",
+            "problem",
+            "rulefile",
+            "rules",
+            "server",
+            "store",
         ],
     ),
 ];

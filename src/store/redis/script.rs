@@ -49,8 +49,8 @@ pub fn call<'a>(
     command("EVALSHA", &SHA, batch, charges, mode)
 }
 
-/// The command that decides about charges of `batch`. `script` is [`SHA`] for `EVALSHA`, or a source
-/// for `EVAL`.
+/// The command that decides about charges of `batch`. `script` is [`SHA`] for `EVALSHA`, or a
+/// source for `EVAL`.
 pub fn command<'a>(
     verb: &str,
     script: &str,
