@@ -47,9 +47,10 @@ impl fmt::Debug for Secret {
 /// Which Redis, and how secrets appear in it.
 #[derive(Debug, Args)]
 pub(super) struct RedisArgs {
-    /// Redis: redis://[user[:password]@]host[:port][/db], unix:///path, or
-    /// redis+sentinel://host[:port],host[:port]/primary[/db]; rediss:// and rediss+sentinel:// use
-    /// TLS
+    /// Redis: redis://[user[:password]@]host[:port][/db], unix:///path,
+    /// redis+sentinel://host[:port],host[:port]/primary[/db] or
+    /// redis-cluster://host[:port],host[:port]; rediss://, rediss+sentinel:// and rediss-cluster://
+    /// use TLS
     #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true)]
     redis_url: Option<Secret>,
 

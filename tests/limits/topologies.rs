@@ -1,11 +1,18 @@
 //! The ways to a Redis: over TLS, with a login from files, and behind Sentinels.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use clap::Parser as _;
+use tempfile::TempDir;
 use tokio::time::Instant;
 use tollgate::{
-    cli::Cli,
     limit::{Algorithm, Limit},
     store::{
         Batch, ENFORCED, Store as _, StoreError,
@@ -15,11 +22,17 @@ use tollgate::{
 };
 
 use crate::support::{
-    certs::Authority,
+    certs::{Authority, Identity},
+    client::{ask, head},
+    cluster::Cluster,
     eventually,
-    redis::Redis,
+    redis::{Access, Redis, Tls},
     sentinel::{NAME, Sentinels},
+    tollgate::{Settings, Tollgate},
 };
+
+/// What the document says that the Redis user needs.
+const RIGHTS: &str = "+evalsha +script|load +time +get +set +ping";
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -62,8 +75,8 @@ async fn reason(options: &Options, part: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_over_tls_that_asks_for_a_certificate() {
     let (authority, stranger) = (Authority::new(), Authority::new());
-    let (server, ours) = (authority.issue("server"), authority.issue("ours"));
-    let mut redis = Redis::start_tls(&authority, &server, &authority.issue("cli"));
+    let ours = authority.issue("ours");
+    let mut redis = Redis::start_tls(Tls::by(&authority));
     let mut options = Options::parse(&redis.url()).unwrap();
     options.tls = TlsFiles {
         ca: Some(authority.cert()),
@@ -141,13 +154,12 @@ async fn a_password_that_is_changed_needs_no_restart() {
 async fn an_acl_user_with_only_the_rights_that_the_document_names() {
     let redis = Redis::start();
     let document = include_str!("../../docs/redis.md");
-    let rights = "+evalsha +script|load +time +get +set +ping";
     assert!(
-        document.contains(rights),
+        document.contains(RIGHTS),
         "docs/redis.md names other rights"
     );
     let mut rule = vec!["ACL", "SETUSER", "tollgate", "on", ">secret", "~tollgate:*"];
-    rule.extend(rights.split(' '));
+    rule.extend(RIGHTS.split(' '));
     redis.cli(&rule);
     let url = redis.url().replace("redis://", "redis://tollgate:secret@");
     let options = Options::parse(&url).unwrap();
@@ -157,6 +169,39 @@ async fn an_acl_user_with_only_the_rights_that_the_document_names() {
     assert_eq!(left(&store, &batch).await, Ok(4));
     let reader = Reader::new(&options).unwrap();
     assert!(reader.read(&batch).await.unwrap().states[0].is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_needs_few_more_rights() {
+    let more = "+cluster|info +cluster|slots +asking";
+    let document = include_str!("../../docs/redis.md");
+    assert!(document.contains(more), "docs/redis.md names other rights");
+    let cluster = Cluster::start(1, 0).await;
+    let node = &cluster.nodes[0];
+    let mut rule = vec!["ACL", "SETUSER", "tollgate", "on", ">secret", "~tollgate:*"];
+    rule.extend(RIGHTS.split(' '));
+    rule.extend(more.split(' '));
+    node.cli(&rule);
+    let url = cluster.url().replace("://", "://tollgate:secret@");
+    let options = Options::parse(&url).unwrap();
+    let store = start(&options);
+    assert!(store.connected_within(PATIENCE).await);
+    // Of two rules, one denies, whichever is asked first: the other one is given back.
+    for narrow in ["b", "c"] {
+        let mut batch = batch(5);
+        let limit = Limit::new(Algorithm::FixedWindow, 1, 3_600_000_000, None).unwrap();
+        batch.push(limit, 1, ENFORCED, |key| {
+            key.push_str(&format!("tollgate:{{{narrow}:}}:fixed_window:3600s"));
+        });
+        left(&store, &batch).await.unwrap();
+        left(&store, &batch).await.unwrap();
+    }
+    let counted = node.cli(&["GET", "tollgate:{a:}:fixed_window:3600s"]);
+    assert!(counted.starts_with("2 "), "{counted}");
+    let reader = Reader::new(&options).unwrap();
+    assert!(reader.read(&batch(5)).await.unwrap().states[0].is_some());
+    let denied = node.cli(&["ACL", "LOG"]);
+    assert_eq!(denied, "");
 }
 
 /// The URL of the primary that these Sentinels know.
@@ -256,23 +301,189 @@ async fn what_is_wrong_with_sentinels_is_said() {
     reason(&options, "knows no primary called \"other\"").await;
 }
 
-#[test]
-fn every_example_in_the_document_is_a_way_to_redis() {
+/// The words of the line in the document that has this URL, with other words in place of some.
+/// Each of `changes` must be there, so that what is started is what the document says.
+fn documented(url: &str, changes: &[(&str, &str)]) -> Vec<String> {
     let document = include_str!("../../docs/redis.md");
-    let lines = document
+    let words = |line: &str| -> Vec<String> {
+        let words = line.split(' ').skip(2);
+        words.map(str::to_owned).collect()
+    };
+    let lines: Vec<Vec<String>> = document
         .lines()
-        .filter(|line| line.starts_with("tollgate serve "));
-    let mut count = 0;
-    for line in lines {
-        let words: Vec<&str> = line.split(' ').collect();
-        Cli::try_parse_from(&words).unwrap_or_else(|error| panic!("{line}: {error}"));
-        let url = words
-            .iter()
-            .position(|word| *word == "--redis-url")
-            .unwrap()
-            + 1;
-        Options::parse(words[url]).unwrap_or_else(|problem| panic!("{line}: {problem}"));
-        count += 1;
+        .filter(|line| line.starts_with("tollgate serve "))
+        .map(words)
+        .filter(|words| words.iter().any(|word| word == url))
+        .filter(|words| changes.iter().all(|(old, _)| words.join(" ").contains(old)))
+        .collect();
+    // Of two lines with one URL, the shorter one is meant if no change tells them apart.
+    let mut words = lines
+        .into_iter()
+        .min_by_key(Vec::len)
+        .unwrap_or_else(|| panic!("docs/redis.md shows no {url} with {changes:?}"));
+    for word in &mut words {
+        for (old, new) in changes {
+            *word = word.replace(old, new);
+        }
     }
-    assert!(count >= 7, "{count}");
+    words
+}
+
+/// Starts tollgate as the document says, and has it count one request; `keys` returns what is
+/// stored in Redis.
+async fn counts(
+    url: &str,
+    changes: &[(&str, &str)],
+    authorities: Option<&Path>,
+    keys: impl Fn() -> String,
+) {
+    let words = documented(url, changes);
+    let args: Vec<&str> = words.iter().map(String::as_str).collect();
+    let tollgate = Tollgate::start(Settings {
+        rules: "version: 1\nrules:\n  - { name: data, limit: 5/day, on_store_error: deny }\n",
+        args: &[&args[..], &["--deadline=2s"]].concat(),
+        authorities,
+        ..Settings::default()
+    })
+    .await;
+    let lines = [
+        "x-forwarded-method: GET",
+        "x-forwarded-uri: /",
+        "x-real-ip: 192.0.2.1",
+    ];
+    let answer = ask(tollgate.addr(), &head("GET", "/v1/check", &lines)).await;
+    assert_eq!(answer.status, 200, "{words:?}");
+    let keys = keys();
+    assert!(keys.contains("tollgate:{data:}:"), "{words:?}: {keys}");
+    STARTED.fetch_add(1, Ordering::Relaxed);
+}
+
+/// How many examples were started.
+static STARTED: AtomicUsize = AtomicUsize::new(0);
+
+/// A file with this text, and its path.
+fn file(folder: &TempDir, name: &str, text: &str) -> String {
+    let file = folder.path().join(name);
+    fs::write(&file, text).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_example_in_the_document_reaches_a_redis() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let ca = authority.cert();
+    let ours = authority.issue("ours");
+    let password = file(&folder, "redis", "server\n");
+    let sentinel_password = file(&folder, "sentinel", "sentinel");
+
+    one_redis(&folder, &authority, &ours, &password).await;
+
+    let all = Sentinels::start(Some(("server", "sentinel"))).await;
+    let (hosts, primary) = (all.hosts(), all.primary());
+    let changes = [
+        ("s1,s2,s3", &*hosts),
+        ("/run/secrets/redis", &password),
+        ("/run/secrets/sentinel", &sentinel_password),
+    ];
+    let url = "redis+sentinel://s1,s2,s3/mymaster";
+    counts(url, &changes, None, || {
+        all.servers[primary].cli(&["--scan"])
+    })
+    .await;
+    drop(all);
+
+    let tls = Tls {
+        asks: false,
+        ..Tls::by(&authority)
+    };
+    let all = Sentinels::start_with(None, Some(&tls)).await;
+    let (hosts, primary) = (all.hosts(), all.primary());
+    let changes = [("s1:26380,s2:26380", &*hosts), ("ca.pem", text(&ca))];
+    let url = "rediss+sentinel://s1:26380,s2:26380/mymaster/0";
+    counts(url, &changes, None, || {
+        all.servers[primary].cli(&["--scan"])
+    })
+    .await;
+    drop(all);
+
+    let everywhere = |cluster: &Cluster| {
+        let keys = cluster.nodes.iter().map(|node| node.cli(&["--scan"]));
+        keys.collect::<Vec<_>>().join("\n")
+    };
+    let access = Access {
+        password: Some("server".to_owned()),
+        tls: None,
+    };
+    let cluster = Cluster::start_as(&access, 3, 0, &[]).await;
+    let hosts = cluster.hosts();
+    let changes = [("c1,c2,c3", &*hosts), ("/run/secrets/redis", &password)];
+    let url = "redis-cluster://c1,c2,c3";
+    counts(url, &changes, None, || everywhere(&cluster)).await;
+    drop(cluster);
+
+    let access = Access {
+        password: None,
+        tls: Some(Tls::by(&authority)),
+    };
+    let cluster = Cluster::start_as(&access, 3, 0, &[]).await;
+    let hosts = cluster.hosts();
+    let changes = [
+        ("c1:6380,c2:6380", &*hosts),
+        ("ca.pem", text(&ca)),
+        ("tollgate.pem", text(&ours.cert)),
+        ("tollgate.key", text(&ours.key)),
+    ];
+    let url = "rediss-cluster://c1:6380,c2:6380";
+    counts(url, &changes, None, || everywhere(&cluster)).await;
+
+    let examples = include_str!("../../docs/redis.md").lines();
+    let examples = examples.filter(|line| line.starts_with("tollgate serve "));
+    assert_eq!(STARTED.load(Ordering::Relaxed), examples.count());
+}
+
+/// The examples of one server.
+async fn one_redis(folder: &TempDir, authority: &Authority, ours: &Identity, password: &str) {
+    let socket = folder.path().join("redis.sock");
+    let redis = Redis::start_with(&["--unixsocket", text(&socket)], None);
+    let keys = || {
+        let keys = redis.cli(&["--scan"]);
+        redis.cli(&["FLUSHALL"]);
+        keys
+    };
+    let host = format!("127.0.0.1:{}", redis.port());
+    let changes = [("redis:6379/", &*format!("{host}/"))];
+    counts("redis://redis:6379/0", &changes, None, keys).await;
+    let changes = [("/run/redis/redis.sock", text(&socket))];
+    counts("unix:///run/redis/redis.sock", &changes, None, keys).await;
+    let mut rule = vec!["ACL", "SETUSER", "tollgate", "on", ">server", "~tollgate:*"];
+    rule.extend(RIGHTS.split(' '));
+    redis.cli(&rule);
+    let changes = [("redis:6379", &*host), ("/run/secrets/redis", password)];
+    counts("redis://tollgate@redis:6379", &changes, None, keys).await;
+
+    let ca = authority.cert();
+    let redis = Redis::start_tls(Tls {
+        asks: false,
+        ..Tls::by(authority)
+    });
+    let host = format!("127.0.0.1:{}", redis.port());
+    let changes = [("redis:6380", &*host)];
+    let keys = || redis.cli(&["--scan"]);
+    counts("rediss://redis:6380", &changes, Some(&ca), keys).await;
+
+    let redis = Redis::start_tls(Tls::by(authority));
+    let host = format!("127.0.0.1:{}", redis.port());
+    let changes = [
+        ("redis:6380", &*host),
+        ("ca.pem", text(&ca)),
+        ("tollgate.pem", text(&ours.cert)),
+        ("tollgate.key", text(&ours.key)),
+    ];
+    let keys = || redis.cli(&["--scan"]);
+    counts("rediss://redis:6380", &changes, None, keys).await;
 }

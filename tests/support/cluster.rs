@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use super::{free_port, redis::Redis, within};
+use super::{
+    free_port,
+    redis::{Access, Redis},
+    within,
+};
 
 /// Nodes find each other within seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -15,6 +19,7 @@ const NODE_TIMEOUT: &str = "2000";
 pub struct Cluster {
     /// The primaries of the beginning, then their replicas.
     pub nodes: Vec<Redis>,
+    access: Access,
 }
 
 impl Cluster {
@@ -25,7 +30,15 @@ impl Cluster {
 
     /// As [`start`](Self::start), with further arguments for each server.
     pub async fn start_with(primaries: u16, replicas: u16, args: &[&str]) -> Self {
-        let mut cluster = Self { nodes: Vec::new() };
+        Self::start_as(&Access::default(), primaries, replicas, args).await
+    }
+
+    /// As [`start_with`](Self::start_with), with nodes that are spoken to in this way.
+    pub async fn start_as(access: &Access, primaries: u16, replicas: u16, args: &[&str]) -> Self {
+        let mut cluster = Self {
+            nodes: Vec::new(),
+            access: access.clone(),
+        };
         for _ in 0..primaries * (1 + replicas) {
             cluster.add(args).await;
         }
@@ -63,8 +76,14 @@ impl Cluster {
         let bus = free_port().to_string();
         let mut all = vec!["--cluster-enabled", "yes", "--cluster-port", &bus];
         all.extend(["--cluster-node-timeout", NODE_TIMEOUT]);
+        if self.access.tls.is_some() {
+            all.extend(["--tls-cluster", "yes", "--tls-replication", "yes"]);
+        }
+        if let Some(password) = &self.access.password {
+            all.extend(["--requirepass", password, "--masterauth", password]);
+        }
         all.extend(args);
-        let node = Redis::start_with(&all, None);
+        let node = Redis::start_as(&self.access, &all);
         if let Some(first) = self.nodes.first() {
             first.cli(&[
                 "CLUSTER",
@@ -107,15 +126,17 @@ impl Cluster {
         .await;
     }
 
+    /// `HOST:PORT` of the first nodes.
+    pub fn hosts(&self) -> String {
+        let first = self.nodes.iter().take(3);
+        let hosts: Vec<String> = first.map(|n| format!("127.0.0.1:{}", n.port())).collect();
+        hosts.join(",")
+    }
+
     /// The URL, with the first nodes.
     pub fn url(&self) -> String {
-        let hosts: Vec<String> = self
-            .nodes
-            .iter()
-            .take(3)
-            .map(|node| format!("127.0.0.1:{}", node.port()))
-            .collect();
-        format!("redis-cluster://{}", hosts.join(","))
+        let tls = if self.access.tls.is_some() { "s" } else { "" };
+        format!("redis{tls}-cluster://{}", self.hosts())
     }
 
     /// The primary that has a key's slot, by its place among the nodes, as those know it that run.

@@ -1,7 +1,7 @@
 //! A real Redis for one test.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -20,9 +20,64 @@ pub struct Redis {
     dir: TempDir,
     /// Further arguments of `redis-server`.
     server_args: Vec<String>,
-    /// Further arguments of `redis-cli`.
-    cli_args: Vec<String>,
-    scheme: &'static str,
+    access: Access,
+}
+
+/// How a server is spoken to.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    pub password: Option<String>,
+    /// It speaks TLS only.
+    pub tls: Option<Tls>,
+}
+
+/// The files of servers that speak TLS, and of `redis-cli`.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    pub ca: PathBuf,
+    pub server: Identity,
+    pub client: Identity,
+    /// Whether clients need a certificate.
+    pub asks: bool,
+}
+
+impl Tls {
+    /// With a certificate for servers and one for `redis-cli`, both signed by `authority`.
+    pub fn by(authority: &Authority) -> Self {
+        Self {
+            ca: authority.cert(),
+            server: authority.issue("server"),
+            client: authority.issue("cli"),
+            asks: true,
+        }
+    }
+
+    fn server_args(&self) -> Vec<String> {
+        let path = |path: &Path| path.to_str().unwrap().to_owned();
+        let mut args = Vec::new();
+        for (name, file) in [
+            ("cert", &self.server.cert),
+            ("key", &self.server.key),
+            ("ca-cert", &self.ca),
+        ] {
+            args.extend([format!("--tls-{name}-file"), path(file)]);
+        }
+        let asks = if self.asks { "yes" } else { "no" };
+        args.extend(["--tls-auth-clients".to_owned(), asks.to_owned()]);
+        args
+    }
+
+    fn cli_args(&self) -> Vec<String> {
+        let mut args = vec!["--tls".to_owned()];
+        for (name, file) in [
+            ("cert", &self.client.cert),
+            ("key", &self.client.key),
+            ("cacert", &self.ca),
+        ] {
+            args.extend([format!("--{name}"), file.to_str().unwrap().to_owned()]);
+        }
+        args
+    }
 }
 
 impl Redis {
@@ -33,39 +88,29 @@ impl Redis {
 
     /// Starts one with further arguments; `redis-cli` logs in with `password`.
     pub fn start_with(args: &[&str], password: Option<&str>) -> Self {
-        let mut redis = Self::stopped();
-        redis
-            .server_args
-            .extend(args.iter().map(|&arg| arg.to_owned()));
-        redis.log_in(password);
-        redis.resume_process();
-        redis
+        let access = Access {
+            password: password.map(str::to_owned),
+            tls: None,
+        };
+        Self::start_as(&access, args)
     }
 
     /// Starts one that speaks TLS only, and asks clients for a certificate.
-    pub fn start_tls(authority: &Authority, server: &Identity, client: &Identity) -> Self {
-        let mut redis = Self::stopped();
-        let path = |path: &std::path::Path| path.to_str().unwrap().to_owned();
-        let files = [
-            ("cert", path(&server.cert)),
-            ("key", path(&server.key)),
-            ("ca-cert", path(&authority.cert())),
-        ];
-        for (name, file) in files {
-            redis.server_args.push(format!("--tls-{name}-file"));
-            redis.server_args.push(file);
-        }
-        redis.cli_args.push("--tls".to_owned());
-        let files = [
-            ("cert", &client.cert),
-            ("key", &client.key),
-            ("cacert", &authority.cert()),
-        ];
-        for (name, file) in files {
-            redis.cli_args.push(format!("--{name}"));
-            redis.cli_args.push(path(file));
-        }
-        redis.scheme = "rediss";
+    pub fn start_tls(tls: Tls) -> Self {
+        let access = Access {
+            password: None,
+            tls: Some(tls),
+        };
+        Self::start_as(&access, &[])
+    }
+
+    /// Starts one that is spoken to in this way, with further arguments. A password must be among
+    /// them too.
+    pub fn start_as(access: &Access, args: &[&str]) -> Self {
+        let mut redis = Self::stopped_as(access);
+        redis
+            .server_args
+            .extend(args.iter().map(|&arg| arg.to_owned()));
         redis.resume_process();
         redis
     }
@@ -86,37 +131,35 @@ impl Redis {
     }
 
     /// Starts a Sentinel with this configuration.
-    pub fn sentinel(conf: &str, password: Option<&str>) -> Self {
-        let mut redis = Self::stopped();
+    pub fn sentinel(conf: &str, access: &Access) -> Self {
+        let mut redis = Self::stopped_as(access);
         let file = redis.dir.path().join("sentinel.conf");
         std::fs::write(&file, conf).unwrap();
         redis
             .server_args
             .insert(0, file.to_str().unwrap().to_owned());
         redis.server_args.push("--sentinel".to_owned());
-        redis.log_in(password);
         redis.resume_process();
         redis
     }
 
     /// The password with which `redis-cli` logs in.
     pub fn log_in(&mut self, password: Option<&str>) {
-        self.cli_args.clear();
-        if let Some(password) = password {
-            let args = ["--no-auth-warning", "-a", password];
-            self.cli_args.extend(args.map(str::to_owned));
-        }
+        self.access.password = password.map(str::to_owned);
     }
 
     /// A free port on which no Redis answers yet.
     pub fn stopped() -> Self {
+        Self::stopped_as(&Access::default())
+    }
+
+    fn stopped_as(access: &Access) -> Self {
         Self {
             child: None,
             port: free_port(),
             dir: tempfile::tempdir().unwrap(),
-            server_args: Vec::new(),
-            cli_args: Vec::new(),
-            scheme: "redis",
+            server_args: access.tls.as_ref().map_or_else(Vec::new, Tls::server_args),
+            access: access.clone(),
         }
     }
 
@@ -143,9 +186,9 @@ impl Redis {
         command
             .args(&self.server_args)
             .args(["--bind", "127.0.0.1"]);
-        match self.scheme {
-            "rediss" => command.args(["--port", "0", "--tls-port", &port]),
-            _ => command.args(["--port", &port]),
+        match self.access.tls {
+            Some(_) => command.args(["--port", "0", "--tls-port", &port]),
+            None => command.args(["--port", &port]),
         };
         if !self.server_args.iter().any(|arg| arg == "--sentinel") {
             command.args(["--save", "", "--appendonly", "no"]);
@@ -177,7 +220,8 @@ impl Redis {
     }
 
     pub fn url(&self) -> String {
-        format!("{}://127.0.0.1:{}", self.scheme, self.port)
+        let tls = if self.access.tls.is_some() { "s" } else { "" };
+        format!("redis{tls}://127.0.0.1:{}", self.port)
     }
 
     /// Kills the process; the port refuses connections.
@@ -232,12 +276,15 @@ impl Redis {
 
     /// The output of `redis-cli ARGS`, if it succeeds.
     pub fn try_cli(&self, args: &[&str]) -> Option<String> {
-        let output = Command::new("redis-cli")
-            .args(["-p", &self.port.to_string()])
-            .args(&self.cli_args)
-            .args(args)
-            .output()
-            .ok()?;
+        let mut command = Command::new("redis-cli");
+        command.args(["-p", &self.port.to_string()]);
+        if let Some(password) = &self.access.password {
+            command.args(["--no-auth-warning", "-a", password]);
+        }
+        if let Some(tls) = &self.access.tls {
+            command.args(tls.cli_args());
+        }
+        let output = command.args(args).output().ok()?;
         let text = String::from_utf8_lossy(&output.stdout)
             .trim_end()
             .to_owned();

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{redis::Redis, within};
+use super::{
+    redis::{Access, Redis, Tls},
+    within,
+};
 
 /// The name under which the Sentinels know the primary.
 pub const NAME: &str = "mymaster";
@@ -20,19 +23,31 @@ impl Sentinels {
     /// Starts all of them, and waits until the Sentinels know everybody. Servers and Sentinels have
     /// passwords of their own, if any are given.
     pub async fn start(passwords: Option<(&str, &str)>) -> Self {
-        let login = |password: &str| {
-            ["--requirepass", password, "--masterauth", password].map(str::to_owned)
+        Self::start_with(passwords, None).await
+    }
+
+    /// As [`start`](Self::start); over TLS, if there are files for it.
+    pub async fn start_with(passwords: Option<(&str, &str)>, tls: Option<&Tls>) -> Self {
+        let access = |password: Option<&str>| Access {
+            password: password.map(str::to_owned),
+            tls: tls.cloned(),
         };
-        let server_args: Vec<String> = passwords
-            .map(|(servers, _)| login(servers).to_vec())
-            .unwrap_or_default();
-        let start = |more: &[String]| {
-            let args: Vec<&str> = server_args.iter().chain(more).map(String::as_str).collect();
-            Redis::start_with(&args, passwords.map(|(servers, _)| servers))
+        let (of_servers, of_sentinels) = passwords.unzip();
+        let mut server_args = Vec::new();
+        if let Some(password) = of_servers {
+            server_args.extend(["--requirepass", password, "--masterauth", password]);
+        }
+        if tls.is_some() {
+            server_args.extend(["--tls-replication", "yes"]);
+        }
+        let start = |more: &[&str]| {
+            let args = [&server_args[..], more].concat();
+            Redis::start_as(&access(of_servers), &args)
         };
         let primary = start(&[]);
         let port = primary.port().to_string();
-        let of_primary = ["--replicaof".to_owned(), format!("127.0.0.1 {port}")];
+        let replica_of = format!("127.0.0.1 {port}");
+        let of_primary = ["--replicaof", &replica_of];
         let servers = vec![primary, start(&of_primary), start(&of_primary)];
         // Long enough that a busy machine makes no failover that no test asked for.
         let mut conf = format!(
@@ -46,9 +61,15 @@ impl Sentinels {
                 format!("requirepass {sentinels}\nsentinel sentinel-pass {sentinels}\n"),
             ]);
         }
-        let password = passwords.map(|(_, sentinels)| sentinels);
-        let sentinels: Vec<Redis> = (0..3).map(|_| Redis::sentinel(&conf, password)).collect();
-        let all = Self { servers, sentinels };
+        if tls.is_some() {
+            // Sentinels speak to each other and to servers as replicas do.
+            conf.push_str("tls-replication yes\n");
+        }
+        let sentinels = (0..3).map(|_| Redis::sentinel(&conf, &access(of_sentinels)));
+        let all = Self {
+            servers,
+            sentinels: sentinels.collect(),
+        };
         within(PATIENCE, "they know each other", async || {
             all.sentinels.iter().all(|sentinel| {
                 let seen = sentinel.cli(&["SENTINEL", "MASTER", NAME]);

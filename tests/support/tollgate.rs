@@ -30,6 +30,8 @@ pub struct Settings<'a> {
     /// A file that it sees as `/etc/hosts`, and the only place where it finds names. Needs root, or
     /// a system that lets users have namespaces of their own.
     pub hosts: Option<&'a Path>,
+    /// The file with the authorities that it takes for those of the system.
+    pub authorities: Option<&'a Path>,
     /// Further arguments.
     pub args: &'a [&'a str],
 }
@@ -59,6 +61,10 @@ impl Tollgate {
             Some(hosts) => with_hosts(hosts, dir.path()),
             None => vec![PROGRAM.to_owned()],
         };
+        if let Some(authorities) = settings.authorities {
+            let variable = format!("SSL_CERT_FILE={}", authorities.display());
+            command.splice(0..0, ["env".to_owned(), variable]);
+        }
         command.push("serve".to_owned());
         command.push(format!("--rules={}", rules.display()));
         command.push(format!("--listen={listen}"));
