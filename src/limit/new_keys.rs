@@ -4,8 +4,8 @@
 //! the store for everybody. So each rule has a budget: as many new counters per second, and at most
 //! a minute's worth at once, so that a store that has lost its counters is not an outage for the
 //! clients of a busy rule. It is a [token bucket](super::token_bucket). Clients beyond it share the
-//! rule's overflow counter, with the limits of the rule. A client that has any counter of the rule is
-//! known, and is not asked for a budget.
+//! rule's overflow counter, with the limits of the rule. A client that has any counter of the rule
+//! is known, and needs none of the budget.
 //!
 //! Counters of [short windows](lasts) have no budget: they cannot pile up, and a client that comes
 //! back after a pause would be new each time.

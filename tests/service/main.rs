@@ -14,6 +14,7 @@ mod failover;
 mod hostile;
 mod junk;
 mod language;
+mod new_keys;
 mod nginx;
 mod outage;
 mod proxies;
