@@ -232,7 +232,7 @@ async fn the_command_reads_the_counters_and_changes_nothing() {
         request.check(&tollgate).await;
     }
     let before = |redis: &Redis| {
-        let keys = redis.cli(&["--scan"]);
+        let keys = redis.counters();
         let mut keys: Vec<&str> = keys.lines().collect();
         keys.sort_unstable();
         let values: Vec<String> = keys.iter().map(|key| redis.cli(&["GET", key])).collect();

@@ -220,7 +220,7 @@ fn errors_and_help_of_the_command_line() {
         "redis://user:plantedurlpassword@h:port",
         "redis://user:plantedurlpassword@h#insecure",
         "redis+sentinel://user:plantedurlpassword@a,b",
-        "redis-cluster://user:plantedurlpassword@a,b/",
+        "redis-cluster://user:plantedurlpassword@a,b/7",
         "plantedurlpassword",
     ] {
         has_no_secret(url, &printed(&["serve"], url));
@@ -232,6 +232,7 @@ fn debug_output() {
     for url in [
         "redis://user:plantedurlpassword@h",
         "rediss+sentinel://user:plantedurlpassword@a,b/m",
+        "rediss-cluster://user:plantedurlpassword@a,b",
     ] {
         let options = Options::parse(url).unwrap();
         has_no_secret("Options", &format!("{options:?} {options:#?}"));

@@ -258,6 +258,11 @@ impl Redis {
         })
     }
 
+    /// The keys of counters and bans, one per line; not those of budgets and of heartbeats.
+    pub fn counters(&self) -> String {
+        self.cli(&["--scan", "--pattern", "*{*:*}*"])
+    }
+
     /// What the server calls itself, `master` or `slave`; `None` while Sentinel breaks its
     /// connections, as it does when it changes that.
     pub fn role(&self) -> Option<String> {
