@@ -99,7 +99,7 @@ impl Traffic {
                         Ok(false) => &denied,
                         Err(error) => {
                             // Shown if the test fails.
-                            println!("{error}");
+                            eprintln!("{error}");
                             &failed
                         }
                     };

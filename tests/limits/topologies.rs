@@ -1,6 +1,7 @@
 //! The ways to a Redis: over TLS, with a login from files, and behind Sentinels.
 
 use std::{
+    fmt::Write as _,
     fs,
     path::Path,
     sync::{
@@ -191,7 +192,7 @@ async fn a_cluster_needs_few_more_rights() {
         let mut batch = batch(5);
         let limit = Limit::new(Algorithm::FixedWindow, 1, 3_600_000_000, None).unwrap();
         batch.push(limit, 1, ENFORCED, |key| {
-            key.push_str(&format!("tollgate:{{{narrow}:}}:fixed_window:3600s"));
+            write!(key, "tollgate:{{{narrow}:}}:fixed_window:3600s").unwrap();
         });
         left(&store, &batch).await.unwrap();
         left(&store, &batch).await.unwrap();

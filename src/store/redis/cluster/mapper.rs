@@ -21,15 +21,17 @@ pub(super) struct Mapper {
     kept: HashMap<Address, MultiplexedConnection>,
 }
 
-/// How long further answers are waited for after the first.
+/// How long further answers are waited for, after one of a node that says that the cluster serves.
 const OTHERS: Duration = Duration::from_millis(50);
+/// The same after those of others only: they may be cut off, or belong to no cluster any more.
+const BETTER: Duration = Duration::from_millis(500);
 
 /// A node's view of the cluster.
-struct View {
-    slots: Slots,
+pub(super) struct View {
+    pub(super) slots: Slots,
     /// Whether the node believes that the cluster serves. One that is cut off with a minority does
     /// not, and its map may be old.
-    is_ok: bool,
+    pub(super) is_ok: bool,
     /// Grows with every change.
     epoch: u64,
 }
@@ -46,7 +48,7 @@ impl Mapper {
 
     /// The map of the cluster, as that node knows it which knows the latest. The nodes of the URL
     /// are asked, and `known` ones, all at once.
-    pub(super) async fn map(&mut self, known: &[Address]) -> Result<Slots, StoreError> {
+    pub(super) async fn map(&mut self, known: &[Address]) -> Result<View, StoreError> {
         let mut nodes: Vec<Address> = self.seeds.iter().chain(known).cloned().collect();
         nodes.sort_unstable();
         nodes.dedup();
@@ -64,7 +66,11 @@ impl Mapper {
         loop {
             let answer = match &best {
                 None => asked.join_next().await,
-                Some(_) => timeout(OTHERS, asked.join_next()).await.unwrap_or(None),
+                Some(best) => {
+                    let patience = if best.is_ok { OTHERS } else { BETTER };
+                    let next = timeout(patience, asked.join_next()).await;
+                    next.unwrap_or(None)
+                }
             };
             match answer {
                 None => break,
@@ -83,7 +89,7 @@ impl Mapper {
                 Some(Err(error)) => failure = StoreError::Broken(error.to_string()),
             }
         }
-        best.map(|view| view.slots).ok_or(failure)
+        best.ok_or(failure)
     }
 }
 

@@ -80,6 +80,7 @@ impl Cluster {
         let mut charging = Charging {
             nodes: &self.nodes,
             batch,
+            since: Instant::now(),
             deadline,
             outcomes: vec![None; batch.charges().len()],
         };
@@ -124,6 +125,7 @@ impl Drop for Cluster {
 struct Charging<'a> {
     nodes: &'a Arc<Nodes>,
     batch: &'a Batch,
+    since: Instant,
     deadline: Instant,
     /// What is known of each charge.
     outcomes: Vec<Option<Outcome>>,
@@ -222,6 +224,7 @@ impl<'a> Charging<'a> {
             charges: places.len(),
             key,
             asking,
+            since: self.since,
         })
         .await
     }
