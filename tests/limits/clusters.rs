@@ -335,6 +335,26 @@ async fn a_lost_node_loses_its_clients_only() {
         assert_eq!(charge(&store, batch).await.is_err(), *is_lost);
         assert!(asked.elapsed() < DEADLINE, "answered at once");
     }
+    // A rule whose node is well denies, also when another rule of the request has lost its node.
+    let other = (0..60).find(|client| !is_lost[*client]).unwrap();
+    let key = |client: usize| format!("t:{{c:{client}}}:fixed_window:3600s");
+    let mut both = Batch::default();
+    for (client, amount) in [(0, 1_000), (other, 1)] {
+        let limit = Limit::new(Algorithm::FixedWindow, amount, 3_600_000_000, None).unwrap();
+        both.push(limit, 1, ENFORCED, |out| out.push_str(&key(client)));
+    }
+    let verdict = store.charge(&both, Instant::now() + DEADLINE).await;
+    assert!(!verdict.unwrap().admitted);
+    let counted = || cluster.nodes[cluster.owner(&key(other))].cli(&["GET", &key(other)]);
+    let before = counted();
+    let mut wide = Batch::default();
+    for client in [0, other] {
+        let limit = Limit::new(Algorithm::FixedWindow, 1_000, 3_600_000_000, None).unwrap();
+        wide.push(limit, 1, ENFORCED, |out| out.push_str(&key(client)));
+    }
+    assert!(charge(&store, &wide).await.is_err());
+    eventually("nothing is charged", async || counted() == before).await;
+
     // Each check that fails asks for the map, and that must not be a load on the others.
     let other = &cluster.nodes[(lost + 1) % 3];
     other.cli(&["CONFIG", "RESETSTAT"]);

@@ -206,6 +206,11 @@ async fn a_primary_dies_and_nobody_gets_more_than_the_limit() {
         cluster.nodes[dead].role().as_deref() == Some("slave")
     })
     .await;
+    // Not one connection more than two lanes and one for the map, for each tollgate; and ours.
+    for node in cluster.nodes.iter().filter(|node| node.is_running()) {
+        let clients = node.cli(&["CLIENT", "LIST", "TYPE", "normal"]);
+        assert!(clients.lines().count() <= 3 * 3 + 1, "{clients}");
+    }
     let mut after = Tally::default();
     after.play(&replicas, &[1, 2, 3], 3).await;
     assert!(after.admitted.is_empty(), "{:?}", after.admitted);

@@ -85,20 +85,23 @@ impl Cluster {
             outcomes: vec![None; batch.charges().len()],
         };
         let mut admitted = true;
+        // Why a part that could deny has no answer. Another one may deny all the same.
+        let mut failure = None;
         // Given back when this is dropped, also because nobody waits for the answer any more.
         let mut charged = GiveBack::new(&self.nodes, batch);
         for part in parts(batch) {
-            match charging.part(&part, !admitted, &mut charged).await {
+            let charges_nothing = !admitted || failure.is_some();
+            match charging.part(&part, charges_nothing, &mut charged).await {
                 Ok(()) => admitted &= !charging.is_denied(&part.places, ENFORCED),
-                // What is denied stays so, and shadow rules have no say.
-                Err(_) if !admitted || !part.is_enforced => {}
-                Err(error) => return Err(error),
+                // Shadow rules have no say.
+                Err(error) if part.is_enforced => failure = failure.or(Some(error)),
+                Err(_) => {}
             }
         }
-        if admitted {
-            charged.keep();
-        } else {
-            charged.give_back(deadline).await;
+        match failure {
+            Some(error) if admitted => return Err(error),
+            None if admitted => charged.keep(),
+            _ => charged.give_back(deadline).await,
         }
         let outcomes = charging.outcomes.into_iter().zip(batch.charges());
         let unknown = |charge: &crate::store::Charge| Outcome {
@@ -132,7 +135,8 @@ struct Charging<'a> {
 }
 
 impl<'a> Charging<'a> {
-    /// Charges a part. `denied`: the request is denied by an earlier part, so nothing is charged.
+    /// Charges a part. `denied`: an earlier part denies the request, or has no answer, so nothing
+    /// is charged.
     async fn part(
         &mut self,
         part: &Part,
