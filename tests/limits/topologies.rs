@@ -210,7 +210,7 @@ async fn a_cluster_needs_few_more_rights() {
 async fn a_cluster_with_certificates_for_host_names() {
     let authority = Authority::new();
     let tls = Tls {
-        server: authority.issue_for("localhost", "server"),
+        server: authority.issue_for("localhost", "named"),
         asks: false,
         ..Tls::by(&authority)
     };
