@@ -2,6 +2,7 @@
 
 use std::{
     fmt::Write as _,
+    net::Ipv4Addr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -19,7 +20,12 @@ use tollgate::{
     },
 };
 
-use crate::support::{cluster::Cluster, eventually, within};
+use crate::support::{
+    cluster::Cluster,
+    eventually,
+    fault_proxy::{FaultProxy, Mode},
+    free_port, within,
+};
 
 /// Nodes are taken for dead after two seconds, and elect a successor within as many.
 const FAILOVER: Duration = Duration::from_secs(60);
@@ -271,12 +277,18 @@ async fn a_replica_takes_over_from_a_primary_that_dies() {
     let batches: Vec<Batch> = (0..12)
         .map(|client| batch(&format!("c:{client}"), 1_000_000))
         .collect();
+    let reader = Reader::new(&Options::parse(&cluster.url()).unwrap()).unwrap();
     let traffic = Traffic::start(&store, &batches);
     traffic.goes_on().await;
+    reader.read(&batches[0]).await.unwrap();
     let key = "t:{c:0}:fixed_window:3600s";
     let dead = cluster.owner(key);
     cluster.nodes[dead].cli(&["WAIT", "1", "5000"]);
     cluster.nodes[dead].kill();
+    eventually("its counters cannot be read", async || {
+        reader.read(&batches[0]).await.is_err()
+    })
+    .await;
     within(
         FAILOVER,
         "another node decides about its clients",
@@ -284,6 +296,10 @@ async fn a_replica_takes_over_from_a_primary_that_dies() {
     )
     .await;
     assert_ne!(cluster.owner(key), dead);
+    eventually("the reader finds it too", async || {
+        reader.read(&batches[0]).await.is_ok()
+    })
+    .await;
     within(FAILOVER, "nothing fails any more", async || {
         let before = traffic.failed.load(Ordering::Relaxed);
         traffic.goes_on().await;
@@ -319,6 +335,44 @@ async fn a_lost_node_loses_its_clients_only() {
         assert_eq!(charge(&store, batch).await.is_err(), *is_lost);
         assert!(asked.elapsed() < DEADLINE, "answered at once");
     }
+    // A rule whose node is well denies, also when another rule of the request has lost its node.
+    let other = (0..60).find(|client| !is_lost[*client]).unwrap();
+    let key = |client: usize| format!("t:{{c:{client}}}:fixed_window:3600s");
+    let mut both = Batch::default();
+    for (client, amount) in [(0, 1_000), (other, 1)] {
+        let limit = Limit::new(Algorithm::FixedWindow, amount, 3_600_000_000, None).unwrap();
+        both.push(limit, 1, ENFORCED, |out| out.push_str(&key(client)));
+    }
+    let verdict = store.charge(&both, Instant::now() + DEADLINE).await;
+    assert!(!verdict.unwrap().admitted);
+    let counted = || cluster.nodes[cluster.owner(&key(other))].cli(&["GET", &key(other)]);
+    let before = counted();
+    let mut wide = Batch::default();
+    for client in [0, other] {
+        let limit = Limit::new(Algorithm::FixedWindow, 1_000, 3_600_000_000, None).unwrap();
+        wide.push(limit, 1, ENFORCED, |out| out.push_str(&key(client)));
+    }
+    assert!(charge(&store, &wide).await.is_err());
+    eventually("nothing is charged", async || counted() == before).await;
+
+    // Each check that fails asks for the map, and that must not be a load on the others.
+    let other = &cluster.nodes[(lost + 1) % 3];
+    other.cli(&["CONFIG", "RESETSTAT"]);
+    let (began, traffic) = (Instant::now(), Traffic::start(&store, &batches));
+    within(FAILOVER, "three seconds of traffic", async || {
+        began.elapsed() >= Duration::from_secs(3)
+    })
+    .await;
+    let (_, _, failed) = traffic.end().await;
+    let calls = other.cli(&["INFO", "commandstats"]);
+    let calls = calls
+        .lines()
+        .find_map(|line| line.strip_prefix("cmdstat_cluster|slots:calls="));
+    let calls = calls.and_then(|calls| calls.split(',').next()?.parse::<u64>().ok());
+    let (calls, most) = (calls.unwrap_or(0), 10 + 10 * began.elapsed().as_secs());
+    assert!(failed > 100, "{failed}");
+    assert!(calls <= most, "{calls} readings, at most {most}");
+
     // It comes back empty, and serves.
     cluster.nodes[lost].resume_process();
     within(FAILOVER, "its clients are counted again", async || {
@@ -361,6 +415,60 @@ async fn a_hanging_node_holds_up_its_clients_only_and_briefly() {
     hanging.unpause();
     eventually("it closes by itself", async || {
         charge(&store, &one).await.is_ok()
+    })
+    .await;
+}
+
+/// Its breaker opens although no call to it waits for the whole deadline.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hanging_node_that_is_asked_second_is_noticed() {
+    let cluster = Cluster::start_with(3, 0, &["--cluster-node-timeout", "60000"]).await;
+    let store = started(&cluster).await;
+    // In the first third of the slots, and in the last.
+    let find = |place: usize| {
+        let mut keys = (0..1000).map(|rule| format!("t:{{r:{rule}}}:fixed_window:3600s"));
+        keys.find(|key| cluster.owner(key) == place).unwrap()
+    };
+    let mut batch = Batch::default();
+    for place in [0, 2] {
+        let limit = Limit::new(Algorithm::FixedWindow, 5, 3_600_000_000, None).unwrap();
+        let key = find(place);
+        batch.push(limit, 1, ENFORCED, |out| out.push_str(&key));
+    }
+    assert!(charge(&store, &batch).await.unwrap());
+    cluster.nodes[2].pause();
+    for _ in 0..3 {
+        assert!(charge(&store, &batch).await.is_err());
+    }
+    let asked = Instant::now();
+    let error = charge(&store, &batch).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    assert!(asked.elapsed() < DEADLINE / 2, "answered at once");
+    cluster.nodes[2].unpause();
+    // The first rule was given back each time.
+    eventually("one more fits, and the rest", async || {
+        charge(&store, &batch).await.is_ok()
+    })
+    .await;
+    let first = cluster.nodes[0].cli(&["GET", &find(0)]);
+    assert!(first.starts_with("2 "), "{first}");
+}
+
+/// A node that was taken out of the cluster, and answers first, does not hide the cluster.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_a_cluster_does_not_mislead() {
+    let cluster = Cluster::start(1, 0).await;
+    let to = (Ipv4Addr::LOCALHOST, cluster.nodes[0].port());
+    let mut proxy = FaultProxy::start(to.into()).await;
+    let delay = Mode::Delay(Duration::from_millis(100), Duration::ZERO);
+    proxy.set(delay).await;
+    let bus = free_port().to_string();
+    let args = ["--cluster-enabled", "yes", "--cluster-port", &bus];
+    let lone = crate::support::redis::Redis::start_with(&args, None);
+    let url = format!("redis-cluster://127.0.0.1:{},{}", lone.port(), proxy.addr);
+    let store = RedisStore::start(&Options::parse(&url).unwrap(), Box::new(|_| {})).unwrap();
+    eventually("the cluster is found", async || {
+        charge(&store, &batch("a", 5)).await.is_ok()
     })
     .await;
 }

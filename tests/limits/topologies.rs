@@ -205,6 +205,67 @@ async fn a_cluster_needs_few_more_rights() {
     assert_eq!(denied, "");
 }
 
+/// Certificates are for names, and nodes have to announce theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_with_certificates_for_host_names() {
+    let authority = Authority::new();
+    let tls = Tls {
+        server: authority.issue_for("localhost", "named"),
+        asks: false,
+        ..Tls::by(&authority)
+    };
+    let access = Access {
+        password: None,
+        tls: Some(tls),
+    };
+    let document = include_str!("../../docs/redis.md");
+    let announce = [
+        "cluster-announce-hostname",
+        "cluster-preferred-endpoint-type",
+    ];
+    for setting in announce {
+        assert!(document.contains(setting), "docs/redis.md: {setting}");
+    }
+    let [hostname, endpoint] = announce.map(|setting| format!("--{setting}"));
+    let args = [&*hostname, "localhost", &*endpoint, "hostname"];
+    let cluster = Cluster::start_as(&access, 1, 0, &args).await;
+    let by_address = cluster.url();
+    let mut options = Options::parse(&by_address.replace("127.0.0.1", "localhost")).unwrap();
+    options.tls.ca = Some(authority.cert());
+    let store = start(&options);
+    until_it_charges(&store, &batch(1_000)).await;
+    let mut other = Options::parse(&by_address).unwrap();
+    other.tls = options.tls;
+    reason(&other, "certificate").await;
+}
+
+/// Nodes behind a mapping of ports announce what leads nowhere: that is said, and nobody waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_announces_unreachable_addresses() {
+    let cluster = Cluster::start(1, 0).await;
+    let node = &cluster.nodes[0];
+    // Of a range that is for documents: nothing is there, and nothing says so.
+    node.cli(&["CONFIG", "SET", "cluster-announce-ip", "192.0.2.1"]);
+    eventually("it announces it", async || {
+        node.cli(&["CLUSTER", "SLOTS"]).contains("192.0.2.1")
+    })
+    .await;
+    let store = start(&Options::parse(&cluster.url()).unwrap());
+    assert!(!store.connected_within(Duration::from_secs(1)).await);
+    eventually("it is named", async || {
+        let answer = left(&store, &batch(5)).await;
+        answer.is_err_and(|error| error.to_string().starts_with("not connected"))
+    })
+    .await;
+    let asked = Instant::now();
+    for _ in 0..100 {
+        assert!(left(&store, &batch(5)).await.is_err());
+    }
+    assert!(asked.elapsed() < Duration::from_secs(5), "answered at once");
+    let clients = node.cli(&["CLIENT", "LIST", "TYPE", "normal"]);
+    assert!(clients.lines().count() <= 2, "{clients}");
+}
+
 /// The URL of the primary that these Sentinels know.
 fn behind(sentinels: &Sentinels, login: &str) -> Options {
     let url = format!("redis+sentinel://{login}{}/{NAME}", sentinels.hosts());

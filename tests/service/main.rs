@@ -6,6 +6,7 @@
 mod support;
 
 mod cli;
+mod cluster;
 mod cors;
 mod drain;
 mod examples;

@@ -39,8 +39,13 @@ impl Authority {
 
     /// Signs a certificate for 127.0.0.1, or writes another one to the same files.
     pub fn issue(&self, name: &str) -> Identity {
+        self.issue_for("127.0.0.1", name)
+    }
+
+    /// As [`issue`](Self::issue), for this host.
+    pub fn issue_for(&self, host: &str, name: &str) -> Identity {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let params = CertificateParams::new(vec![host.to_owned()]).unwrap();
         let cert = params.signed_by(&key, &self.issuer).unwrap();
         let identity = Identity {
             cert: self.dir.path().join(format!("{name}.pem")),

@@ -140,6 +140,7 @@ async fn charge(node: &Node, batch: &Batch, deadline: Instant) -> Result<ChargeR
         charges: charges.len(),
         key: charges.first().map_or("", |charge| batch.key(charge)),
         asking: false,
+        since: Instant::now(),
     };
     match node.call(call, deadline).await {
         Ok(reply) => reply.verdict,

@@ -17,6 +17,8 @@ pub(super) enum Redirect {
     Ask(Address),
     /// The slot is being moved, and these keys are not all on one side.
     TryAgain,
+    /// Nowhere for now: the cluster does not serve, or not this slot. Says nothing about the node.
+    Nowhere(StoreError),
 }
 
 /// Why there is no decision yet.
@@ -46,6 +48,11 @@ impl Redirect {
             return Some(Self::TryAgain);
         }
         let error = RedisError::from(error.clone());
+        if kind == ServerErrorKind::ClusterDown {
+            return Some(Self::Nowhere(StoreError::Refused(format!(
+                "redis: {error}"
+            ))));
+        }
         let (address, _) = error.redirect_node()?;
         let address = Address::parse(address, &node.host)?;
         match kind {
@@ -82,7 +89,12 @@ mod tests {
             ),
             ("-MOVED\r\n", None),
             ("-MOVED x y\r\n", None),
-            ("-CLUSTERDOWN Hash slot not served\r\n", None),
+            (
+                "-CLUSTERDOWN Hash slot not served\r\n",
+                Some(Redirect::Nowhere(StoreError::Refused(
+                    "redis: ClusterDown: Hash slot not served".to_owned(),
+                ))),
+            ),
             (":1\r\n", None),
         ] {
             let value = redis::parse_redis_value(reply.as_bytes()).unwrap();

@@ -61,13 +61,15 @@ impl<'a> GiveBack<'a> {
         let cmd = script::give_back(self.batch, std::iter::once(charge), owed.charged_us);
         let nodes = Arc::clone(self.nodes);
         async move {
+            let since = Instant::now();
             let call = |asking| Call {
                 cmd: cmd.clone(),
                 charges: 0,
                 key: &key,
                 asking,
+                since,
             };
-            if let Err(error) = send(&nodes, slot, Instant::now() + PATIENCE, call).await {
+            if let Err(error) = send(&nodes, slot, since + PATIENCE, call).await {
                 tracing::debug!(key, ?error, "a charge could not be given back");
             }
         }

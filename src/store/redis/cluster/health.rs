@@ -10,7 +10,7 @@ use super::{
         address::Address,
         connectivity::{OnChange, Reporter},
     },
-    slots::Slots,
+    mapper::View,
 };
 use crate::store::StoreError;
 
@@ -52,11 +52,14 @@ impl Health {
     }
 
     /// The map is known.
-    pub(super) fn mapped(&self, slots: &Slots) {
+    pub(super) fn mapped(&self, view: &View) {
         let mut state = self.lock();
-        state.primaries = slots.primaries().to_vec();
-        state.map = match slots.unserved() {
-            0 => None,
+        state.primaries = view.slots.primaries().to_vec();
+        state.map = match view.slots.unserved() {
+            0 if view.is_ok => None,
+            0 => Some(StoreError::Unavailable(
+                "the cluster says that it does not serve".to_owned(),
+            )),
             n => Some(StoreError::Unavailable(format!(
                 "no node of the cluster serves {n} of its slots"
             ))),
@@ -105,6 +108,10 @@ impl State {
     }
 
     fn report(&mut self) {
+        let is_new = |node: &Address| !self.nodes.contains_key(node);
+        if self.map.is_none() && self.primaries.iter().any(is_new) {
+            return; // It has just been started, and will soon be reached, or not.
+        }
         let serves = self.serves();
         self.reporter
             .report(serves.as_ref().err().map_or(Ok(()), Err));

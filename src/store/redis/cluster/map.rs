@@ -18,7 +18,7 @@ use super::{
         time::RedisTime,
     },
     health::Health,
-    mapper::Mapper,
+    mapper::{Mapper, View},
     slots::Slots,
 };
 use crate::{jitter::half_to_whole, store::StoreError};
@@ -45,16 +45,18 @@ struct Map {
 
 struct Started {
     node: Arc<Node>,
-    since: Instant,
+    /// When it was last in the map, or asked for.
+    used: Instant,
 }
 
 /// How often the map is read when all is well: redirections say what has changed before that.
 const CALM: Duration = Duration::from_secs(30);
 /// How often it is read while something is missing.
 const ALARM: Duration = Duration::from_millis(250);
-/// The pause between two readings, whatever happens.
+/// The pause before it is read because of a redirection or a loss. It doubles with each reading,
+/// up to [`ALARM`], until there was no reason to read it for as long.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long a node that is not in the map is kept: slots may be on their way to it.
+/// How long a node is kept that is not in the map and not asked: slots may be on their way to it.
 const KEPT: Duration = Duration::from_secs(60);
 
 impl Nodes {
@@ -89,7 +91,8 @@ impl Nodes {
     /// The node at an address; started if it was not known.
     pub(super) fn at(&self, address: &Address) -> Arc<Node> {
         let mut started = self.lock();
-        if let Some(known) = started.get(address) {
+        if let Some(known) = started.get_mut(address) {
+            known.used = Instant::now();
             return Arc::clone(&known.node);
         }
         let on_change = {
@@ -103,12 +106,12 @@ impl Nodes {
             &self.time,
             on_change,
         ));
-        let since = Instant::now();
+        let used = Instant::now();
         started.insert(
             address.clone(),
             Started {
                 node: Arc::clone(&node),
-                since,
+                used,
             },
         );
         node
@@ -116,10 +119,13 @@ impl Nodes {
 
     /// A node said that a slot has moved. That is known now; what else has moved is asked.
     pub(super) fn moved(&self, slot: u16, to: &Address) {
-        self.map.rcu(|map| {
-            map.as_ref()
-                .map(|map| Arc::new(self.with_nodes(map.slots.with_moved(slot, to))))
-        });
+        let is_known = |map: &Arc<Map>| map.slots.owner(slot) == Some(to);
+        if !self.map.load().as_ref().is_some_and(is_known) {
+            self.map.rcu(|map| {
+                map.as_ref()
+                    .map(|map| Arc::new(self.with_nodes(map.slots.with_moved(slot, to))))
+            });
+        }
         self.outdated();
     }
 
@@ -147,32 +153,40 @@ impl Nodes {
     /// Keeps the map up to date, for ever.
     pub(super) async fn follow(self: Arc<Self>) {
         let mut mapper = Mapper::new(self.connector.clone());
+        let mut hold = PAUSE;
         loop {
             let known = self.map.load_full();
             let known = known.as_ref().map_or(&[][..], |map| map.slots.primaries());
             match mapper.map(known).await {
-                Ok(slots) => self.apply(slots),
+                Ok(view) => self.apply(view),
                 Err(error) => self.health.unmapped(error),
             }
             let pause = if self.health.is_well() { CALM } else { ALARM };
+            let calm_since = Instant::now();
             tokio::select! {
                 () = self.outdated.notified() => {}
                 () = sleep(half_to_whole(pause)) => {}
             }
-            sleep(half_to_whole(PAUSE)).await;
+            // Each check that fails says that the map seems to be old. Where that does not help, it
+            // must not make a load on the nodes.
+            if calm_since.elapsed() > ALARM {
+                hold = PAUSE;
+            }
+            sleep(half_to_whole(hold)).await;
+            hold = (hold * 2).min(ALARM);
         }
     }
 
-    fn apply(&self, slots: Slots) {
-        let map = self.with_nodes(slots);
+    fn apply(&self, view: View) {
+        self.health.mapped(&view);
+        let map = self.with_nodes(view.slots);
         let now = Instant::now();
         let mut started = self.lock();
         started.retain(|address, started| {
-            map.slots.primaries().contains(address) || now - started.since < KEPT
+            map.slots.primaries().contains(address) || now - started.used < KEPT
         });
         self.health.retain(|address| started.contains_key(address));
         drop(started);
-        self.health.mapped(&map.slots);
         self.map.store(Some(Arc::new(map)));
         self.mapped.notify_waiters();
     }

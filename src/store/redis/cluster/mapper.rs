@@ -1,6 +1,9 @@
 //! Finds out which node has which slots, by asking the nodes themselves.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use redis::{
     Pipeline, Value,
@@ -19,17 +22,33 @@ pub(super) struct Mapper {
     connector: Connector,
     seeds: Vec<Address>,
     kept: HashMap<Address, MultiplexedConnection>,
+    /// Questions under way, also those that nobody has waited for until the end: asking again would
+    /// make one connection after the other to a node that hangs.
+    asked: JoinSet<Answer>,
+    /// The nodes that they went to.
+    asking: HashSet<Address>,
+    /// Counts the readings.
+    reading: u64,
 }
 
-/// How long further answers are waited for after the first.
+/// What a node has answered, in which reading.
+struct Answer {
+    node: Address,
+    reading: u64,
+    view: Result<(MultiplexedConnection, View), StoreError>,
+}
+
+/// How long further answers are waited for, after one of a node that says that the cluster serves.
 const OTHERS: Duration = Duration::from_millis(50);
+/// The same after those of others only: they may be cut off, or belong to no cluster any more.
+const BETTER: Duration = Duration::from_millis(500);
 
 /// A node's view of the cluster.
-struct View {
-    slots: Slots,
+pub(super) struct View {
+    pub(super) slots: Slots,
     /// Whether the node believes that the cluster serves. One that is cut off with a minority does
     /// not, and its map may be old.
-    is_ok: bool,
+    pub(super) is_ok: bool,
     /// Grows with every change.
     epoch: u64,
 }
@@ -41,49 +60,88 @@ impl Mapper {
             connector,
             seeds,
             kept: HashMap::new(),
+            asked: JoinSet::new(),
+            asking: HashSet::new(),
+            reading: 0,
         }
     }
 
     /// The map of the cluster, as that node knows it which knows the latest. The nodes of the URL
     /// are asked, and `known` ones, all at once.
-    pub(super) async fn map(&mut self, known: &[Address]) -> Result<Slots, StoreError> {
+    pub(super) async fn map(&mut self, known: &[Address]) -> Result<View, StoreError> {
         let mut nodes: Vec<Address> = self.seeds.iter().chain(known).cloned().collect();
         nodes.sort_unstable();
         nodes.dedup();
         self.kept.retain(|node, _| nodes.contains(node));
-        let mut asked = JoinSet::new();
+        self.reading += 1;
+        let reading = self.reading;
+        while let Some(late) = self.asked.try_join_next() {
+            self.note(late.ok());
+        }
         for node in nodes {
+            if !self.asking.insert(node.clone()) {
+                continue;
+            }
             let (connector, kept) = (self.connector.to(&node), self.kept.remove(&node));
-            asked.spawn(async move {
+            self.asked.spawn(async move {
                 let view = view(&connector, kept, &node).await;
-                (node, view)
+                Answer {
+                    node,
+                    reading,
+                    view,
+                }
             });
         }
         let mut best: Option<View> = None;
         let mut failure = StoreError::Unavailable("no node of the cluster is known".to_owned());
         loop {
             let answer = match &best {
-                None => asked.join_next().await,
-                Some(_) => timeout(OTHERS, asked.join_next()).await.unwrap_or(None),
+                None => self.asked.join_next().await,
+                Some(best) => {
+                    let patience = if best.is_ok { OTHERS } else { BETTER };
+                    let next = timeout(patience, self.asked.join_next()).await;
+                    next.unwrap_or(None)
+                }
             };
-            match answer {
-                None => break,
-                Some(Ok((node, Ok((connection, view))))) => {
-                    self.kept.insert(node, connection);
-                    if best
-                        .as_ref()
-                        .is_none_or(|best| (view.is_ok, view.epoch) > (best.is_ok, best.epoch))
-                    {
+            let Some(answer) = answer else { break };
+            match self.note(answer.ok()) {
+                // An answer to an earlier question may be older than what is known.
+                Some((asked_in, _)) if asked_in != reading => {}
+                Some((_, Ok(view))) => {
+                    let rank = |view: &View| (view.is_ok, view.epoch);
+                    if best.as_ref().is_none_or(|best| rank(&view) > rank(best)) {
                         best = Some(view);
                     }
                 }
-                Some(Ok((node, Err(error)))) => {
-                    failure = StoreError::Unavailable(format!("{node}: {error}"));
-                }
-                Some(Err(error)) => failure = StoreError::Broken(error.to_string()),
+                Some((_, Err(error))) => failure = error,
+                None => {}
             }
         }
-        best.map(|view| view.slots).ok_or(failure)
+        best.ok_or(failure)
+    }
+
+    /// Keeps the connection of an answer; returns in which reading the question was asked, and what
+    /// the answer says.
+    fn note(&mut self, answer: Option<Answer>) -> Option<(u64, Result<View, StoreError>)> {
+        let Some(Answer {
+            node,
+            reading,
+            view,
+        }) = answer
+        else {
+            // A question has panicked, and which one is not known: all may be asked again.
+            self.asking.clear();
+            return None;
+        };
+        self.asking.remove(&node);
+        let view = match view {
+            Ok((connection, view)) => {
+                self.kept.insert(node, connection);
+                Ok(view)
+            }
+            Err(error) => Err(StoreError::Unavailable(format!("{node}: {error}"))),
+        };
+        Some((reading, view))
     }
 }
 

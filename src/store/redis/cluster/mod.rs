@@ -91,24 +91,28 @@ impl Cluster {
         let mut charging = Charging {
             nodes: &self.nodes,
             batch,
+            since: Instant::now(),
             deadline,
             outcomes: vec![None; batch.charges().len()],
         };
         let mut admitted = true;
+        // Why a part that could deny has no answer. Another one may deny all the same.
+        let mut failure = None;
         // Given back when this is dropped, also because nobody waits for the answer any more.
         let mut charged = GiveBack::new(&self.nodes, batch);
         for part in parts(batch) {
-            match charging.part(&part, !admitted, &mut charged).await {
+            let charges_nothing = !admitted || failure.is_some();
+            match charging.part(&part, charges_nothing, &mut charged).await {
                 Ok(()) => admitted &= !charging.is_denied(&part.places, ENFORCED),
-                // What is denied stays so, and shadow rules have no say.
-                Err(_) if !admitted || !part.is_enforced => {}
-                Err(error) => return Err(error),
+                // Shadow rules have no say.
+                Err(error) if part.is_enforced => failure = failure.or(Some(error)),
+                Err(_) => {}
             }
         }
-        if admitted {
-            charged.keep();
-        } else {
-            charged.give_back(deadline).await;
+        match failure {
+            Some(error) if admitted => return Err(error),
+            None if admitted => charged.keep(),
+            _ => charged.give_back(deadline).await,
         }
         let outcomes = charging.outcomes.into_iter().zip(batch.charges());
         let unknown = |charge: &crate::store::Charge| Outcome {
@@ -136,13 +140,15 @@ impl Drop for Cluster {
 struct Charging<'a> {
     nodes: &'a Arc<Nodes>,
     batch: &'a Batch,
+    since: Instant,
     deadline: Instant,
     /// What is known of each charge.
     outcomes: Vec<Option<Outcome>>,
 }
 
 impl<'a> Charging<'a> {
-    /// Charges a part. `denied`: the request is denied by an earlier part, so nothing is charged.
+    /// Charges a part. `denied`: an earlier part denies the request, or has no answer, so nothing
+    /// is charged.
     async fn part(
         &mut self,
         part: &Part,
@@ -234,6 +240,7 @@ impl<'a> Charging<'a> {
             charges: places.len(),
             key,
             asking,
+            since: self.since,
         })
         .await
     }

@@ -54,7 +54,14 @@ impl ClusterReader {
             }
             commands.cmd("GET").arg(key);
             commands.cmd("TIME");
-            let connection = self.connection(&node).await?;
+            let connection = match self.connection(&node).await {
+                Ok(connection) => connection,
+                Err(error) => {
+                    // Another node may have the slot by now.
+                    self.slots = None;
+                    return Err(error);
+                }
+            };
             let answered = connection.req_packed_commands(&commands, 0, commands.len());
             let mut values = match answered.await {
                 Ok(values) => values,
@@ -76,6 +83,7 @@ impl ClusterReader {
                     self.slots = self.slots.as_ref().map(|slots| slots.with_moved(slot, &to));
                 }
                 Some(Redirect::TryAgain) => {}
+                Some(Redirect::Nowhere(error)) => return Err(error),
             }
         }
         Err(failure)
@@ -84,7 +92,7 @@ impl ClusterReader {
     async fn owner(&mut self, slot: u16) -> Result<Address, StoreError> {
         let slots = match self.slots.take() {
             Some(slots) => slots,
-            None => self.mapper.map(&[]).await?,
+            None => self.mapper.map(&[]).await?.slots,
         };
         let owner = slots.owner(slot).cloned();
         self.slots = owner.as_ref().map(|_| slots);

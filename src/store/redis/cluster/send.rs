@@ -51,6 +51,10 @@ pub(super) async fn send<'a>(
                     Redirect::Moved(to) => nodes.moved(slot, to),
                     Redirect::Ask(to) => ask = Some(to.clone()),
                     Redirect::TryAgain => return Err(Undecided::Redirected(redirect)),
+                    Redirect::Nowhere(error) => {
+                        nodes.outdated();
+                        return Err(error.clone().into());
+                    }
                 }
                 last = redirect;
             }
