@@ -81,12 +81,14 @@ impl RedisStore {
     /// Says every now and then that this replica is alive, and counts those that are, for ever.
     pub async fn beat(&self) {
         loop {
-            let deadline = Instant::now() + BEAT;
+            let since = Instant::now();
+            let deadline = since + BEAT;
             let call = |asking| Call {
                 cmd: self.replicas.heartbeat(),
                 charges: 1,
                 key: self.replicas.key(),
                 asking,
+                since,
             };
             let reply = match &self.servers {
                 Servers::One(node) => node.call(call(false), deadline).await,
