@@ -209,6 +209,10 @@ async fn open(
     certificates: Option<TlsCertificates>,
     config: &AsyncConnectionConfig,
 ) -> Result<MultiplexedConnection, redis::RedisError> {
+    // The name of the client library is of no use, and users with few rights may not set it: newer
+    // servers note each attempt in their ACL LOG.
+    let settings = info.redis_settings().clone().set_skip_set_lib_name();
+    let info = info.set_redis_settings(settings);
     let client = match certificates {
         Some(certificates) => Client::build_with_tls(info, certificates)?,
         None => Client::open(info)?,
