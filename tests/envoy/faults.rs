@@ -488,7 +488,7 @@ impl Fault {
         since.elapsed()
     }
 
-    /// Checks what all callers got, and says what those got whom the fault met, by mode.
+    /// Checks the responses to all clients; returns those during the fault, by mode.
     fn cells(&self, stack: &Stack) -> Vec<&'static str> {
         // With its own deadline, a slow machine may be late at any time.
         let well = if self.deadline == DEADLINE {
@@ -503,7 +503,10 @@ impl Fault {
                 seen.target == "/open?During" && seen.headers.contains_key(header)
             });
             let sent = traffic.records(Phase::During, 3).len();
-            assert_eq!(let_through, sent, "the application is told of each");
+            assert_eq!(
+                let_through, sent,
+                "each of these reaches the application with a mark"
+            );
         }
         let modes = MODES.iter().enumerate().map(|(mode, name)| {
             for (phase, effect) in [

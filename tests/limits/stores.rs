@@ -76,9 +76,7 @@ where
     F: Fn(Arc<dyn Store>) -> Fut,
     Fut: Future<Output = ()>,
 {
-    test(Arc::new(memory(1_000, Arc::new(SystemClock::new())))).await;
-    let redis = Redis::start();
-    test(Arc::new(redis_store(&redis, 2).await)).await;
+    on_both(&test).await;
     // One node has all slots, and still what is in several slots takes several calls.
     let cluster = Cluster::start(1, 0).await;
     test(Arc::new(cluster_store(&cluster).await)).await;

@@ -53,8 +53,8 @@ struct State {
     resets: usize,
 }
 
-/// Listens on a loopback address, and passes on to a server until it is told otherwise. Ends with
-/// the runtime of its test.
+/// Listens on a loopback address, and passes on to a server until it is set to another mode. Ends
+/// with the runtime of its test.
 pub struct FaultProxy {
     pub addr: SocketAddr,
     state: watch::Sender<State>,
