@@ -12,7 +12,7 @@
 //! New counters of a rule also need room in its [budget](crate::limit::new_keys). Without, they
 //! share the same overflow counter.
 //!
-//! Keys are not kept, only 128 bits of a hash of each, and states are [packed](super::packed). The
+//! Keys are not kept, only 128 bits of a hash of each, and states are packed (`packed.rs`). The
 //! hash is keyed, with a key that is drawn when the process starts and never leaves it: whoever
 //! found two keys with one hash could spend another's quota.
 
