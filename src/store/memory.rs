@@ -29,13 +29,14 @@ use tokio::time::Instant;
 
 use super::{
     Batch, Charge, ChargeResult, Charging, Counted, ENFORCED, Store, StoreError,
+    budgets::Budgets,
     packed::Packed,
     read::{Read, Reading, Reads},
 };
 use crate::{
     clock::Clock,
     counter_key::{overflow, rule_of},
-    limit::{Outcome, State, new_keys::budget},
+    limit::{Outcome, State},
 };
 
 const SHARDS: usize = 64;
@@ -126,9 +127,8 @@ pub struct MemoryStore {
     next_swept: AtomicUsize,
     clock: Arc<dyn Clock>,
     on_overflow: OnOverflow,
-    /// What each rule has spent of its budget of new counters, and when that is forgotten. Locked
-    /// after the shards.
-    budgets: Mutex<HashMap<Box<str>, (State, u64)>>,
+    /// Locked after the shards.
+    budgets: Budgets,
 }
 
 impl MemoryStore {
@@ -143,7 +143,7 @@ impl MemoryStore {
             next_swept: AtomicUsize::new(0),
             clock,
             on_overflow,
-            budgets: Mutex::default(),
+            budgets: Budgets::default(),
         }
     }
 
@@ -157,12 +157,7 @@ impl MemoryStore {
         let index = self.next_swept.fetch_add(1, Ordering::Relaxed) % SHARDS;
         let now_us = self.clock.now_us();
         self.sweep_shard(&mut self.lock(index), now_us);
-        self.budgets()
-            .retain(|_, (_, expires_us)| *expires_us > now_us);
-    }
-
-    fn budgets(&self) -> MutexGuard<'_, HashMap<Box<str>, (State, u64)>> {
-        self.budgets.lock().unwrap_or_else(PoisonError::into_inner)
+        self.budgets.sweep(now_us);
     }
 
     fn sweep_shard(&self, shard: &mut Shard, now_us: u64) {
@@ -175,16 +170,6 @@ impl MemoryStore {
         }
         self.keys
             .fetch_sub(before - counters.len(), Ordering::Relaxed);
-    }
-
-    /// Whether the rule of `key` may have another new counter, beside `spent` that are not counted
-    /// yet.
-    fn has_budget(&self, key: &str, max_new_keys: u32, spent: u64, now_us: u64) -> bool {
-        budget(max_new_keys).is_none_or(|budget| {
-            let budgets = self.budgets();
-            let state = budgets.get(rule_of(key)).map(|(state, _)| state.clone());
-            budget.step(state, now_us, spent + 1).outcome.allowed
-        })
     }
 
     fn id(&self, key: &str) -> Id {
@@ -276,7 +261,8 @@ impl MemoryStore {
                 && let (Some(slot), Some((state, expires_us))) = (&next.slot, next.write.take())
             {
                 if slot.is_budgeted {
-                    held.spend(batch.key(charge), charge.max_new_keys, now_us);
+                    let rule = rule_of(batch.key(charge));
+                    self.budgets.spend(rule, charge.max_new_keys, now_us);
                 }
                 held.keep(slot.id, Entry::new(state, expires_us));
             }
@@ -336,7 +322,10 @@ impl Read for MemoryStore {
         let has_no_room = |(place, charge): &(usize, &Charge)| {
             let key = batch.key(charge);
             let is_known = || batch.siblings(*place).any(|other| states[other].is_some());
-            let has_budget = || self.has_budget(key, charge.max_new_keys, 0, now_us);
+            let has_budget = || {
+                self.budgets
+                    .allow(rule_of(key), charge.max_new_keys, 0, now_us)
+            };
             states[*place].is_none()
                 && charge.limit().is_some()
                 && (is_full || !(has_budget() || is_known()))
@@ -462,7 +451,7 @@ impl<'a> Held<'a> {
             let rule = rule_of(key);
             let place = self.spent.iter().position(|(spent, _)| spent == rule);
             let spent = place.map_or(0, |place| self.spent[place].1);
-            if !self.store.has_budget(key, max_new_keys, spent, now_us) {
+            if !self.store.budgets.allow(rule, max_new_keys, spent, now_us) {
                 if let Some(slot) = self.overflow_slot(key, now_us, Shared::Budget) {
                     return slot;
                 }
@@ -488,17 +477,6 @@ impl<'a> Held<'a> {
             let id = self.ids[place];
             matches!(self.find(id, now_us), Some(Some(_)))
         })
-    }
-
-    /// Takes one from the budget of a key's rule.
-    fn spend(&self, key: &str, max_new_keys: u32, now_us: u64) {
-        let Some(budget) = budget(max_new_keys) else {
-            return;
-        };
-        let mut budgets = self.store.budgets();
-        let spent = budgets.get(rule_of(key)).map(|(state, _)| state.clone());
-        let step = budget.step(spent, now_us, 1);
-        budgets.insert(rule_of(key).into(), (step.state, step.expires_us));
     }
 
     /// The slot of a ban. `None` if there is no room, or if a counter of its rule is shared: no

@@ -10,6 +10,7 @@
 //! about time.
 
 mod batch;
+mod budgets;
 pub mod deadline;
 pub mod memory;
 mod packed;

@@ -680,7 +680,7 @@ fn with_budget(rule: &str, client: &str, amount: u64) -> Batch {
 
 #[tokio::test]
 async fn whoever_invents_keys_shares_a_counter_and_known_clients_keep_theirs() {
-    on_both(|store| async move {
+    on_all(|store| async move {
         let store = &*store;
         let ask = async |client: &str| charge(store, &with_budget("data", client, 100)).await;
         // Two counters each.

@@ -18,6 +18,7 @@
 --   Answer: { admitted 0|1, now (us), then for each limit: fits 0|1, remaining, wait (us), then
 --           the i of each limit that was charged to its rule's overflow counter }.
 --           `remaining` of a ban is 1 if it begins now.
+--           { 3, now } if a counter would be new, and must be asked for. Nothing was charged.
 --           { 2, now } if `now` is outside the edges of a calendar window. Nothing was charged.
 --
 -- Group 0 is enforced: if one of its limits does not fit, nothing is written at all. Every other
@@ -27,7 +28,8 @@
 -- The counters of a client that has none of its rule yet take from the rule's budget of new counters,
 -- a bucket of as many per second and a minute's worth at most. If that is empty, the rule's overflow counter is
 -- charged in its place. Their keys follow from the rule's: see src/counter_key.rs. In a cluster they
--- are in other slots, and there the budget is off.
+-- are in other slots, so there the caller keeps the budget: with "ask" in its place, nothing is
+-- written if a counter would be new.
 --
 -- The arithmetic is that of src/limit/*.rs, line by line, and is explained there. A property test
 -- compares the two. Numbers here are doubles, exact up to 2^53. Costs are at least 1. `%d` prints
@@ -60,8 +62,9 @@ local now = time[1] * 1000000 + time[2]
 
 local answer = { 1, now }
 local values, expiries, denied, bans = {}, {}, nil, nil
--- Of new counters: the budgets by their keys, the budget of limit i, the overflow counter of limit i.
-local budgets, news, shared
+-- Of new counters: the budgets by their keys, the budget of limit i, the overflow counter of limit i,
+-- and whether it must be asked for one.
+local budgets, news, shared, unmade
 
 for i = 1, #KEYS do
   local key, at = KEYS[i], 8 * i - 7
@@ -79,7 +82,9 @@ for i = 1, #KEYS do
       end
     end
   end
-  if is_new then
+  if is_new and ARGV[at + 7] == 'ask' then
+    unmade = true
+  elseif is_new then
     local rate, rule = ARGV[at + 7] + 0, match(key, '^[^{]*{[^:}]*')
     budgets, news = budgets or {}, news or {}
     local budget = budgets[rule]
@@ -383,6 +388,9 @@ if shared then
       answer[#answer + 1] = i
     end
   end
+end
+if unmade and not (denied and denied['0']) and ARGV[8 * #KEYS + 1] ~= 'peek' then
+  return { 3, now }
 end
 if bans then
   for _, i in ipairs(bans) do

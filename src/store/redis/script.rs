@@ -46,8 +46,11 @@ const ARGS_PER_CHARGE: usize = 8;
 pub enum Mode {
     /// Charges if everything fits, and if there is room for what is new.
     Charge,
-    /// Charges if everything fits. Budgets of new counters are off: their keys are on other nodes.
-    ChargePart,
+    /// Charges if everything fits, in a cluster, where budgets of new counters are not in Redis.
+    ChargePart {
+        /// Whether counters may be new; if not, the reply says that some would be.
+        new: bool,
+    },
     /// Charges nothing, because the request is denied by others; bans count what does not fit.
     Peek,
     /// Charges one ban alone, because its keys are on several nodes for the moment; whether one of
@@ -86,16 +89,16 @@ pub fn command<'a>(
         match &charge.counted {
             Counted::Limit(limit) => {
                 push_limit(&mut cmd, limit, charge);
-                cmd.arg(if mode == Mode::Charge {
-                    charge.max_new_keys
-                } else {
-                    0
-                });
+                match mode {
+                    Mode::Charge => cmd.arg(charge.max_new_keys),
+                    Mode::ChargePart { new: false } if charge.max_new_keys > 0 => cmd.arg("ask"),
+                    Mode::ChargePart { .. } | Mode::Peek | Mode::Ban { .. } => cmd.arg(0),
+                };
             }
             Counted::Ban { ban, span } => {
                 let (span, denied) = match mode {
                     Mode::Ban { denied } => (0, denied),
-                    Mode::Charge | Mode::ChargePart | Mode::Peek => (*span, false),
+                    Mode::Charge | Mode::ChargePart { .. } | Mode::Peek => (*span, false),
                 };
                 cmd.arg(kind(&charge.counted))
                     .arg(charge.group)
@@ -191,6 +194,8 @@ pub fn is_read_only(value: &Value) -> bool {
 pub struct ScriptReply {
     /// Redis' time, in microseconds since the Unix epoch.
     pub now_us: u64,
+    /// Whether nothing was decided, because a counter would be new and must be asked for.
+    pub asks_for_new: bool,
     /// The decision; or [`StoreError::Clock`], if that time lies outside the edges of a window.
     pub verdict: Result<ChargeResult, StoreError>,
 }
@@ -198,6 +203,9 @@ pub struct ScriptReply {
 /// The first number of a reply that decides nothing, because Redis' time lies outside the edges of
 /// a window.
 const OTHER_TIME: u64 = 2;
+
+/// The first number of a reply that decides nothing, because a counter would be new.
+const NEW: u64 = 3;
 
 /// Decodes the script's reply.
 pub fn decode(value: Value, charges: usize) -> Result<ScriptReply, StoreError> {
@@ -216,7 +224,15 @@ pub fn decode(value: Value, charges: usize) -> Result<ScriptReply, StoreError> {
     match numbers[..] {
         [OTHER_TIME, now_us] => Ok(ScriptReply {
             now_us,
+            asks_for_new: false,
             verdict: Err(StoreError::Clock),
+        }),
+        [NEW, now_us] => Ok(ScriptReply {
+            now_us,
+            asks_for_new: true,
+            verdict: Err(StoreError::Malformed(
+                "redis asked for a budget that it was given".to_owned(),
+            )),
         }),
         [admitted @ 0..=1, now_us, ref answers @ ..] if answers.len() >= 3 * charges => {
             let (outcomes, shared) = answers.split_at(3 * charges);
@@ -235,6 +251,7 @@ pub fn decode(value: Value, charges: usize) -> Result<ScriptReply, StoreError> {
             let admitted = admitted == 1;
             Ok(ScriptReply {
                 now_us,
+                asks_for_new: false,
                 verdict: Ok(ChargeResult {
                     admitted,
                     outcomes,
@@ -363,7 +380,7 @@ mod tests {
             ]),
             Value::Array(vec![Value::Nil; 5]),
             Value::Array(vec![Value::Int(2), Value::Int(1), Value::Int(1)]),
-            Value::Array(vec![Value::Int(3), Value::Int(1)]),
+            Value::Array(vec![Value::Int(4), Value::Int(1)]),
         ] {
             let error = decode(answer, 1).unwrap_err();
             assert!(matches!(error, StoreError::Malformed(_)), "{error}");

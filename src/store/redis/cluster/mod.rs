@@ -37,13 +37,14 @@ use super::{
     connectivity::OnChange,
     node::Call,
     options::Options,
-    redirect::Undecided,
+    redirect::{Redirect, Undecided},
     script::{self, Mode, ScriptReply},
     time::RedisTime,
 };
 use crate::{
+    counter_key::{overflow, rule_of},
     limit::Outcome,
-    store::{Batch, ChargeResult, Counted, ENFORCED, StoreError},
+    store::{Batch, ChargeResult, Counted, ENFORCED, StoreError, budgets::Budgets},
 };
 
 pub(super) use self::read::ClusterReader;
@@ -52,6 +53,7 @@ pub(super) use self::read::ClusterReader;
 pub(super) struct Cluster {
     nodes: Arc<Nodes>,
     following: AbortHandle,
+    budgets: Budgets,
 }
 
 impl Cluster {
@@ -64,7 +66,11 @@ impl Cluster {
     ) -> Self {
         let nodes = Arc::new(Nodes::new(connector, options, time, on_change));
         let following = tokio::spawn(Arc::clone(&nodes).follow()).abort_handle();
-        Self { nodes, following }
+        Self {
+            nodes,
+            following,
+            budgets: Budgets::default(),
+        }
     }
 
     /// Waits until a node is connected, at most until `deadline`.
@@ -94,6 +100,8 @@ impl Cluster {
             since: Instant::now(),
             deadline,
             outcomes: vec![None; batch.charges().len()],
+            budgets: &self.budgets,
+            shared: Vec::new(),
         };
         let mut admitted = true;
         // Why a part that could deny has no answer. Another one may deny all the same.
@@ -125,7 +133,7 @@ impl Cluster {
             outcomes: outcomes
                 .map(|(outcome, charge)| outcome.unwrap_or_else(|| unknown(charge)))
                 .collect(),
-            shared: Vec::new(),
+            shared: charging.shared,
         })
     }
 }
@@ -144,6 +152,9 @@ struct Charging<'a> {
     deadline: Instant,
     /// What is known of each charge.
     outcomes: Vec<Option<Outcome>>,
+    budgets: &'a Budgets,
+    /// The places of the charges that were made to overflow counters.
+    shared: Vec<usize>,
 }
 
 impl<'a> Charging<'a> {
@@ -155,8 +166,25 @@ impl<'a> Charging<'a> {
         denied: bool,
         charged: &mut GiveBack<'a>,
     ) -> Result<(), StoreError> {
-        let mode = if denied { Mode::Peek } else { Mode::ChargePart };
-        match self.call(part.slot, &part.places, mode).await {
+        let mode = if denied {
+            Mode::Peek
+        } else {
+            Mode::ChargePart { new: false }
+        };
+        let mut reply = self.call(part.slot, &part.places, mode).await;
+        if let Ok(ScriptReply {
+            asks_for_new: true,
+            now_us,
+            ..
+        }) = reply
+        {
+            if !self.may_be_new(part, now_us) {
+                return self.overflow(part, charged).await;
+            }
+            let mode = Mode::ChargePart { new: true };
+            reply = self.call(part.slot, &part.places, mode).await;
+        }
+        match reply {
             Ok(reply) => {
                 let now_us = reply.now_us;
                 self.note(&part.places, reply)?;
@@ -168,11 +196,70 @@ impl<'a> Charging<'a> {
             Err(Undecided::Redirected(_)) if part.places.len() > 1 => {
                 self.one_by_one(part, denied, charged).await
             }
-            Err(Undecided::Redirected(redirect)) => Err(StoreError::Refused(format!(
-                "the cluster redirects in circles: {redirect:?}"
-            ))),
+            Err(Undecided::Redirected(redirect)) => Err(in_circles(&redirect)),
             Err(Undecided::Failed(error)) => Err(error),
         }
+    }
+
+    /// Whether a client that has no counter of a part's rule may get some: each tollgate keeps the
+    /// budget of a cluster for itself, and counts clients.
+    fn may_be_new(&self, part: &Part, now_us: u64) -> bool {
+        let mut charges = part
+            .places
+            .iter()
+            .map(|&place| &self.batch.charges()[place]);
+        let budgeted = charges.find(|charge| charge.max_new_keys > 0);
+        budgeted.is_none_or(|charge| {
+            let rule = rule_of(self.batch.key(charge));
+            self.budgets.spend(rule, charge.max_new_keys, now_us)
+        })
+    }
+
+    /// Charges the overflow counters of a part's rule, each where its slot is. They keep what was
+    /// charged if a later limit denies. Nobody is banned for what others do.
+    async fn overflow(
+        &mut self,
+        part: &Part,
+        charged: &mut GiveBack<'a>,
+    ) -> Result<(), StoreError> {
+        for &place in &part.places {
+            let charge = &self.batch.charges()[place];
+            let Counted::Limit(limit) = charge.counted else {
+                continue;
+            };
+            let mode = if self.is_denied(&part.places, charge.group) {
+                Mode::Peek
+            } else {
+                Mode::ChargePart { new: true }
+            };
+            let reply = if charge.max_new_keys == 0 {
+                self.call(part.slot, &[place], mode).await
+            } else {
+                let key = overflow(self.batch.key(charge));
+                let mut shared = Batch::default();
+                shared.push(limit, charge.cost, charge.group, |out| out.push_str(&key));
+                self.shared.push(place);
+                send(self.nodes, slot_of(&key), self.deadline, |asking| Call {
+                    cmd: script::call(&shared, shared.charges().iter(), mode),
+                    charges: 1,
+                    key: &key,
+                    asking,
+                    since: self.since,
+                })
+                .await
+            };
+            let reply = reply.map_err(|undecided| match undecided {
+                Undecided::Failed(error) => error,
+                Undecided::Redirected(redirect) => in_circles(&redirect),
+            })?;
+            let now_us = reply.now_us;
+            self.note(&[place], reply)?;
+            let is_own = charge.max_new_keys == 0 && mode != Mode::Peek;
+            if is_own && part.is_enforced && !self.is_denied(&[place], charge.group) {
+                charged.add(part.slot, &[place], now_us);
+            }
+        }
+        Ok(())
     }
 
     /// Charges a part key by key, because they are on two nodes while their slot is being moved.
@@ -196,20 +283,18 @@ impl<'a> Charging<'a> {
                 Counted::Limit(_) if denied || self.is_denied(&part.places, charge.group) => {
                     Mode::Peek
                 }
-                Counted::Limit(_) => Mode::ChargePart,
+                Counted::Limit(_) => Mode::ChargePart { new: true },
             };
             let reply = match self.call(part.slot, &[place], mode).await {
                 Ok(reply) => reply,
                 Err(Undecided::Failed(error)) => return Err(error),
                 Err(Undecided::Redirected(redirect)) => {
-                    return Err(StoreError::Refused(format!(
-                        "the cluster redirects in circles: {redirect:?}"
-                    )));
+                    return Err(in_circles(&redirect));
                 }
             };
             let now_us = reply.now_us;
             self.note(&[place], reply)?;
-            if mode == Mode::ChargePart && !self.is_denied(&[place], charge.group) {
+            if mode == (Mode::ChargePart { new: true }) && !self.is_denied(&[place], charge.group) {
                 let owed = if part.is_enforced {
                     &mut *charged
                 } else {
@@ -260,4 +345,8 @@ impl<'a> Charging<'a> {
                 && self.outcomes[place].is_some_and(|outcome| !outcome.allowed)
         })
     }
+}
+
+fn in_circles(redirect: &Redirect) -> StoreError {
+    StoreError::Refused(format!("the cluster redirects in circles: {redirect:?}"))
 }
