@@ -3,7 +3,8 @@
 #
 #   scripts/memory.sh parts                  what a connection, a half-sent head and a counter cost; what is given back
 #   scripts/memory.sh sum [--seconds N]      1,000 rules, counters and connections at the cap, and an attack that invents
-#                                            keys and opens connections for N seconds (default: 300); fails above 128 MB
+#                                            keys and opens connections for N seconds (default: 300), in a cgroup with the
+#                                            container's limit if one can be made (root); fails if that is not enough
 #   scripts/memory.sh                        both
 #
 # TOLLGATE_BIN names a program that is built already. The load comes from scripts/memory.py (Python 3, nothing else).
