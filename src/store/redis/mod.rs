@@ -1,4 +1,5 @@
-//! Counters in Redis: one script call per check, sent over a few long-lived lanes.
+//! Counters in Redis: one script call per check (in a cluster, one per slot), sent over a few
+//! long-lived lanes.
 
 mod address;
 mod breaker;

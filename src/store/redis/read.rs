@@ -70,7 +70,7 @@ impl Reader {
             states: states.collect::<Result<_, _>>()?,
             shared: Vec::new(),
         };
-        // In a cluster, there are no budgets.
+        // In a cluster, budgets are not in Redis.
         if matches!(self.source, Source::One { .. }) {
             self.read_shared(batch, &mut reading).await?;
         }
