@@ -124,14 +124,13 @@ impl<'m, 'a> Denial<'m, 'a> {
     }
 }
 
-/// The decision that follows from the store's answers, and the denial behind it. Counts nothing.
-pub(super) fn conclude<'m, 'a>(
-    walk: &'m Walk<'a>,
+/// The decision that follows from what the store decided about some rules, and the denial behind
+/// it. Counts nothing.
+pub(super) fn conclude<'m, 'a: 'm>(
+    rules: impl Iterator<Item = (&'m MatchedRule<'a>, &'m Charges<'a>)>,
     result: &ChargeResult,
 ) -> (Decision, Option<Denial<'m, 'a>>) {
-    let enforced = walk
-        .charges()
-        .filter(|(_, charges)| charges.action.mode == Mode::Enforce);
+    let enforced = rules.filter(|(_, charges)| charges.action.mode == Mode::Enforce);
     if !result.admitted {
         let denials = enforced
             .filter_map(|(matched, charges)| Denial::of(matched, charges, &result.outcomes));
@@ -168,7 +167,7 @@ impl Charges<'_> {
     }
 }
 
-impl Deciding<'_> {
+impl<'a> Deciding<'a> {
     /// Counts the denials of shadow rules that deny without counting.
     pub(super) fn count_shadow_denials(&self) {
         for matched in &self.walk.rules {
@@ -204,19 +203,17 @@ impl Deciding<'_> {
         );
     }
 
-    /// Combines the store's answers to the whole batch.
-    pub(super) fn combine(&self, result: &ChargeResult, labels: OutcomeLabels) -> Decision {
-        self.combine_of(&self.walk, result, labels)
-    }
-
-    /// Like [`combine`](Self::combine), for some of the rules.
-    pub(super) fn combine_of(
+    /// Combines what a store decided about some rules.
+    pub(super) fn combine<'m>(
         &self,
-        walk: &Walk<'_>,
+        rules: impl Iterator<Item = (&'m MatchedRule<'a>, &'m Charges<'a>)> + Clone,
         result: &ChargeResult,
         labels: OutcomeLabels,
-    ) -> Decision {
-        for (matched, charges) in walk.charges() {
+    ) -> Decision
+    where
+        'a: 'm,
+    {
+        for (matched, charges) in rules.clone() {
             let metrics = &self.live.metrics[matched.index];
             if charges.ban_begins(&result.outcomes) {
                 metrics.banned();
@@ -240,7 +237,7 @@ impl Deciding<'_> {
                 metrics.decided(labels.allowed);
             }
         }
-        let (decision, denial) = conclude(walk, result);
+        let (decision, denial) = conclude(rules, result);
         if let Some(denial) = denial {
             self.denied_by_limit(&denial, labels.denied);
         }

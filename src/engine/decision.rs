@@ -69,6 +69,20 @@ impl Decision {
         }
     }
 
+    /// Both decisions, of which each admits the request for some of its rules.
+    pub(super) fn and(mut self, other: Self) -> Self {
+        let nearest = |decision: &Self| decision.quotas.iter().map(|quota| quota.remaining).min();
+        let is_nearer = match (nearest(&self), nearest(&other)) {
+            (Some(own), Some(others)) => others < own,
+            (own, _) => own.is_none(),
+        };
+        if is_nearer {
+            self.rule = other.rule;
+        }
+        self.quotas.extend(other.quotas);
+        self
+    }
+
     pub(super) fn of(verdict: Verdict, rule: &Rule) -> Self {
         Self {
             verdict,

@@ -1,6 +1,9 @@
-//! The decision when the store does not answer: each rule does as its `on_store_error` says.
+//! The decision when the store does not answer, or not about all rules: those that are left do as
+//! their `on_store_error` says.
 
 use std::ops::Range;
+
+use tokio::time::Instant;
 
 use super::{
     combine::{Deciding, OutcomeLabels},
@@ -9,9 +12,9 @@ use super::{
     walk::{Charges, Effect, MatchedRule, Walk},
 };
 use crate::{
-    metrics::{DecisionLabel, FallbackMode},
+    metrics::{DecisionLabel, FallbackMode, StoreFailure},
     rules::{Mode, OnStoreError},
-    store::{Batch, Counted, StoreError, memory::MemoryStore},
+    store::{Answer, Batch, Counted, Lost, StoreError, memory::MemoryStore},
 };
 
 /// The wait that a denial reports when a rule denies because the store is away.
@@ -28,28 +31,104 @@ impl From<OnStoreError> for FallbackMode {
     }
 }
 
-impl Deciding<'_> {
-    /// Decides without the store. A denial outweighs "the proxy decides", which outweighs the rest;
-    /// rules in shadow mode have no say.
-    pub(super) fn without_store(
+/// What decides where the store does not.
+#[derive(Clone, Copy)]
+pub(super) struct Fallback<'a> {
+    /// Counts for `on_store_error: local`.
+    pub(super) counters: &'a MemoryStore,
+    /// Among how many replicas a limit is divided.
+    pub(super) replicas: u64,
+}
+
+/// A rule that the store has not decided about.
+#[derive(Clone, Copy)]
+struct Undecided<'m, 'a> {
+    matched: &'m MatchedRule<'a>,
+    charges: &'m Charges<'a>,
+    why: StoreFailure,
+}
+
+impl<'a> Deciding<'a> {
+    /// Decides by the store's answer. Rules that are lost do as their `on_store_error` says, unless
+    /// another one denies.
+    pub(super) async fn with_answer(
         &self,
-        error: &StoreError,
-        fallback: &MemoryStore,
-        replicas: u64,
+        answer: Answer,
+        fallback: Fallback<'_>,
+        deadline: Instant,
     ) -> Decision {
-        for (matched, charges) in self.walk.charges() {
-            let mode = charges.action.on_store_error;
-            self.live.metrics[matched.index].fell_back(mode.into(), error.kind());
+        let Answer {
+            result,
+            lost,
+            unsettled,
+        } = answer;
+        let why = |charges: &Charges<'_>| {
+            let is_lost = |lost: &&Lost| lost.places.iter().any(|at| charges.in_batch.contains(at));
+            lost.iter().find(is_lost).map(|lost| lost.error.kind())
+        };
+        let charges = self.walk.charges();
+        let decided = charges.filter(|(_, charges)| why(charges).is_none());
+        if lost.is_empty() || !result.admitted {
+            return self.combine(decided, &result, OutcomeLabels::STORE);
         }
-        if let Some(decision) = self.decided_by_rule() {
+        let undecided: Vec<_> = self
+            .walk
+            .charges()
+            .filter_map(|(matched, charges)| {
+                let why = why(charges)?;
+                Some(Undecided {
+                    matched,
+                    charges,
+                    why,
+                })
+            })
+            .collect();
+        let decision = self.fall_back(&undecided, fallback);
+        match decision.verdict {
+            Verdict::Allowed => {
+                unsettled.keep();
+                let of_store = self.combine(decided, &result, OutcomeLabels::STORE);
+                of_store.and(decision)
+            }
+            // The proxy may admit the request.
+            Verdict::Unavailable => {
+                unsettled.keep();
+                decision
+            }
+            Verdict::Limited { .. } | Verdict::Banned { .. } | Verdict::Forbidden => {
+                unsettled.give_back(deadline).await;
+                decision
+            }
+        }
+    }
+
+    /// Decides without the store.
+    pub(super) fn without_store(&self, error: &StoreError, fallback: Fallback<'_>) -> Decision {
+        let undecided = self.walk.charges().map(|(matched, charges)| Undecided {
+            matched,
+            charges,
+            why: error.kind(),
+        });
+        let undecided: Vec<_> = undecided.collect();
+        self.fall_back(&undecided, fallback)
+    }
+
+    /// Decides about rules without the store. A denial outweighs "the proxy decides", which
+    /// outweighs the rest; rules in shadow mode have no say.
+    fn fall_back(&self, undecided: &[Undecided<'_, 'a>], fallback: Fallback<'_>) -> Decision {
+        for rule in undecided {
+            let mode = rule.charges.action.on_store_error;
+            self.live.metrics[rule.matched.index].fell_back(mode.into(), rule.why);
+        }
+        if let Some(decision) = self.decided_by_rule(undecided) {
             return decision;
         }
-        let local = self.local_share(replicas);
-        let result = fallback.charge_now(&local.batch);
-        let decision = self.combine_of(&local, &result, OutcomeLabels::FALLBACK);
+        let local = self.local_share(undecided, fallback.replicas);
+        let result = fallback.counters.charge_now(&local.batch);
+        let decision = self.combine(local.charges(), &result, OutcomeLabels::FALLBACK);
         if decision.verdict == Verdict::Allowed {
-            for (matched, _) in self.charges_with(OnStoreError::Allow) {
-                let metrics = &self.live.metrics[matched.index];
+            for rule in with_mode(undecided, OnStoreError::Allow) {
+                let metrics = &self.live.metrics[rule.matched.index];
                 metrics.decided(DecisionLabel::FallbackAllowed);
             }
         }
@@ -57,15 +136,21 @@ impl Deciding<'_> {
     }
 
     /// The decision of the first rule that denies, else of the first that leaves it to the proxy.
-    fn decided_by_rule(&self) -> Option<Decision> {
-        let enforced =
-            |(_, charges): &(&MatchedRule<'_>, &Charges<'_>)| charges.action.mode == Mode::Enforce;
-        let denies = self.charges_with(OnStoreError::Deny).find(enforced);
-        let asks = self.charges_with(OnStoreError::Proxy).find(enforced);
+    fn decided_by_rule(&self, undecided: &[Undecided<'_, 'a>]) -> Option<Decision> {
+        let enforced = |rule: &&Undecided<'_, '_>| rule.charges.action.mode == Mode::Enforce;
+        let denies = with_mode(undecided, OnStoreError::Deny).find(enforced);
+        let asks = with_mode(undecided, OnStoreError::Proxy).find(enforced);
         let denial = Verdict::Limited {
             retry_after_us: STORE_AWAY_WAIT_US,
         };
-        let ((matched, charges), verdict, label, reason) = match (denies, asks) {
+        let (
+            Undecided {
+                matched, charges, ..
+            },
+            verdict,
+            label,
+            reason,
+        ) = match (denies, asks) {
             (Some(rule), _) => {
                 let label = DecisionLabel::FallbackDenied;
                 (rule, denial, label, "on_store_error: deny")
@@ -89,28 +174,32 @@ impl Deciding<'_> {
     }
 
     /// The rules that count locally, with this replica's share of their limits.
-    fn local_share(&self, replicas: u64) -> Walk<'_> {
+    fn local_share(&self, undecided: &[Undecided<'_, 'a>], replicas: u64) -> Walk<'a> {
         let mut local = Walk::default();
-        for (matched, charges) in self.charges_with(OnStoreError::Local) {
+        for Undecided {
+            matched, charges, ..
+        } in with_mode(undecided, OnStoreError::Local)
+        {
             let in_batch = copy_share(&mut local.batch, &self.walk.batch, charges, replicas);
             local.rules.push(MatchedRule {
                 effect: Effect::Counts(Charges {
                     in_batch,
-                    ..charges.clone()
+                    ..(*charges).clone()
                 }),
-                ..matched.clone()
+                ..(*matched).clone()
             });
         }
         local
     }
+}
 
-    fn charges_with(
-        &self,
-        mode: OnStoreError,
-    ) -> impl Iterator<Item = (&MatchedRule<'_>, &Charges<'_>)> {
-        let charges = self.walk.charges();
-        charges.filter(move |(_, charges)| charges.action.on_store_error == mode)
-    }
+/// The rules with this `on_store_error`.
+fn with_mode<'u, 'm, 'a>(
+    undecided: &'u [Undecided<'m, 'a>],
+    mode: OnStoreError,
+) -> impl Iterator<Item = &'u Undecided<'m, 'a>> {
+    let has_mode = move |rule: &&Undecided<'_, '_>| rule.charges.action.on_store_error == mode;
+    undecided.iter().filter(has_mode)
 }
 
 /// Adds a rule's charges to `local`, with this replica's share of its limits.

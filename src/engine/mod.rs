@@ -14,7 +14,8 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use self::{
-    combine::{Deciding, OutcomeLabels},
+    combine::Deciding,
+    fallback::Fallback,
     log::DecisionLog,
     walk::{Walk, WalkContext},
 };
@@ -23,7 +24,7 @@ use crate::{
     request::Attributes,
     rules::RuleSet,
     store::{
-        StoreError,
+        Answer, Lost, StoreError, Unsettled,
         deadline::{Guarded, budget},
         memory::MemoryStore,
     },
@@ -129,17 +130,19 @@ impl Engine {
         } else {
             let deadline = Instant::now() + budget(self.options.deadline, proxy_waits);
             let mut answer = self.store.charge(&deciding.walk.batch, deadline).await;
-            // The store has learnt what time it is, so its windows are known now.
-            if answer == Err(StoreError::Clock) {
+            if let Some(unsettled) = at_other_time(&mut answer) {
+                // The store has learnt what time it is, so its windows are known now.
+                unsettled.give_back(deadline).await;
                 deciding.walk = self.walk(live, request);
                 answer = self.store.charge(&deciding.walk.batch, deadline).await;
             }
+            let fallback = Fallback {
+                counters: &self.fallback,
+                replicas: self.options.replicas.max(self.store.replicas()),
+            };
             match answer {
-                Ok(result) => deciding.combine(&result, OutcomeLabels::STORE),
-                Err(error) => {
-                    let replicas = self.options.replicas.max(self.store.replicas());
-                    deciding.without_store(&error, &self.fallback, replicas)
-                }
+                Ok(answer) => deciding.with_answer(answer, fallback, deadline).await,
+                Err(error) => deciding.without_store(&error, fallback),
             }
         };
         let decision = deciding.walk.ended(decision);
@@ -158,5 +161,19 @@ impl Engine {
             request,
             now_us: self.store.now_us(),
         })
+    }
+}
+
+/// What was charged, if the store could not decide about a calendar window, because its time is not
+/// the one that was assumed.
+fn at_other_time(answer: &mut Result<Answer, StoreError>) -> Option<Unsettled> {
+    match answer {
+        Ok(answer) => {
+            let is_clock = |lost: &Lost| lost.error == StoreError::Clock;
+            let is_other = answer.result.admitted && answer.lost.iter().any(is_clock);
+            is_other.then(|| std::mem::take(&mut answer.unsettled))
+        }
+        Err(StoreError::Clock) => Some(Unsettled::default()),
+        Err(_) => None,
     }
 }

@@ -203,7 +203,7 @@ pub async fn explain(
     let verdict = reading.verdict(&walk.batch);
     let decision = match walk.forbidden() {
         Some((end, _)) => Decision::of(Verdict::Forbidden, end.rule),
-        None => walk.ended(conclude(&walk, &verdict).0),
+        None => walk.ended(conclude(walk.charges(), &verdict).0),
     };
     let stored = Stored {
         reading: &reading,

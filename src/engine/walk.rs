@@ -138,7 +138,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The rules that count, with what they count.
-    pub(super) fn charges(&self) -> impl Iterator<Item = (&MatchedRule<'a>, &Charges<'a>)> {
+    pub(super) fn charges(&self) -> impl Iterator<Item = (&MatchedRule<'a>, &Charges<'a>)> + Clone {
         self.rules
             .iter()
             .filter_map(|matched| match &matched.effect {

@@ -98,6 +98,18 @@ impl Batch {
         });
     }
 
+    /// A batch of one charge, with this key in place of its own.
+    pub fn alone(charge: &Charge, key: &str) -> Self {
+        let charge = Charge {
+            key: 0..key.len(),
+            ..charge.clone()
+        };
+        Self {
+            keys: key.to_owned(),
+            charges: vec![charge],
+        }
+    }
+
     /// Says how many counters of the rule may be new per second (0: any number) to which the limits
     /// from place `start` on belong. Counters that live briefly are not among them.
     pub fn set_max_new_keys(&mut self, start: usize, max: u32) {

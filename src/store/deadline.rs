@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Batch, ChargeResult, Store, StoreError,
+    Answer, Batch, Store, StoreError,
     read::{Read, Reads},
 };
 use crate::metrics::Metrics;
@@ -38,17 +38,17 @@ impl Guarded {
     }
 
     /// Like [`Store::charge`], but never later than `deadline`.
-    pub async fn charge(
-        &self,
-        batch: &Batch,
-        deadline: Instant,
-    ) -> Result<ChargeResult, StoreError> {
+    pub async fn charge(&self, batch: &Batch, deadline: Instant) -> Result<Answer, StoreError> {
         let started = Instant::now();
         let result = timeout_at(deadline, self.store.charge(batch, deadline))
             .await
             .unwrap_or(Err(StoreError::Deadline));
         self.metrics.store_took(started.elapsed());
-        if let Err(error) = &result {
+        let failure = match &result {
+            Ok(answer) => answer.lost.first().map(|lost| &lost.error),
+            Err(error) => Some(error),
+        };
+        if let Some(error) = failure {
             self.metrics.store_failed(error.kind());
         }
         result

@@ -290,7 +290,7 @@ impl Store for MemoryStore {
         let now_us = self.clock.now_us();
         let covers = |charge: &Charge| charge.limit().is_none_or(|limit| limit.covers(now_us));
         let verdict = if batch.charges().iter().all(covers) {
-            Ok(self.decide(held, batch, now_us))
+            Ok(self.decide(held, batch, now_us).into())
         } else {
             Err(StoreError::Clock)
         };

@@ -8,6 +8,10 @@
 //! many replicas share the store, behave as if they came one after the other. After an error the
 //! store's answer is not known, and the charge may have been made. The store's own clock decides
 //! about time.
+//!
+//! A Redis Cluster keeps this promise for each rule. Across rules, what was charged is given back
+//! if the request is not admitted after all, and rules whose node is lost are [`Lost`] in an
+//! [`Answer`] that holds for the others.
 
 mod batch;
 mod budgets;
@@ -17,6 +21,7 @@ mod packed;
 pub mod read;
 pub mod redis;
 mod result;
+mod unsettled;
 
 use std::pin::Pin;
 
@@ -25,15 +30,16 @@ use tokio::time::Instant;
 use self::read::Read;
 pub use self::{
     batch::{Batch, Charge, Counted, ENFORCED},
-    result::{ChargeResult, StoreError},
+    result::{Answer, ChargeResult, Lost, StoreError},
+    unsettled::Unsettled,
 };
 
 /// The pending result of [`Store::charge`].
-pub type Charging<'a> = Pin<Box<dyn Future<Output = Result<ChargeResult, StoreError>> + Send + 'a>>;
+pub type Charging<'a> = Pin<Box<dyn Future<Output = Result<Answer, StoreError>> + Send + 'a>>;
 
 /// A store of counters. The module says what must hold.
 pub trait Store: Read {
-    /// Decides about the batch and charges it.
+    /// Decides about the batch and charges it. An error means that nothing was decided.
     ///
     /// Past `deadline` the answer is no longer wanted: a store that has not begun by then must not
     /// charge.

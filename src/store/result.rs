@@ -1,11 +1,47 @@
 //! A store's answer to a batch, or why there is none.
 
+use super::unsettled::Unsettled;
 use crate::{limit::Outcome, metrics::StoreFailure};
 
 /// A store's answer to a batch.
+///
+/// A store of several nodes can have lost some of them. Then it has decided about the others, and
+/// whoever asked decides about the rest.
+#[derive(Debug)]
+pub struct Answer {
+    /// What was decided. The outcomes of what is lost mean nothing.
+    pub result: ChargeResult,
+    /// What was not decided.
+    pub lost: Vec<Lost>,
+    /// If the request is admitted as far as is known, and something is lost: what was charged. It
+    /// is given back unless it is kept.
+    pub unsettled: Unsettled,
+}
+
+/// Charges about which the store has not decided, all of one or several rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// Their places in the batch.
+    pub places: Vec<usize>,
+    /// Why.
+    pub error: StoreError,
+}
+
+impl From<ChargeResult> for Answer {
+    fn from(result: ChargeResult) -> Self {
+        Self {
+            result,
+            lost: Vec::new(),
+            unsettled: Unsettled::default(),
+        }
+    }
+}
+
+/// What a store decided about a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChargeResult {
-    /// Whether every enforced limit fits; if not, nothing was charged.
+    /// Whether every enforced limit fits that the store could ask about; if not, nothing was
+    /// charged.
     pub admitted: bool,
     /// One answer for each charge. If the request was not admitted, only those that do not fit mean
     /// anything.

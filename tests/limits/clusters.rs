@@ -61,9 +61,30 @@ fn batch(client: &str, amount: u64) -> Batch {
     batch
 }
 
+/// Whether the batch is admitted. If a part of it is lost, all of it fails, and is given back.
 async fn charge(store: &RedisStore, batch: &Batch) -> Result<bool, StoreError> {
-    let verdict = store.charge(batch, Instant::now() + DEADLINE).await?;
-    Ok(verdict.admitted)
+    let answer = store.charge(batch, Instant::now() + DEADLINE).await?;
+    match answer.lost.into_iter().next() {
+        Some(lost) if answer.result.admitted => Err(lost.error),
+        _ => Ok(answer.result.admitted),
+    }
+}
+
+/// A batch of limits of this amount, each of a rule in the slots of one of the nodes.
+fn on_nodes(cluster: &Cluster, places: &[usize], amount: u64) -> Batch {
+    let mut batch = Batch::default();
+    for &place in places {
+        let limit = Limit::new(Algorithm::FixedWindow, amount, 3_600_000_000, None).unwrap();
+        let key = key_of(cluster, place);
+        batch.push(limit, 1, ENFORCED, |out| out.push_str(&key));
+    }
+    batch
+}
+
+/// A key in the slots of a node.
+fn key_of(cluster: &Cluster, place: usize) -> String {
+    let mut keys = (0..1000).map(|rule| format!("t:{{r:{rule}}}:fixed_window:3600s"));
+    keys.find(|key| cluster.owner(key) == place).unwrap()
 }
 
 /// Clients that ask all the time.
@@ -204,7 +225,11 @@ async fn rules_on_several_nodes_are_all_or_nothing_in_the_end() {
             let mut alone = Batch::default();
             alone.push(limit(100), 1, ENFORCED, |out| out.push_str(&key(rule)));
             let verdict = stores[0].charge(&alone, Instant::now() + DEADLINE).await;
-            assert_eq!(verdict.unwrap().outcomes[0].remaining, 89, "{name} {rule}");
+            assert_eq!(
+                verdict.unwrap().result.outcomes[0].remaining,
+                89,
+                "{name} {rule}"
+            );
         }
     }
 }
@@ -344,7 +369,7 @@ async fn a_lost_node_loses_its_clients_only() {
         both.push(limit, 1, ENFORCED, |out| out.push_str(&key(client)));
     }
     let verdict = store.charge(&both, Instant::now() + DEADLINE).await;
-    assert!(!verdict.unwrap().admitted);
+    assert!(!verdict.unwrap().result.admitted);
     let counted = || cluster.nodes[cluster.owner(&key(other))].cli(&["GET", &key(other)]);
     let before = counted();
     let mut wide = Batch::default();
@@ -425,16 +450,7 @@ async fn a_hanging_node_that_is_asked_second_is_noticed() {
     let cluster = Cluster::start_with(3, 0, &["--cluster-node-timeout", "60000"]).await;
     let store = started(&cluster).await;
     // In the first third of the slots, and in the last.
-    let find = |place: usize| {
-        let mut keys = (0..1000).map(|rule| format!("t:{{r:{rule}}}:fixed_window:3600s"));
-        keys.find(|key| cluster.owner(key) == place).unwrap()
-    };
-    let mut batch = Batch::default();
-    for place in [0, 2] {
-        let limit = Limit::new(Algorithm::FixedWindow, 5, 3_600_000_000, None).unwrap();
-        let key = find(place);
-        batch.push(limit, 1, ENFORCED, |out| out.push_str(&key));
-    }
+    let batch = on_nodes(&cluster, &[0, 2], 5);
     assert!(charge(&store, &batch).await.unwrap());
     cluster.nodes[2].pause();
     for _ in 0..3 {
@@ -450,8 +466,63 @@ async fn a_hanging_node_that_is_asked_second_is_noticed() {
         charge(&store, &batch).await.is_ok()
     })
     .await;
-    let first = cluster.nodes[0].cli(&["GET", &find(0)]);
+    let first = cluster.nodes[0].cli(&["GET", &key_of(&cluster, 0)]);
     assert!(first.starts_with("2 "), "{first}");
+}
+
+/// It takes its share of the time, and no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hanging_node_that_is_asked_first_leaves_the_others_to_decide() {
+    let cluster = Cluster::start_with(3, 0, &["--cluster-node-timeout", "60000"]).await;
+    let store = started(&cluster).await;
+    let batch = on_nodes(&cluster, &[2, 0, 1], 5);
+    assert!(charge(&store, &batch).await.unwrap());
+    let keys = [0, 1, 2].map(|place| key_of(&cluster, place));
+    cluster.nodes[0].pause();
+    let counted = |place: usize| {
+        let value = cluster.nodes[place].cli(&["GET", &keys[place]]);
+        let count = value.split(' ').next().unwrap();
+        count.parse::<u64>().unwrap()
+    };
+    let ask = async || {
+        let asked = Instant::now();
+        let answer = store.charge(&batch, asked + DEADLINE).await.unwrap();
+        assert!(asked.elapsed() < DEADLINE);
+        assert!(answer.result.admitted);
+        let lost: Vec<_> = answer.lost.iter().map(|lost| &lost.places[..]).collect();
+        assert_eq!(lost, [&[1][..]]);
+        answer
+    };
+    // What the others were charged is kept,
+    let answer = ask().await;
+    assert_eq!(answer.lost[0].error, StoreError::Deadline);
+    assert_eq!(answer.result.outcomes[0].remaining, 3);
+    answer.unsettled.keep();
+    assert_eq!([counted(1), counted(2)], [2, 2]);
+    // given back,
+    let soon = || Instant::now() + DEADLINE;
+    ask().await.unsettled.give_back(soon()).await;
+    assert_eq!([counted(1), counted(2)], [2, 2]);
+    // or dropped, as when nobody waits any more.
+    drop(ask().await);
+    eventually("it is given back", async || {
+        [counted(1), counted(2)] == [2, 2]
+    })
+    .await;
+    // By now its breaker is open.
+    let error = ask().await.lost.remove(0).error;
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    // What one of the others denies is denied.
+    for _ in 0..3 {
+        ask().await.unsettled.keep();
+    }
+    let denied = store.charge(&batch, soon()).await.unwrap();
+    assert!(!denied.result.admitted);
+    eventually("nothing is charged", async || {
+        [counted(1), counted(2)] == [5, 5]
+    })
+    .await;
+    cluster.nodes[0].unpause();
 }
 
 /// A node that was taken out of the cluster, and answers first, does not hide the cluster.

@@ -52,7 +52,7 @@ fn start(options: &Options) -> RedisStore {
 
 /// What is left after one more request.
 async fn left(store: &RedisStore, batch: &Batch) -> Result<u64, StoreError> {
-    let verdict = store.charge(batch, Instant::now() + PATIENCE).await?;
+    let verdict = store.charge(batch, Instant::now() + PATIENCE).await?.result;
     Ok(verdict.outcomes[0].remaining)
 }
 

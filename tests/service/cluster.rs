@@ -287,6 +287,104 @@ async fn the_clients_of_a_lost_node_follow_their_rules() {
     eprintln!("well {:?} after the node is back", back.elapsed());
 }
 
+/// A client that may choose its key chooses its node, and must not get rid of other limits by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_that_is_lost_leaves_the_others_of_the_request_to_redis() {
+    let mut cluster = Cluster::start_with(3, 0, &["--cluster-require-full-coverage", "no"]).await;
+    let mut rules = "version: 1\nrules:\n".to_owned();
+    for mode in ["local", "allow", "deny", "proxy"] {
+        writeln!(
+            rules,
+            "  - {{ name: {mode}, match: {{ path: /{mode} }}, key: client_ip, limit: 6/day, \
+             algorithm: fixed_window, on_store_error: {mode} }}\n  \
+             - {{ name: total-{mode}, match: {{ path: /{mode} }}, limit: 4/day, \
+             algorithm: sliding_log, on_store_error: allow }}\n  \
+             - {{ name: tried-{mode}, match: {{ path: /{mode} }}, limit: 1/day, mode: shadow }}"
+        )
+        .unwrap();
+    }
+    let url = format!("--redis-url={}", cluster.url());
+    let mut replicas = Vec::new();
+    for _ in 0..3 {
+        replicas.push(start(&rules, &[&url, "--replicas=3"]).await);
+    }
+    let owner = |rule: &str| cluster.owner(&format!("tollgate:{{{rule}:"));
+    let own_key = |mode: &str, client: u8| format!("{mode}:client_ip=192.0.2.{client}}}:");
+    // A node that has none of the rules for all clients, and for each mode a client that it has.
+    let shared = ["local", "allow", "deny", "proxy"].map(|mode| owner(&format!("total-{mode}:}}:")));
+    let lost = (0..3).find(|node| !shared.contains(node));
+    let lost = lost.expect("names of rules of which none is on one of the nodes");
+    let clients = ["local", "allow", "deny", "proxy"].map(|mode| {
+        let mut clients = 1..=255;
+        let client = clients.find(|client| owner(&own_key(mode, *client)) == lost);
+        (mode, client.unwrap())
+    });
+    cluster.nodes[lost].kill();
+    let name = format!("127.0.0.1:{}", cluster.nodes[lost].port());
+    for replica in &replicas {
+        eventually("the lost node is named", async || {
+            let health = replica.ask_admin("/readyz").await;
+            health.json()["status"] == "degraded" && health.body.contains(&name)
+        })
+        .await;
+    }
+    for (mode, client) in clients {
+        let uri = format!("x-forwarded-uri: /{mode}");
+        let address = format!("x-real-ip: 192.0.2.{client}");
+        let check = head(
+            "GET",
+            "/v1/check",
+            &["x-forwarded-method: GET", &uri, &address],
+        );
+        let mut statuses = BTreeMap::new();
+        let mut first = None;
+        for replica in replicas.iter().cycle().take(30) {
+            let answer = ask(replica.addr(), &check).await;
+            *statuses.entry(answer.status).or_insert(0) += 1;
+            first.get_or_insert(answer);
+        }
+        let (expected, counted) = match mode {
+            // Both limits are reported, the lost one with this replica's share.
+            "local" => {
+                let limits = first
+                    .unwrap()
+                    .header("ratelimit")
+                    .unwrap_or_default()
+                    .to_owned();
+                assert!(limits.contains("\"total-local\";r=3"), "{limits}");
+                assert!(limits.contains("\"local\";r=1"), "{limits}");
+                (BTreeMap::from([(200, 4), (429, 26)]), 4)
+            }
+            "allow" => (BTreeMap::from([(200, 4), (429, 26)]), 4),
+            // What the other rule was charged is given back, each time.
+            "deny" => (BTreeMap::from([(429, 30)]), 0),
+            // The proxy may admit it, so the other rule has counted it.
+            _ => (BTreeMap::from([(503, 4), (429, 26)]), 4),
+        };
+        assert_eq!(statuses, expected, "{mode}");
+        let key = format!("tollgate:{{total-{mode}:}}:sliding_log:86400s");
+        let node = &cluster.nodes[cluster.owner(&key)];
+        eventually("it has counted what was admitted", async || {
+            let stored = node.cli(&["GET", &key]);
+            let total = stored.split(' ').next().unwrap_or_default();
+            total == counted.to_string() || (counted == 0 && total.is_empty())
+        })
+        .await;
+    }
+    let metrics = replicas[0].ask_admin("/metrics").await.body;
+    for mode in ["local", "allow", "deny", "proxy"] {
+        let of_rule = |rule: &str| {
+            let label = format!("rule=\"{rule}\"");
+            metrics
+                .lines()
+                .filter(|line| line.starts_with("tollgate_store_fallbacks_total"))
+                .any(|line| line.contains(&label) && !line.ends_with(" 0"))
+        };
+        assert!(of_rule(mode), "{metrics}");
+        assert!(!of_rule(&format!("total-{mode}")), "{metrics}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_of_a_cluster_are_replaced_without_a_restart() {
     let authority = Authority::new();

@@ -35,7 +35,7 @@ pub use self::{
     read::Reader,
 };
 use super::{
-    Batch, ChargeResult, Charging, Store, StoreError,
+    Answer, Batch, Charging, Store, StoreError,
     read::{Read, Reads},
 };
 use crate::{jitter::half_to_whole, problem::Problem};
@@ -82,14 +82,13 @@ impl RedisStore {
     /// Says every now and then that this replica is alive, and counts those that are, for ever.
     pub async fn beat(&self) {
         loop {
-            let since = Instant::now();
-            let deadline = since + BEAT;
+            let deadline = Instant::now() + BEAT;
             let call = |asking| Call {
                 cmd: self.replicas.heartbeat(),
                 charges: 1,
                 key: self.replicas.key(),
                 asking,
-                since,
+                parts: 1,
             };
             let reply = match &self.servers {
                 Servers::One(node) => node.call(call(false), deadline).await,
@@ -136,17 +135,17 @@ impl Store for RedisStore {
 }
 
 /// Charges the whole batch in one call.
-async fn charge(node: &Node, batch: &Batch, deadline: Instant) -> Result<ChargeResult, StoreError> {
+async fn charge(node: &Node, batch: &Batch, deadline: Instant) -> Result<Answer, StoreError> {
     let charges = batch.charges();
     let call = Call {
         cmd: script::call(batch, charges.iter(), Mode::Charge),
         charges: charges.len(),
         key: charges.first().map_or("", |charge| batch.key(charge)),
         asking: false,
-        since: Instant::now(),
+        parts: 1,
     };
     match node.call(call, deadline).await {
-        Ok(reply) => reply.verdict,
+        Ok(reply) => reply.verdict.map(Answer::from),
         Err(Undecided::Failed(error)) => Err(error),
         // Only nodes of a cluster redirect, and their replies are read as such.
         Err(Undecided::Redirected(redirect)) => Err(StoreError::Malformed(format!(

@@ -49,8 +49,8 @@ pub(super) struct Call<'a> {
     pub(super) key: &'a str,
     /// Whether a node of a cluster is asked for keys that are being moved to it.
     pub(super) asking: bool,
-    /// When the check began. Calls of other nodes may have taken a part of its time.
-    pub(super) since: Instant,
+    /// How many calls share the time of the check, this one included; at least 1.
+    pub(super) parts: u32,
 }
 
 /// The most calls that wait for a lane. With a deadline of tens of milliseconds, a longer queue
@@ -112,7 +112,7 @@ impl Node {
             charges,
             key,
             asking,
-            since,
+            parts,
         } = call;
         if self.connectivity.breaker.is_open() {
             return Err(self.connectivity.reason().into());
@@ -136,9 +136,8 @@ impl Node {
                 Err(StoreError::Broken("the connection of the check was closed".to_owned()).into())
             }
             Err(_) => {
-                // A proxy may wait less than we would; that says nothing about Redis. Nor does it
-                // if other nodes took most of the time.
-                if since.elapsed() >= self.deadline && asked.elapsed() >= self.deadline / 2 {
+                // A proxy may wait less than we would; that says nothing about Redis.
+                if asked.elapsed() >= self.deadline * 9 / 10 / parts {
                     self.connectivity.late();
                 }
                 Err(StoreError::Deadline.into())

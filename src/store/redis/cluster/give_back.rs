@@ -2,18 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    runtime::Handle,
-    task::JoinHandle,
-    time::{Instant, timeout_at},
-};
+use tokio::time::Instant;
 
 use super::{
     super::{node::Call, script},
     map::Nodes,
     send::send,
+    slots::slot_of,
 };
-use crate::store::Batch;
+use crate::store::{Batch, Unsettled};
 
 /// Charges that were made, and are given back when this is dropped; unless they are kept.
 pub(super) struct GiveBack<'a> {
@@ -22,10 +19,12 @@ pub(super) struct GiveBack<'a> {
     owed: Vec<Owed>,
 }
 
-/// A charge, by its place in the batch.
+/// A charge that was made.
 struct Owed {
-    slot: u16,
+    /// Its place in the batch.
     place: usize,
+    /// The counter that was charged, if it is not the client's own.
+    shared: Option<String>,
     /// When it was charged, in microseconds on the node's clock.
     charged_us: u64,
 }
@@ -42,71 +41,59 @@ impl<'a> GiveBack<'a> {
         }
     }
 
-    /// Begins to give back, in tasks of their own: whoever waits for the answer may be gone.
-    fn begin(&mut self) -> Vec<JoinHandle<()>> {
-        let owed = std::mem::take(&mut self.owed);
-        let Ok(runtime) = Handle::try_current() else {
-            return Vec::new(); // It is shutting down.
-        };
-        let owed = owed.into_iter();
-        owed.map(|owed| runtime.spawn(self.give_one_back(&owed)))
-            .collect()
-    }
-
-    /// Gives one charge back. Key by key: a slot that is being moved takes no others.
-    fn give_one_back(&self, owed: &Owed) -> impl Future<Output = ()> + Send + 'static {
-        let slot = owed.slot;
-        let charge = &self.batch.charges()[owed.place];
-        let key = self.batch.key(charge).to_owned();
-        let cmd = script::give_back(self.batch, std::iter::once(charge), owed.charged_us);
-        let nodes = Arc::clone(self.nodes);
-        async move {
-            let since = Instant::now();
-            let call = |asking| Call {
-                cmd: cmd.clone(),
-                charges: 0,
-                key: &key,
-                asking,
-                since,
-            };
-            if let Err(error) = send(&nodes, slot, since + PATIENCE, call).await {
-                tracing::debug!(key, ?error, "a charge could not be given back");
-            }
-        }
-    }
-
-    /// Adds charges that were made. Bans among them count denials, and are not given back.
-    pub(super) fn add(&mut self, slot: u16, places: &[usize], charged_us: u64) {
-        let limits = places
-            .iter()
-            .filter(|&&place| self.batch.charges()[place].limit().is_some());
-        self.owed.extend(limits.map(|&place| Owed {
-            slot,
-            place,
-            charged_us,
-        }));
-    }
-
-    /// Gives all of it back, and waits for that until `deadline`.
-    pub(super) async fn give_back(mut self, deadline: Instant) {
-        for giving in self.begin() {
-            let _ = timeout_at(deadline, giving).await;
+    /// Adds a charge that was made; `shared` is the overflow counter, if that was charged. Bans
+    /// count denials, and are not given back.
+    pub(super) fn add(&mut self, place: usize, shared: Option<String>, charged_us: u64) {
+        if self.batch.charges()[place].limit().is_some() {
+            self.owed.push(Owed {
+                place,
+                shared,
+                charged_us,
+            });
         }
     }
 
     /// Gives nothing back.
-    pub(super) fn keep(mut self) {
+    pub(super) fn keep(&mut self) {
         self.owed.clear();
     }
 
-    /// Gives back only what is denied.
-    pub(super) fn keep_unless(mut self, is_denied: impl Fn(usize) -> bool) {
-        self.owed.retain(|owed| is_denied(owed.place));
+    /// Hands over the charges of some places.
+    pub(super) fn take(&mut self, is_meant: impl Fn(usize) -> bool) -> Unsettled {
+        let owed = self.owed.extract_if(.., |owed| is_meant(owed.place));
+        let (nodes, batch) = (self.nodes, self.batch);
+        Unsettled::new(owed.map(|owed| Box::pin(give_back(nodes, batch, &owed)) as _))
     }
 }
 
 impl Drop for GiveBack<'_> {
     fn drop(&mut self) {
-        self.begin();
+        drop(self.take(|_| true));
+    }
+}
+
+/// Gives one charge back. Key by key: a slot that is being moved takes no others.
+fn give_back(
+    nodes: &Arc<Nodes>,
+    batch: &Batch,
+    owed: &Owed,
+) -> impl Future<Output = ()> + Send + 'static {
+    let charge = &batch.charges()[owed.place];
+    let key = owed.shared.as_deref().unwrap_or(batch.key(charge));
+    let alone = Batch::alone(charge, key);
+    let cmd = script::give_back(&alone, alone.charges().iter(), owed.charged_us);
+    let (nodes, key) = (Arc::clone(nodes), key.to_owned());
+    async move {
+        let call = |asking| Call {
+            cmd: cmd.clone(),
+            charges: 0,
+            key: &key,
+            asking,
+            parts: 1,
+        };
+        let deadline = Instant::now() + PATIENCE;
+        if let Err(error) = send(&nodes, slot_of(&key), deadline, call).await {
+            tracing::debug!(key, ?error, "a charge could not be given back");
+        }
     }
 }
