@@ -31,7 +31,7 @@ use self::read::Read;
 pub use self::{
     batch::{Batch, Charge, Counted, ENFORCED},
     result::{Answer, ChargeResult, Lost, StoreError},
-    unsettled::Unsettled,
+    unsettled::{GivingBack, Unsettled},
 };
 
 /// The pending result of [`Store::charge`].

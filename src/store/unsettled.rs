@@ -9,7 +9,7 @@ use tokio::{
 };
 
 /// Gives one charge back.
-type GivingBack = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub type GivingBack = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Charges that were made for a request that is not decided yet. They are given back when this is
 /// dropped, unless they are kept.
@@ -19,7 +19,7 @@ pub struct Unsettled(Vec<GivingBack>);
 
 impl Unsettled {
     /// Charges that were made, each with what gives it back.
-    pub(super) fn new(charges: impl Iterator<Item = GivingBack>) -> Self {
+    pub fn new(charges: impl Iterator<Item = GivingBack>) -> Self {
         Self(charges.collect())
     }
 

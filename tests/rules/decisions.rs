@@ -1,10 +1,19 @@
 //! Single decisions of a rule file.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use crate::support::world::{Ask, Broken, DEADLINE, GET, World, compile, get};
+use crate::support::world::{Ask, Broken, DEADLINE, GET, Lossy, World, compile, get};
 use tokio::time::Instant;
-use tollgate::engine::{Decision, Verdict};
+use tollgate::{
+    engine::{Decision, Verdict},
+    store::StoreError,
+};
 
 fn limited(decision: &Decision) -> u64 {
     match decision.verdict {
@@ -358,6 +367,115 @@ async fn without_a_store_a_denial_outweighs_the_proxy_and_the_proxy_an_admission
         let world = World::build(&yaml, Some(Broken::Refuses), 1);
         assert_eq!(world.ask(GET).await.verdict, expected, "{modes:?}");
     }
+}
+
+/// Two rules of one request, of which the store has lost one.
+#[tokio::test(start_paused = true)]
+async fn a_rule_that_is_lost_leaves_the_others_to_the_store() {
+    let limit_now = Verdict::Limited {
+        retry_after_us: 1_000_000,
+    };
+    for (lost, verdict, given_back, labels) in [
+        (
+            "on_store_error: allow",
+            Verdict::Allowed,
+            0,
+            ["allowed", "fallback_allowed"],
+        ),
+        (
+            "on_store_error: local",
+            Verdict::Allowed,
+            0,
+            ["allowed", "fallback_allowed"],
+        ),
+        (
+            "on_store_error: deny",
+            limit_now,
+            1,
+            ["", "fallback_denied"],
+        ),
+        // The proxy may admit it.
+        (
+            "on_store_error: proxy",
+            Verdict::Unavailable,
+            0,
+            ["", "unavailable"],
+        ),
+        // A shadow rule has no say.
+        (
+            "on_store_error: deny, mode: shadow",
+            Verdict::Allowed,
+            0,
+            ["allowed", ""],
+        ),
+    ] {
+        let yaml = format!(
+            "version: 1\nrules:\n  \
+             - {{ name: kept, limit: 3/m, on_store_error: deny }}\n  \
+             - {{ name: lost, limit: 9/m, {lost} }}\n"
+        );
+        let counter = Arc::new(AtomicU64::new(0));
+        let world = World::build_with(&yaml, 3, |memory| {
+            Arc::new(Lossy {
+                memory,
+                error: StoreError::Deadline,
+                given_back: Arc::clone(&counter),
+            })
+        });
+        let first = world.ask(GET).await;
+        assert_eq!(first.verdict, verdict, "{lost}");
+        assert_eq!(counter.load(Ordering::Relaxed), given_back, "{lost}");
+        for (rule, label) in ["kept", "lost"].into_iter().zip(labels) {
+            if !label.is_empty() {
+                assert_eq!(world.decisions(rule, label), 1, "{lost}");
+            }
+        }
+        let fell_back = world.metrics.encode();
+        assert!(
+            fell_back.contains(r#"fallbacks_total{rule="lost""#),
+            "{fell_back}"
+        );
+        assert!(
+            !fell_back.contains(r#"fallbacks_total{rule="kept""#),
+            "{fell_back}"
+        );
+        let quotas = first.quotas.iter();
+        let quotas = quotas.map(|quota| (&*quota.name, quota.remaining));
+        let quotas: Vec<_> = quotas.collect();
+        match lost {
+            // With the share of one of three replicas.
+            "on_store_error: local" => {
+                assert_eq!(quotas, [("kept", 2), ("lost", 2)]);
+                assert_eq!(first.rule.as_deref(), Some("kept"));
+            }
+            _ if verdict == Verdict::Allowed => assert_eq!(quotas, [("kept", 2)]),
+            _ => assert_eq!(quotas, []),
+        }
+        // What the store denies is denied.
+        world.admitted(2, GET).await;
+        let denied = world.ask(GET).await;
+        assert_eq!(limited(&denied), 60_000_000, "{lost}");
+        assert_eq!(denied.rule.as_deref(), Some("kept"), "{lost}");
+    }
+}
+
+/// Then the windows are those of the store's time.
+#[tokio::test(start_paused = true)]
+async fn a_rule_whose_calendar_window_is_another_is_asked_again_and_the_others_with_it() {
+    let yaml = "version: 1\nrules:\n  \
+                - { name: kept, limit: 3/m }\n  \
+                - { name: lost, limit: 9/m, on_store_error: allow }\n";
+    let counter = Arc::new(AtomicU64::new(0));
+    let world = World::build_with(yaml, 1, |memory| {
+        Arc::new(Lossy {
+            memory,
+            error: StoreError::Clock,
+            given_back: Arc::clone(&counter),
+        })
+    });
+    assert!(world.admits(GET).await);
+    // The first time it was given back, the second time it was kept.
+    assert_eq!(counter.load(Ordering::Relaxed), 1);
 }
 
 /// A header sets the amount, within bounds; what was counted before stays counted.

@@ -1,17 +1,25 @@
 //! An engine with a manual clock, for tests of decisions.
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use http::HeaderMap;
 use tokio::time::Instant;
 use tollgate::{
     clock::{Clock, ManualClock},
     engine::{Decision, Engine, Options, Verdict},
+    limit::Outcome,
     metrics::Metrics,
     request::Attributes,
     rulefile,
     rules::RuleSet,
     store::{
-        Batch, Charging, Store, StoreError,
+        Answer, Batch, Charging, GivingBack, Lost, Store, StoreError, Unsettled,
         deadline::Guarded,
         memory::MemoryStore,
         read::{Read, Reads},
@@ -55,20 +63,29 @@ impl World {
     }
 
     pub fn build(yaml: &str, broken: Option<Broken>, replicas: u64) -> Self {
+        Self::build_with(yaml, replicas, |memory| match broken {
+            Some(broken) => Arc::new(broken),
+            None => Arc::new(memory),
+        })
+    }
+
+    /// A world with the store that `store` makes of one in memory.
+    pub fn build_with(
+        yaml: &str,
+        replicas: u64,
+        store: impl FnOnce(MemoryStore) -> Arc<dyn Store>,
+    ) -> Self {
         let clock = Arc::new(ManualClock::new(1_700_000_000_000_000));
         let metrics = Arc::new(Metrics::new());
-        let memory = |clock: &Arc<ManualClock>| {
+        let memory = || {
             let clock: Arc<dyn Clock> = clock.clone();
-            Arc::new(MemoryStore::new(1_000, clock, Box::new(|_| {})))
+            MemoryStore::new(1_000, clock, Box::new(|_| {}))
         };
-        let store: Arc<dyn Store> = match broken {
-            Some(broken) => Arc::new(broken),
-            None => memory(&clock),
-        };
+        let store = store(memory());
         let engine = Engine::new(
             compile(yaml),
             Guarded::new(store, Arc::clone(&metrics)),
-            memory(&clock),
+            Arc::new(memory()),
             Arc::clone(&metrics),
             Options {
                 deadline: DEADLINE,
@@ -157,5 +174,74 @@ impl Store for Broken {
 
     fn name(&self) -> &'static str {
         "broken"
+    }
+}
+
+/// A store that has lost the counters of rules whose names begin with `lost`.
+pub struct Lossy {
+    pub memory: MemoryStore,
+    /// Why.
+    pub error: StoreError,
+    /// How many charges of other rules were given back.
+    pub given_back: Arc<AtomicU64>,
+}
+
+impl Read for Lossy {
+    fn read<'a>(&'a self, batch: &'a Batch) -> Reads<'a> {
+        self.memory.read(batch)
+    }
+}
+
+impl Store for Lossy {
+    fn charge<'a>(&'a self, batch: &'a Batch, _: Instant) -> Charging<'a> {
+        let mut rest = Batch::default();
+        let mut lost = Vec::new();
+        for (place, charge) in batch.charges().iter().enumerate() {
+            let key = batch.key(charge);
+            if key.contains("{lost") {
+                lost.push(place);
+            } else {
+                let limit = *charge.limit().expect("no ban");
+                rest.push(limit, charge.cost, charge.group, |out| out.push_str(key));
+            }
+        }
+        let mut result = self.memory.charge_now(&rest);
+        for &place in &lost {
+            let nothing = Outcome {
+                allowed: true,
+                remaining: 0,
+                wait_us: 0,
+            };
+            result.outcomes.insert(place, nothing);
+        }
+        let give_back = || {
+            let given_back = Arc::clone(&self.given_back);
+            let giving = async move {
+                given_back.fetch_add(1, Ordering::Relaxed);
+            };
+            Box::pin(giving) as GivingBack
+        };
+        let charged = if result.admitted {
+            rest.charges().len()
+        } else {
+            0
+        };
+        let answer = Answer {
+            result,
+            lost: vec![Lost {
+                places: lost,
+                error: self.error.clone(),
+            }],
+            unsettled: Unsettled::new((0..charged).map(|_| give_back())),
+        };
+        Box::pin(std::future::ready(Ok(answer)))
+    }
+
+    fn now_us(&self) -> u64 {
+        self.memory.now_us()
+    }
+
+    fn name(&self) -> &'static str {
+        "lossy"
     }
 }
