@@ -40,3 +40,4 @@ pub mod store;
 pub mod throttle;
 pub mod watch;
 mod words;
+pub mod workers;

@@ -30,6 +30,7 @@ use crate::{
     rules::RuleSet,
     server::{self, ConnEvents, DrainReport, Listener, UnwantedBody},
     store::deadline::Guarded,
+    workers::{WorkerThreads, Workers},
 };
 
 /// The limits of the admin port, which holds a few scrapers and probes.
@@ -54,7 +55,9 @@ pub async fn serve(settings: Settings, rules: RuleSet) -> anyhow::Result<()> {
     let health = Health::new();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let memory = store::memory(settings.max_keys, Arc::clone(&clock), &metrics);
-    let store = store::open(&settings.store, &memory, &metrics, &health).await?;
+    let threads = WorkerThreads::start(settings.threads).context("threads cannot be started")?;
+    let workers = threads.workers();
+    let store = store::open(&settings.store, &memory, &metrics, &health, workers).await?;
     let counted = Arc::clone(&store);
     metrics.rules_in_force(rules.rules.len(), clock.now_us());
     let engine = Arc::new(Engine::new(
@@ -94,7 +97,7 @@ pub async fn serve(settings: Settings, rules: RuleSet) -> anyhow::Result<()> {
         until(stopped),
     ));
     let port = CheckPort::new(engine, Arc::clone(&metrics), settings.answers);
-    let drained = serve_checks(listener, port, settings.server, metrics, async {
+    let drained = serve_checks(listener, port, settings.server, metrics, workers, async {
         terminated.await;
         health.drain();
     });
@@ -116,6 +119,7 @@ async fn serve_checks(
     port: CheckPort,
     options: server::Options,
     metrics: Arc<Metrics>,
+    workers: &Workers,
     shutdown: impl Future<Output = ()>,
 ) -> DrainReport {
     let port = Arc::new(port);
@@ -132,7 +136,15 @@ async fn serve_checks(
             response
         }
     };
-    server::serve(listener, handler, options, Arc::new(events), shutdown).await
+    server::serve_on(
+        workers,
+        listener,
+        handler,
+        options,
+        Arc::new(events),
+        shutdown,
+    )
+    .await
 }
 
 async fn serve_admin(

@@ -29,6 +29,8 @@ pub struct Settings {
     pub replicas: u64,
     /// The most counters in memory.
     pub max_keys: usize,
+    /// How many threads serve checks.
+    pub threads: usize,
     /// Limits of the check port.
     pub server: server::Options,
     /// Options of the decision log.

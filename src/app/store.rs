@@ -16,6 +16,7 @@ use crate::{
         memory::MemoryStore,
         redis::{self, RedisStore},
     },
+    workers::Workers,
 };
 
 /// How long the start waits for Redis before it goes on without.
@@ -40,6 +41,7 @@ pub(super) async fn open(
     memory: &Arc<MemoryStore>,
     metrics: &Arc<Metrics>,
     health: &Health,
+    workers: &Workers,
 ) -> anyhow::Result<Arc<dyn Store>> {
     let component = health.component("store");
     match settings {
@@ -50,7 +52,8 @@ pub(super) async fn open(
         }
         StoreSettings::Redis(options) => {
             component.degraded("Redis has not been reached yet");
-            let store = RedisStore::start(options, reporter(component, Arc::clone(metrics)))?;
+            let reporter = reporter(component, Arc::clone(metrics));
+            let store = RedisStore::start_on(options, workers, reporter)?;
             if !store.connected_within(PATIENCE_AT_START).await {
                 warn!(
                     "starting without Redis: rules follow their on_store_error until it is reached"

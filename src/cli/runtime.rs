@@ -3,6 +3,7 @@
 use std::{io::IsTerminal as _, time::Duration};
 
 use clap::ValueEnum;
+use tokio::runtime::Builder;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
@@ -49,8 +50,22 @@ pub(super) enum LogFormat {
 /// How long the process waits at its end for blocking calls.
 const PATIENCE_AT_END: Duration = Duration::from_secs(1);
 
+/// Runs a command to its end.
 pub(super) fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Runtime::new().map_err(anyhow::Error::from)?;
+    block_on_threads(None, command)
+}
+
+/// Runs a command to its end, with so many threads for the tasks that it spawns; as many as cores
+/// unless given.
+pub(super) fn block_on_threads(
+    threads: Option<usize>,
+    command: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    let mut runtime = Builder::new_multi_thread();
+    if let Some(threads) = threads {
+        runtime.worker_threads(threads);
+    }
+    let runtime = runtime.enable_all().build().map_err(anyhow::Error::from)?;
     let result = runtime.block_on(command);
     // A file system that hangs must not hold up the end of the process.
     runtime.shutdown_timeout(PATIENCE_AT_END);

@@ -13,7 +13,7 @@ use super::{
     failure::Failure,
     redis::{ANSWER_TIMEOUT, RedisArgs},
     rules::{self, RulesArg},
-    runtime::{LogFormat, block_on, start_logging},
+    runtime::{LogFormat, block_on_threads, start_logging},
 };
 use crate::{
     app::{self, Settings, StoreSettings},
@@ -55,8 +55,8 @@ pub struct ServeArgs {
     #[command(flatten)]
     redis: RedisArgs,
 
-    /// Connections to Redis that carry checks
-    #[arg(long, env = "TOLLGATE_REDIS_LANES", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    /// Connections to Redis that carry checks, for each thread
+    #[arg(long, env = "TOLLGATE_REDIS_LANES", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     redis_lanes: u16,
 
     /// The longest that a check waits for Redis; less if the proxy waits less
@@ -71,6 +71,10 @@ pub struct ServeArgs {
     /// The most counters in memory (up to 150 bytes each); when full, clients share one per limit
     #[arg(long, env = "TOLLGATE_MAX_KEYS", value_name = "N", default_value_t = 250_000, value_parser = clap::value_parser!(u64).range(1..))]
     max_keys: u64,
+
+    /// Threads that serve checks [default: the cores that the process may use]
+    #[arg(long, env = "TOLLGATE_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
 
     /// The most connections from proxies; more are closed at once
     #[arg(long, env = "TOLLGATE_MAX_CONNECTIONS", value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
@@ -176,6 +180,11 @@ fn store(
     }
 }
 
+/// The cores that the process may use, by its affinity and the quota of its cgroup.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 pub(super) fn run(args: ServeArgs) -> Result<(), Failure> {
     // Every option by name: one that is forgotten does not compile.
     let ServeArgs {
@@ -188,6 +197,7 @@ pub(super) fn run(args: ServeArgs) -> Result<(), Failure> {
         deadline,
         replicas,
         max_keys,
+        threads,
         max_connections,
         max_request_memory,
         header_timeout,
@@ -209,6 +219,7 @@ pub(super) fn run(args: ServeArgs) -> Result<(), Failure> {
         deadline,
         replicas,
         max_keys: usize::try_from(max_keys).unwrap_or(usize::MAX),
+        threads: threads.map_or_else(cores, usize::from),
         server: server::Options {
             max_connections: usize::try_from(max_connections).unwrap_or(usize::MAX),
             request_memory: usize::try_from(max_request_memory)
@@ -226,5 +237,6 @@ pub(super) fn run(args: ServeArgs) -> Result<(), Failure> {
         answers: AnswerOptions { legacy_headers },
     };
     let rules = rules::load_or_fail(&settings.rules, &settings.keys)?;
-    block_on(async { Ok(app::serve(settings, rules).await?) })
+    // Checks have threads of their own. One is left for all that goes on beside them.
+    block_on_threads(Some(1), async { Ok(app::serve(settings, rules).await?) })
 }

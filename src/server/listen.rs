@@ -1,8 +1,12 @@
 //! Listening sockets: TCP or Unix, behind one type.
 
-use std::{io, net::SocketAddr};
+use std::{
+    io,
+    net::SocketAddr,
+    task::{Context, Poll, ready},
+};
 
-use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 
 use super::{
     addr::{BindError, ListenAddr},
@@ -54,13 +58,20 @@ impl Listener {
         }
     }
 
+    /// The next connection. It belongs to the runtime in whose context this is called.
+    pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Stream>> {
+        Poll::Ready(match &self.0 {
+            Inner::Tcp(listener) => ready!(listener.poll_accept(cx)).map(|(tcp, _)| tcp.into()),
+            Inner::Unix(_, listener) => {
+                ready!(listener.poll_accept(cx)).map(|(unix, _)| unix.into())
+            }
+        })
+    }
+
     /// Waits for the next connection. Cancel safe: a connection is never lost by dropping the
     /// future.
     pub async fn accept(&self) -> io::Result<Stream> {
-        match &self.0 {
-            Inner::Tcp(listener) => listener.accept().await.map(|(tcp, _)| Stream::from(tcp)),
-            Inner::Unix(_, listener) => listener.accept().await.map(|(unix, _)| Stream::from(unix)),
-        }
+        std::future::poll_fn(|cx| self.poll_accept(cx)).await
     }
 
     /// Stops listening, and returns the connections that the kernel had completed on our behalf and
@@ -68,41 +79,60 @@ impl Listener {
     ///
     /// A client whose `connect` succeeded cannot know that it was still in the backlog: closing the
     /// listener would reset it, with the request that it has already written.
-    pub fn close(self) -> Vec<Stream> {
-        match self.0 {
-            // Accepting is done on the std listener: tokio's answers from cached readiness, and can
-            // say "would block" while the kernel has connections.
-            Inner::Tcp(listener) => match listener.into_std() {
-                Ok(listener) => take_all(|| {
-                    let (tcp, _) = listener.accept()?;
-                    tcp.set_nonblocking(true)?;
-                    tokio::net::TcpStream::from_std(tcp).map(Stream::from)
-                }),
-                Err(_) => Vec::new(),
-            },
+    pub fn close(self) -> Waiting {
+        // Accepting is done on the std listener: tokio's answers from cached readiness, and can say
+        // "would block" while the kernel has connections.
+        Waiting(match self.0 {
+            Inner::Tcp(listener) => listener.into_std().ok().map(StdListener::Tcp),
             Inner::Unix(file, listener) => {
                 drop(file);
-                match listener.into_std() {
-                    Ok(listener) => take_all(|| {
-                        let (unix, _) = listener.accept()?;
-                        unix.set_nonblocking(true)?;
-                        UnixStream::from_std(unix).map(Stream::from)
-                    }),
-                    Err(_) => Vec::new(),
-                }
+                listener.into_std().ok().map(StdListener::Unix)
+            }
+        })
+    }
+}
+
+/// The connections that waited for a listener when it was closed. Each belongs to the runtime in
+/// whose context it is taken.
+#[derive(Debug)]
+pub struct Waiting(Option<StdListener>);
+
+#[derive(Debug)]
+enum StdListener {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+impl StdListener {
+    fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Tcp(listener) => {
+                let (tcp, _) = listener.accept()?;
+                tcp.set_nonblocking(true)?;
+                TcpStream::from_std(tcp).map(Stream::from)
+            }
+            Self::Unix(listener) => {
+                let (unix, _) = listener.accept()?;
+                unix.set_nonblocking(true)?;
+                UnixStream::from_std(unix).map(Stream::from)
             }
         }
     }
 }
 
-fn take_all(mut accept: impl FnMut() -> io::Result<Stream>) -> Vec<Stream> {
-    let mut streams = Vec::new();
-    loop {
-        match accept() {
-            Ok(stream) => streams.push(stream),
-            Err(error) if is_connection_error(&error) => {}
-            // Would block: all are taken. Out of file descriptors: no more can be had.
-            Err(_) => return streams,
+impl Iterator for Waiting {
+    type Item = Stream;
+
+    fn next(&mut self) -> Option<Stream> {
+        loop {
+            match self.0.as_ref()?.accept() {
+                Ok(stream) => return Some(stream),
+                Err(error) if is_connection_error(&error) => {}
+                // Would block: all are taken. Out of file descriptors: no more can be had.
+                Err(_) => {
+                    self.0 = None;
+                }
+            }
         }
     }
 }
@@ -171,7 +201,7 @@ mod tests {
                         .unwrap(),
                 );
             }
-            assert_eq!(listener.close().len(), 50, "{text}");
+            assert_eq!(listener.close().count(), 50, "{text}");
         }
     }
 }

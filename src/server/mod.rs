@@ -24,12 +24,14 @@ mod timed_io;
 mod unix;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
@@ -38,10 +40,11 @@ use budget::Budget;
 use conn::{Common, Drain};
 
 use crate::throttle::Throttle;
+use crate::workers::Workers;
 
 pub use addr::{BindError, ListenAddr, ParseListenAddrError};
 pub use body::{UnwantedBody, WholeBody};
-pub use listen::Listener;
+pub use listen::{Listener, Waiting};
 pub use options::{ConnEvents, Options};
 pub use stream::Stream;
 
@@ -59,14 +62,32 @@ pub struct DrainReport {
     pub took: Duration,
 }
 
-/// Serves connections until `shutdown` completes, then drains.
+/// As [`serve_on`], on the runtime of the caller.
+pub async fn serve<H, F>(
+    listener: Listener,
+    handler: H,
+    options: Options,
+    events: Arc<dyn ConnEvents>,
+    shutdown: impl Future<Output = ()>,
+) -> DrainReport
+where
+    H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+{
+    let here = Workers::here();
+    serve_on(&here, listener, handler, options, events, shutdown).await
+}
+
+/// Serves connections until `shutdown` completes, then drains. Each is served on one of the
+/// `workers`, the one that has the fewest.
 ///
 /// On shutdown: connections that the kernel has accepted are taken, then the listener is closed;
 /// responses say `Connection: close`; idle connections are closed after [`Options::drain_linger`];
 /// what is left after [`Options::drain_timeout`] is cut off.
 ///
 /// Dropping the future cuts off all its connections.
-pub async fn serve<H, F>(
+pub async fn serve_on<H, F>(
+    workers: &Workers,
     listener: Listener,
     handler: H,
     options: Options,
@@ -87,6 +108,7 @@ where
             events,
         }),
         tasks: JoinSet::new(),
+        workers: workers.runtimes().iter().map(Worker::new).collect(),
         refusals: Throttle::new(LOG_PAUSE),
     };
     server.accept_until(&listener, shutdown).await;
@@ -96,7 +118,39 @@ where
 struct Server<H> {
     common: Arc<Common<H>>,
     tasks: JoinSet<()>,
+    workers: Vec<Worker>,
     refusals: Throttle,
+}
+
+/// A runtime that serves connections, and how many it has.
+struct Worker {
+    runtime: Handle,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Worker {
+    fn new(runtime: &Handle) -> Self {
+        Self {
+            runtime: runtime.clone(),
+            connections: Arc::default(),
+        }
+    }
+}
+
+/// Counts a connection of a worker, for as long as it is there.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(connections: &Arc<AtomicUsize>) -> Self {
+        connections.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(connections))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl<H, F> Server<H>
@@ -117,12 +171,12 @@ where
                     reap(ended);
                     continue;
                 }
-                accepted = listener.accept() => accepted,
+                accepted = accept(listener, &self.workers) => accepted,
             };
             match accepted {
-                Ok(stream) => {
+                Ok((stream, worker)) => {
                     backoff.reset();
-                    self.admit(stream);
+                    self.admit(stream, worker);
                 }
                 Err(error) => {
                     self.common.events.accept_failed();
@@ -142,7 +196,7 @@ where
         }
     }
 
-    fn admit(&mut self, stream: Stream) {
+    fn admit(&mut self, stream: Stream, worker: usize) {
         if self.tasks.len() >= self.common.options.max_connections {
             self.common.events.refused();
             if let Some(unlogged) = self.refusals.permit(Instant::now()) {
@@ -155,16 +209,27 @@ where
             }
             return;
         }
-        self.tasks
-            .spawn(conn::run(stream, Arc::clone(&self.common)));
+        let Worker {
+            runtime,
+            connections,
+        } = &self.workers[worker];
+        let counted = Counted::new(connections);
+        let serving = conn::run(stream, Arc::clone(&self.common));
+        let task = async move {
+            serving.await;
+            drop(counted);
+        };
+        self.tasks.spawn_on(task, runtime);
     }
 
     async fn drain(mut self, listener: Listener) -> DrainReport {
         let start = Instant::now();
         self.common.drain.announce();
-        for stream in listener.close() {
-            self.admit(stream);
+        let mut waiting = listener.close();
+        while let Some((stream, worker)) = take(&mut waiting, &self.workers) {
+            self.admit(stream, worker);
         }
+        drop(waiting);
         self.common.drain.begin();
 
         let mut finished = 0;
@@ -194,6 +259,36 @@ where
             took: start.elapsed(),
         }
     }
+}
+
+/// The next connection, and the place of its worker.
+///
+/// One acceptor deals them out. With a socket of its own for each worker, the kernel would do so by
+/// a hash, and a proxy that opens few connections could leave workers without any.
+async fn accept(listener: &Listener, workers: &[Worker]) -> std::io::Result<(Stream, usize)> {
+    std::future::poll_fn(|cx| {
+        let (place, worker) = idlest(workers);
+        // What happens to a connection is reported to the runtime in whose context it is accepted.
+        let _context = worker.runtime.enter();
+        let accepted = listener.poll_accept(cx);
+        accepted.map(|stream| Ok((stream?, place)))
+    })
+    .await
+}
+
+/// The next connection that waited for a listener, and the place of its worker.
+fn take(waiting: &mut Waiting, workers: &[Worker]) -> Option<(Stream, usize)> {
+    let (place, worker) = idlest(workers);
+    let _context = worker.runtime.enter();
+    Some((waiting.next()?, place))
+}
+
+/// The worker that has the fewest connections.
+fn idlest(workers: &[Worker]) -> (usize, &Worker) {
+    let connections = |worker: &Worker| worker.connections.load(Ordering::Relaxed);
+    let by_place = workers.iter().enumerate();
+    let idlest = by_place.min_by_key(|(_, worker)| connections(worker));
+    idlest.expect("there is always a worker")
 }
 
 fn reap(ended: Result<(), JoinError>) {

@@ -424,7 +424,7 @@ impl Fault {
         let port = if self.direct { to } else { proxy.addr }.port();
         let url = format!("--redis-url=redis://{host}:{port}");
         let deadline = format!("--deadline={}ms", self.deadline.as_millis());
-        let lanes = format!("--redis-lanes={LANES}");
+        let lanes = format!("--threads={LANES}");
         let mut args = vec![&*url, &*deadline, &*lanes];
         args.extend(self.tollgate_args.iter().map(String::as_str));
         let tollgate = Tollgate::start(Settings {

@@ -176,7 +176,7 @@ async fn faults_at_random_leave_nothing_behind() {
     let to = SocketAddr::from((Ipv4Addr::LOCALHOST, redis.port()));
     let mut proxy = FaultProxy::start(to).await;
     let url = format!("--redis-url=redis://{}", proxy.addr);
-    let lanes = format!("--redis-lanes={LANES}");
+    let lanes = format!("--threads={LANES}");
     let tollgate = Tollgate::start(Settings {
         rules: RULES,
         args: &[&url, &lanes, "--deadline=250ms"],

@@ -24,6 +24,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("problem", &[]),
     ("throttle", &[]),
     ("words", &[]),
+    ("workers", &[]),
     ("watch", &["glob"]),
     ("request", &["words"]),
     // Limits and counting.
@@ -67,6 +68,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "metrics",
             "problem",
             "throttle",
+            "workers",
         ],
     ),
     (
@@ -90,7 +92,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["contract", "engine", "metrics", "problem", "throttle"],
     ),
     // Beside the checks.
-    ("server", &["throttle"]),
+    ("server", &["throttle", "workers"]),
     (
         "explain",
         &["contract", "engine", "problem", "request", "rules"],
@@ -118,6 +120,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "server",
             "store",
             "watch",
+            "workers",
         ],
     ),
     (

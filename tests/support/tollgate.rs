@@ -174,6 +174,9 @@ impl Tollgate {
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tollgate");
 
+/// How many threads serve checks, unless a test says otherwise.
+const THREADS: &str = "2";
+
 /// The beginning of a command that runs it with another `/etc/hosts`, in a mount namespace of its
 /// own.
 fn with_hosts(hosts: &Path, dir: &Path) -> Vec<String> {
@@ -205,6 +208,8 @@ fn spawn(args: &[String], dir: &Path) -> Process {
             command.env_remove(name);
         }
     }
+    // The same on every machine.
+    command.env("TOLLGATE_THREADS", THREADS);
     Process::spawn(
         "tollgate",
         command.args(&args[1..]),

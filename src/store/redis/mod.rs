@@ -38,7 +38,7 @@ use super::{
     Answer, Batch, Charging, Store, StoreError,
     read::{Read, Reads},
 };
-use crate::{jitter::half_to_whole, problem::Problem};
+use crate::{jitter::half_to_whole, problem::Problem, workers::Workers};
 
 /// The store in Redis.
 pub struct RedisStore {
@@ -57,19 +57,28 @@ enum Servers {
 }
 
 impl RedisStore {
-    /// Starts the lanes; they connect by themselves, now and after every loss. Must be called
-    /// within a tokio runtime.
+    /// As [`start_on`](Self::start_on), with lanes on the runtime of the caller.
     pub fn start(options: &Options, on_change: OnChange) -> Result<Self, Problem> {
+        Self::start_on(options, &Workers::here(), on_change)
+    }
+
+    /// Starts the lanes, for each worker; they connect by themselves, now and after every loss.
+    /// Must be called within a tokio runtime.
+    pub fn start_on(
+        options: &Options,
+        workers: &Workers,
+        on_change: OnChange,
+    ) -> Result<Self, Problem> {
         let connector = Connector::new(options)?;
         let reader = Reader::new(options)?;
         let time = Arc::new(RedisTime::new());
         let servers = match &options.server {
-            Server::One(_) | Server::Sentinel { .. } => {
-                Servers::One(Node::start(&connector, options, None, &time, on_change))
-            }
-            Server::Cluster { .. } => {
-                Servers::Cluster(Cluster::start(connector, options, &time, on_change))
-            }
+            Server::One(_) | Server::Sentinel { .. } => Servers::One(Node::start(
+                &connector, options, None, &time, workers, on_change,
+            )),
+            Server::Cluster { .. } => Servers::Cluster(Cluster::start(
+                connector, options, &time, workers, on_change,
+            )),
         };
         Ok(Self {
             servers,

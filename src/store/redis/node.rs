@@ -24,11 +24,13 @@ use super::{
     options::Options,
     time::RedisTime,
 };
-use crate::store::StoreError;
+use crate::{store::StoreError, workers::Workers};
 
 /// A server that scripts are sent to.
 pub(super) struct Node {
+    /// For each worker as many.
     lanes: Vec<LaneHandle>,
+    workers: Workers,
     hasher: RandomState,
     connectivity: Arc<Connectivity>,
     /// How long a check has waited that is late.
@@ -66,9 +68,11 @@ impl Node {
         options: &Options,
         address: Option<&Address>,
         time: &Arc<RedisTime>,
+        workers: &Workers,
         on_change: OnChange,
     ) -> Self {
-        let lanes = options.lanes.max(1);
+        let runtimes = workers.runtimes();
+        let lanes = options.lanes.max(1) * runtimes.len();
         let connectivity = Arc::new(Connectivity::new(lanes, on_change));
         let patience = Patience {
             answer: options.answer_timeout,
@@ -93,12 +97,13 @@ impl Node {
                     time: Arc::clone(time),
                     node: address.cloned(),
                 };
-                tokio::spawn(lane.run(jobs));
+                runtimes[index % runtimes.len()].spawn(lane.run(jobs));
                 LaneHandle { queue, connected }
             })
             .collect();
         Self {
             lanes,
+            workers: workers.clone(),
             hasher: RandomState::default(),
             connectivity,
             deadline: options.deadline,
@@ -169,14 +174,16 @@ impl Node {
             .any(|lane| lane.connected.load(Ordering::Relaxed))
     }
 
-    /// The lane for a key: the same keys meet in the same lane.
+    /// The lane for a key: of this worker, and there the same keys meet in the same lane.
     ///
     /// If that lane has lost its connection and another has not, the other one serves: the script
     /// is exact over any connection.
     fn lane(&self, key: &str) -> Result<&LaneHandle, StoreError> {
-        let lanes = self.lanes.len() as u64;
+        let workers = self.workers.runtimes().len();
+        let lanes = (self.lanes.len() / workers) as u64;
         // Below the number of lanes, so it fits.
         let index = usize::try_from(self.hasher.hash_one(key) % lanes).unwrap_or(0);
+        let index = index * workers + self.workers.place();
         let is_up = |lane: &&LaneHandle| lane.connected.load(Ordering::Relaxed);
         Some(&self.lanes[index])
             .filter(is_up)

@@ -21,7 +21,7 @@ use super::{
     mapper::{Mapper, View},
     slots::Slots,
 };
-use crate::{jitter::half_to_whole, store::StoreError};
+use crate::{jitter::half_to_whole, store::StoreError, workers::Workers};
 
 /// The nodes of a cluster.
 pub(super) struct Nodes {
@@ -31,6 +31,7 @@ pub(super) struct Nodes {
     connector: Connector,
     options: Options,
     time: Arc<RedisTime>,
+    workers: Workers,
     /// Notified when the map seems to be old.
     outdated: Notify,
     /// Notified when the map was read.
@@ -64,6 +65,7 @@ impl Nodes {
         connector: Connector,
         options: &Options,
         time: &Arc<RedisTime>,
+        workers: &Workers,
         on_change: OnChange,
     ) -> Self {
         Self {
@@ -73,6 +75,7 @@ impl Nodes {
             connector,
             options: options.clone(),
             time: Arc::clone(time),
+            workers: workers.clone(),
             outdated: Notify::new(),
             mapped: Notify::new(),
         }
@@ -104,6 +107,7 @@ impl Nodes {
             &self.options,
             Some(address),
             &self.time,
+            &self.workers,
             on_change,
         ));
         let used = Instant::now();

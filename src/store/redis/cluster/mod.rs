@@ -32,7 +32,10 @@ use super::{
     connect::Connector, connectivity::OnChange, node::Call, options::Options, redirect::Undecided,
     script::ScriptReply, time::RedisTime,
 };
-use crate::store::{Answer, Batch, ENFORCED, Lost, StoreError, Unsettled, budgets::Budgets};
+use crate::{
+    store::{Answer, Batch, ENFORCED, Lost, StoreError, Unsettled, budgets::Budgets},
+    workers::Workers,
+};
 
 pub(super) use self::read::ClusterReader;
 
@@ -49,9 +52,10 @@ impl Cluster {
         connector: Connector,
         options: &Options,
         time: &Arc<RedisTime>,
+        workers: &Workers,
         on_change: OnChange,
     ) -> Self {
-        let nodes = Arc::new(Nodes::new(connector, options, time, on_change));
+        let nodes = Arc::new(Nodes::new(connector, options, time, workers, on_change));
         let following = tokio::spawn(Arc::clone(&nodes).follow()).abort_handle();
         Self {
             nodes,
