@@ -68,6 +68,9 @@ pub async fn serve(settings: Settings, rules: RuleSet) -> anyhow::Result<()> {
         engine::Options {
             deadline: settings.deadline,
             replicas: settings.replicas,
+            // Memory answers sooner than it is asked twice.
+            remember_denials: settings.remember_denials
+                && matches!(settings.store, StoreSettings::Redis(_)),
             log: settings.log,
         },
     ));

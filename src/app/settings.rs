@@ -27,6 +27,8 @@ pub struct Settings {
     pub deadline: Duration,
     /// How many replicas share the store at least.
     pub replicas: u64,
+    /// Whether denials of Redis are remembered for as long as they hold.
+    pub remember_denials: bool,
     /// The most counters in memory.
     pub max_keys: usize,
     /// How many threads serve checks.

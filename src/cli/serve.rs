@@ -68,6 +68,10 @@ pub struct ServeArgs {
     #[arg(long, env = "TOLLGATE_REPLICAS", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     replicas: u64,
 
+    /// Deny without asking Redis for as long as a denial holds, at most a second
+    #[arg(long, env = "TOLLGATE_REMEMBER_DENIALS", value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, default_value_t = true, default_missing_value = "true")]
+    remember_denials: bool,
+
     /// The most counters in memory (up to 150 bytes each); when full, clients share one per limit
     #[arg(long, env = "TOLLGATE_MAX_KEYS", value_name = "N", default_value_t = 250_000, value_parser = clap::value_parser!(u64).range(1..))]
     max_keys: u64,
@@ -196,6 +200,7 @@ pub(super) fn run(args: ServeArgs) -> Result<(), Failure> {
         redis_lanes,
         deadline,
         replicas,
+        remember_denials,
         max_keys,
         threads,
         max_connections,
@@ -218,6 +223,7 @@ pub(super) fn run(args: ServeArgs) -> Result<(), Failure> {
         store: self::store(store, &redis, redis_lanes, deadline)?,
         deadline,
         replicas,
+        remember_denials,
         max_keys: usize::try_from(max_keys).unwrap_or(usize::MAX),
         threads: threads.map_or_else(cores, usize::from),
         server: server::Options {

@@ -2,6 +2,7 @@
 
 mod combine;
 mod decision;
+mod denials;
 mod fallback;
 mod live;
 mod log;
@@ -14,7 +15,8 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use self::{
-    combine::Deciding,
+    combine::{Deciding, OutcomeLabels},
+    denials::Denials,
     fallback::Fallback,
     log::DecisionLog,
     walk::{Walk, WalkContext},
@@ -24,7 +26,7 @@ use crate::{
     request::Attributes,
     rules::RuleSet,
     store::{
-        Answer, Lost, StoreError, Unsettled,
+        Answer, ChargeResult, Lost, StoreError, Unsettled,
         deadline::{Guarded, budget},
         memory::MemoryStore,
     },
@@ -42,6 +44,8 @@ pub struct Engine {
     store: Guarded,
     fallback: Arc<MemoryStore>,
     metrics: Arc<Metrics>,
+    /// If denials are remembered.
+    denials: Option<Denials>,
     log: DecisionLog,
     options: Options,
 }
@@ -54,6 +58,8 @@ pub struct Options {
     /// How many replicas share the store at least; more are counted. The divisor of
     /// `on_store_error: local`.
     pub replicas: u64,
+    /// Whether a denial holds for its wait without asking the store again.
+    pub remember_denials: bool,
     /// Options of the decision log.
     pub log: LogOptions,
 }
@@ -63,6 +69,7 @@ impl Default for Options {
         Self {
             deadline: Duration::from_millis(50),
             replicas: 1,
+            remember_denials: false,
             log: LogOptions::default(),
         }
     }
@@ -84,6 +91,7 @@ impl Engine {
             store,
             fallback,
             metrics,
+            denials: options.remember_denials.then(Denials::new),
             log: DecisionLog::new(options.log),
             options,
         }
@@ -127,23 +135,11 @@ impl Engine {
         }
         let decision = if deciding.walk.batch.is_empty() {
             Decision::allowed()
+        } else if let Some(denied) = self.remembered(&deciding) {
+            self.metrics.denials_remembered.inc();
+            deciding.combine(deciding.walk.charges(), &denied, OutcomeLabels::STORE)
         } else {
-            let deadline = Instant::now() + budget(self.options.deadline, proxy_waits);
-            let mut answer = self.store.charge(&deciding.walk.batch, deadline).await;
-            if let Some(unsettled) = at_other_time(&mut answer) {
-                // The store has learnt what time it is, so its windows are known now.
-                unsettled.give_back(deadline).await;
-                deciding.walk = self.walk(live, request);
-                answer = self.store.charge(&deciding.walk.batch, deadline).await;
-            }
-            let fallback = Fallback {
-                counters: &self.fallback,
-                replicas: self.options.replicas.max(self.store.replicas()),
-            };
-            match answer {
-                Ok(answer) => deciding.with_answer(answer, fallback, deadline).await,
-                Err(error) => deciding.without_store(&error, fallback),
-            }
+            self.ask(&mut deciding, proxy_waits).await
         };
         let decision = deciding.walk.ended(decision);
         if decision.verdict == Verdict::Allowed {
@@ -153,6 +149,38 @@ impl Engine {
             deciding.log_admission(&decision);
         }
         decision
+    }
+
+    /// The answer to a batch that is known to be denied.
+    fn remembered(&self, deciding: &Deciding<'_>) -> Option<ChargeResult> {
+        let denials = self.denials.as_ref()?;
+        let generation = deciding.live.generation;
+        denials.find(&deciding.walk.batch, generation, Instant::now())
+    }
+
+    /// Has the store decide.
+    async fn ask(&self, deciding: &mut Deciding<'_>, proxy_waits: Option<Duration>) -> Decision {
+        let asked = Instant::now();
+        let deadline = asked + budget(self.options.deadline, proxy_waits);
+        let mut answer = self.store.charge(&deciding.walk.batch, deadline).await;
+        if let Some(unsettled) = at_other_time(&mut answer) {
+            // The store has learnt what time it is, so its windows are known now.
+            unsettled.give_back(deadline).await;
+            deciding.walk = self.walk(deciding.live, deciding.request);
+            answer = self.store.charge(&deciding.walk.batch, deadline).await;
+        }
+        if let (Some(denials), Ok(answer)) = (&self.denials, &answer) {
+            let generation = deciding.live.generation;
+            denials.note(&deciding.walk.batch, &answer.result, generation, asked);
+        }
+        let fallback = Fallback {
+            counters: &self.fallback,
+            replicas: self.options.replicas.max(self.store.replicas()),
+        };
+        match answer {
+            Ok(answer) => deciding.with_answer(answer, fallback, deadline).await,
+            Err(error) => deciding.without_store(&error, fallback),
+        }
     }
 
     fn walk<'a>(&self, live: &'a Live, request: &'a Attributes<'_>) -> Walk<'a> {

@@ -61,6 +61,8 @@ pub struct Metrics {
     rules_last_success: Gauge<f64, AtomicU64>,
     memory_overflows: Family<RuleLabel, Counter>,
     new_keys_shared: Family<RuleLabel, Counter>,
+    /// Denials that were remembered, so the store was not asked.
+    pub denials_remembered: Counter,
     /// Replicas that share the store.
     pub replicas: Gauge,
     /// Counters in memory.
@@ -164,6 +166,11 @@ impl Metrics {
                 );
                 gauge
             },
+            denials_remembered: counter(
+                r,
+                "denials_remembered",
+                "Checks denied without asking the store, because a denial still held",
+            ),
             replicas: gauge(
                 r,
                 "replicas",

@@ -10,6 +10,7 @@ mod support;
 mod bans;
 mod corpus;
 mod decisions;
+mod denials;
 mod properties;
 mod schema;
 mod targets;

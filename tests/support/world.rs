@@ -75,6 +75,20 @@ impl World {
         replicas: u64,
         store: impl FnOnce(MemoryStore) -> Arc<dyn Store>,
     ) -> Self {
+        let options = Options {
+            deadline: DEADLINE,
+            replicas,
+            ..Options::default()
+        };
+        Self::build_as(yaml, options, store)
+    }
+
+    /// As [`build_with`](Self::build_with), with these options.
+    pub fn build_as(
+        yaml: &str,
+        options: Options,
+        store: impl FnOnce(MemoryStore) -> Arc<dyn Store>,
+    ) -> Self {
         let clock = Arc::new(ManualClock::new(1_700_000_000_000_000));
         let metrics = Arc::new(Metrics::new());
         let memory = || {
@@ -87,11 +101,7 @@ impl World {
             Guarded::new(store, Arc::clone(&metrics)),
             Arc::new(memory()),
             Arc::clone(&metrics),
-            Options {
-                deadline: DEADLINE,
-                replicas,
-                ..Options::default()
-            },
+            options,
         );
         Self {
             engine,
