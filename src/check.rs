@@ -5,14 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 use tracing::warn;
 
 use crate::{
     contract::{self, AnswerOptions, Endpoint, Fault, Reading, Refusal, Unreadable},
     engine::Engine,
-    metrics::{ContractFault, Metrics},
+    metrics::{BusyCounter, ContractFault, Metrics},
     problem::Problem,
     throttle::FirstTime,
 };
@@ -21,7 +20,7 @@ use crate::{
 pub struct CheckPort {
     engine: Arc<Engine>,
     metrics: Arc<Metrics>,
-    checks: [(Endpoint, Counter); Endpoint::ALL.len()],
+    checks: [(Endpoint, BusyCounter); Endpoint::ALL.len()],
     options: AnswerOptions,
     /// Faults of the proxy's configuration, and refusals. Each is logged once and counted always.
     logged: FirstTime<Problem>,

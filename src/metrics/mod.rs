@@ -5,6 +5,7 @@
 
 mod labels;
 mod rules;
+mod sharded;
 
 use std::collections::HashSet;
 use std::sync::Mutex;
@@ -15,7 +16,6 @@ use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
@@ -28,6 +28,10 @@ pub use labels::{
     Contract, ContractFault, DecisionLabel, FallbackMode, RefusalReason, StoreFailure,
 };
 pub use rules::RuleMetrics;
+use sharded::{Durations, Sharded};
+
+/// A counter that every check increments.
+pub type BusyCounter = Counter<u64, Sharded>;
 
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -46,9 +50,9 @@ pub struct Metrics {
     decisions: Family<DecisionLabels, Counter>,
     denials: Family<LimitLabels, Counter>,
     bans: Family<RuleLabel, Counter>,
-    checks: Family<ContractLabel, Counter>,
-    check_duration: Histogram,
-    store_duration: Histogram,
+    checks: Family<ContractLabel, BusyCounter>,
+    check_duration: Durations<{ BUCKETS.len() }>,
+    store_duration: Durations<{ BUCKETS.len() }>,
     store_errors: Family<StoreErrorLabel, Counter>,
     store_fallbacks: Family<FallbackLabels, Counter>,
     store_up: Gauge,
@@ -235,18 +239,18 @@ impl Metrics {
     }
 
     /// The counter of checks at one endpoint, for it to keep.
-    pub fn checks(&self, contract: Contract) -> Counter {
+    pub fn checks(&self, contract: Contract) -> BusyCounter {
         self.checks.get_or_create_owned(&ContractLabel { contract })
     }
 
     /// Records how long a check took.
     pub fn check_took(&self, took: Duration) {
-        self.check_duration.observe(took.as_secs_f64());
+        self.check_duration.observe(took);
     }
 
     /// Records how long the store took to answer or to fail.
     pub fn store_took(&self, took: Duration) {
-        self.store_duration.observe(took.as_secs_f64());
+        self.store_duration.observe(took);
     }
 
     /// Counts a charge that the store did not answer.
@@ -315,8 +319,8 @@ fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
 }
 
 /// Registers a histogram of seconds. The registry appends `_seconds` to its name.
-fn histogram(registry: &mut Registry, name: &str, help: &str) -> Histogram {
-    let histogram = Histogram::new(BUCKETS);
+fn histogram(registry: &mut Registry, name: &str, help: &str) -> Durations<{ BUCKETS.len() }> {
+    let histogram = Durations::new(BUCKETS);
     registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
     histogram
 }
