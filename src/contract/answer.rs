@@ -7,7 +7,7 @@
 //!   `quota-exceeded` type; for a ban, its `abnormal-usage-detected`.
 //! * Exactly 200 admits: Envoy takes 204 for a denial.
 
-use std::fmt::Write as _;
+use std::io::{self, Write as _};
 
 use bytes::Bytes;
 use http::{
@@ -17,6 +17,7 @@ use http::{
 use http_body_util::Full;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use smallvec::SmallVec;
 
 use super::{
     fault::Fault,
@@ -93,26 +94,25 @@ pub fn answer(
 /// Adds the headers that say which rule decided and what is left of its limits.
 fn describe(headers: &mut HeaderMap, decision: &Decision, options: AnswerOptions) {
     if let Some(rule) = &decision.rule {
-        insert(headers, X_TOLLGATE_RULE, rule.to_string());
+        insert(headers, X_TOLLGATE_RULE, rule);
     }
     let quotas = &decision.quotas;
     if decision.verdict != Verdict::Allowed
         && let Some(denied) = quotas.first()
     {
-        insert(headers, X_TOLLGATE_LIMIT, denied.name.to_string());
+        insert(headers, X_TOLLGATE_LIMIT, &denied.name);
     }
     let Some(nearest) = quotas.iter().min_by_key(|quota| quota.remaining) else {
         return;
     };
-    let policy = joined(quotas, |out, quota| out.push_str(&quota.policy));
-    insert(headers, RATELIMIT_POLICY, policy);
+    let policy = joined(quotas, |out, quota| out.write_all(quota.policy.as_bytes()));
+    insert_bytes(headers, RATELIMIT_POLICY, &policy);
     let ratelimit = joined(quotas, |out, quota| {
         let (name, remaining) = (&quota.name, quota.remaining);
         let wait = seconds(quota.wait_us);
-        // Writing to a String cannot fail.
-        let _ = write!(out, "\"{name}\";r={remaining};t={wait}");
+        write!(out, "\"{name}\";r={remaining};t={wait}")
     });
-    insert(headers, RATELIMIT, ratelimit);
+    insert_bytes(headers, RATELIMIT, &ratelimit);
     if options.legacy_headers {
         legacy(headers, nearest);
     }
@@ -185,7 +185,7 @@ fn denied(
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     for (name, template) in custom.into_iter().flat_map(|answer| &answer.headers) {
-        insert(headers, name.clone(), template.render(&facts));
+        insert(headers, name.clone(), &template.render(&facts));
     }
     response
 }
@@ -288,13 +288,17 @@ fn problem(
     response
 }
 
-fn joined(quotas: &[Quota], mut write: impl FnMut(&mut String, &Quota)) -> String {
-    let mut out = String::with_capacity(32 * quotas.len());
+/// The text of a header. Most are short, and written without an allocation.
+type Line = SmallVec<[u8; 128]>;
+
+fn joined(quotas: &[Quota], mut write: impl FnMut(&mut Line, &Quota) -> io::Result<()>) -> Line {
+    let mut out = Line::new();
     for (index, quota) in quotas.iter().enumerate() {
         if index > 0 {
-            out.push_str(", ");
+            out.extend_from_slice(b", ");
         }
-        write(&mut out, quota);
+        // Writing to memory cannot fail.
+        let _ = write(&mut out, quota);
     }
     out
 }
@@ -310,8 +314,12 @@ fn legacy(headers: &mut HeaderMap, quota: &Quota) {
 }
 
 /// Rule names are checked when they are loaded, so the value is always valid in a header.
-fn insert(headers: &mut HeaderMap, name: HeaderName, value: String) {
-    if let Ok(value) = HeaderValue::try_from(value) {
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    insert_bytes(headers, name, value.as_bytes());
+}
+
+fn insert_bytes(headers: &mut HeaderMap, name: HeaderName, value: &[u8]) {
+    if let Ok(value) = HeaderValue::from_bytes(value) {
         headers.insert(name, value);
     }
 }

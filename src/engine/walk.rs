@@ -4,6 +4,8 @@
 
 use std::{borrow::Cow, ops::Range, sync::Arc};
 
+use smallvec::SmallVec;
+
 use super::decision::{Decision, Verdict};
 use crate::{
     counter_key::{BAN_SUFFIX, SHADOW_BAN_SUFFIX, Subject},
@@ -19,7 +21,7 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Walk<'a> {
     /// The rules that match, from the top to the one that ended the walk.
-    pub(super) rules: Vec<MatchedRule<'a>>,
+    pub(super) rules: SmallVec<[MatchedRule<'a>; 2]>,
     /// The charges of all of them.
     pub(super) batch: Batch,
 }

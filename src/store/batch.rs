@@ -2,10 +2,15 @@
 
 use std::ops::Range;
 
+use smallvec::{SmallVec, smallvec};
+
 use crate::limit::{Limit, ban::Ban, new_keys};
 
 /// The group of charges that can deny a request. Every shadow rule is a group of its own.
 pub const ENFORCED: u32 = 0;
+
+/// The bytes that the keys of most requests fit into.
+const USUAL_KEYS: usize = 128;
 
 /// What a charge counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +45,7 @@ pub struct Charge {
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     keys: String,
-    charges: Vec<Charge>,
+    charges: SmallVec<[Charge; 2]>,
 }
 
 impl Charge {
@@ -87,6 +92,9 @@ impl Batch {
         group: u32,
         write_key: impl FnOnce(&mut String),
     ) {
+        if self.keys.capacity() == 0 {
+            self.keys.reserve(USUAL_KEYS);
+        }
         let start = self.keys.len();
         write_key(&mut self.keys);
         self.charges.push(Charge {
@@ -106,7 +114,7 @@ impl Batch {
         };
         Self {
             keys: key.to_owned(),
-            charges: vec![charge],
+            charges: smallvec![charge],
         }
     }
 

@@ -25,6 +25,7 @@ use std::{
     },
 };
 
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::{
@@ -40,6 +41,9 @@ use crate::{
 };
 
 const SHARDS: usize = 64;
+
+/// As many charges as most requests have: for those nothing is allocated.
+const FEW: usize = 4;
 
 /// What is stored of a counter.
 struct Entry {
@@ -210,8 +214,8 @@ impl MemoryStore {
         batch: &Batch,
         now_us: u64,
     ) -> Option<ChargeResult> {
-        let mut denied = Vec::new();
-        let mut pending: Vec<Pending> = Vec::with_capacity(batch.charges().len());
+        let mut denied = SmallVec::<[u32; FEW]>::new();
+        let mut pending = SmallVec::<[Pending; FEW]>::new();
         let mut outcomes: Vec<Outcome> = Vec::with_capacity(batch.charges().len());
         for (index, charge) in batch.charges().iter().enumerate() {
             let id = held.ids[index];
@@ -294,7 +298,7 @@ impl Store for MemoryStore {
         } else {
             Err(StoreError::Clock)
         };
-        Box::pin(std::future::ready(verdict))
+        Charging::known(verdict)
     }
 
     fn now_us(&self) -> u64 {
@@ -379,9 +383,9 @@ impl Pending {
 /// The shards of one batch, locked in ascending order.
 struct Held<'a> {
     store: &'a MemoryStore,
-    shards: Vec<(usize, MutexGuard<'a, Shard>)>,
+    shards: SmallVec<[(usize, MutexGuard<'a, Shard>); FEW]>,
     /// What the charges count in, in the order of the batch.
-    ids: Vec<Id>,
+    ids: SmallVec<[Id; FEW]>,
     /// Counters that the charges before this one will add if the batch is admitted.
     new_keys: usize,
     /// How many of them take one from their rule's budget, by rule.
@@ -394,8 +398,8 @@ impl<'a> Held<'a> {
     /// Locks the shards of all counters, and if asked for or if the store is nearly full, those of
     /// the overflow counters.
     fn lock(store: &'a MemoryStore, batch: &Batch, with_overflow: bool) -> Self {
-        let mut indices: Vec<usize> = Vec::with_capacity(2 * batch.charges().len());
-        let mut ids: Vec<Id> = Vec::with_capacity(batch.charges().len());
+        let mut indices = SmallVec::<[usize; FEW]>::new();
+        let mut ids = SmallVec::<[Id; FEW]>::new();
         let has_overflow = with_overflow || store.keys() + batch.charges().len() > store.max_keys;
         for charge in batch.charges() {
             let key = batch.key(charge);

@@ -23,7 +23,11 @@ pub mod redis;
 mod result;
 mod unsettled;
 
-use std::pin::Pin;
+use std::{
+    future::{Ready, ready},
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use tokio::time::Instant;
 
@@ -35,7 +39,35 @@ pub use self::{
 };
 
 /// The pending result of [`Store::charge`].
-pub type Charging<'a> = Pin<Box<dyn Future<Output = Result<Answer, StoreError>> + Send + 'a>>;
+pub enum Charging<'a> {
+    /// It is known already: what is in memory is not waited for, and needs no box.
+    Known(Ready<Result<Answer, StoreError>>),
+    /// It is waited for.
+    Awaited(Pin<Box<dyn Future<Output = Result<Answer, StoreError>> + Send + 'a>>),
+}
+
+impl<'a> Charging<'a> {
+    /// A result that is known.
+    pub fn known(result: Result<Answer, StoreError>) -> Self {
+        Self::Known(ready(result))
+    }
+
+    /// A result to be waited for.
+    pub fn awaited(charging: impl Future<Output = Result<Answer, StoreError>> + Send + 'a) -> Self {
+        Self::Awaited(Box::pin(charging))
+    }
+}
+
+impl Future for Charging<'_> {
+    type Output = Result<Answer, StoreError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Known(known) => Pin::new(known).poll(cx),
+            Self::Awaited(awaited) => awaited.as_mut().poll(cx),
+        }
+    }
+}
 
 /// A store of counters. The module says what must hold.
 pub trait Store: Read {

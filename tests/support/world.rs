@@ -173,8 +173,8 @@ impl Read for Broken {
 impl Store for Broken {
     fn charge<'a>(&'a self, _: &'a Batch, _: Instant) -> Charging<'a> {
         match self {
-            Self::Refuses => Box::pin(async { Err(StoreError::Unavailable("test".to_owned())) }),
-            Self::Hangs => Box::pin(std::future::pending()),
+            Self::Refuses => Charging::known(Err(StoreError::Unavailable("test".to_owned()))),
+            Self::Hangs => Charging::awaited(std::future::pending()),
         }
     }
 
@@ -244,7 +244,7 @@ impl Store for Lossy {
             }],
             unsettled: Unsettled::new((0..charged).map(|_| give_back())),
         };
-        Box::pin(std::future::ready(Ok(answer)))
+        Charging::known(Ok(answer))
     }
 
     fn now_us(&self) -> u64 {

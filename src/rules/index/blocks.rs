@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::IpAddr};
 use foldhash::fast::RandomState;
 use ipnet::IpNet;
 
-use super::ids::RuleIds;
+use super::ids::{Candidates, RuleIds};
 
 /// Rules by blocks of addresses.
 #[derive(Debug, Clone, Default)]
@@ -29,7 +29,7 @@ impl Blocks {
     }
 
     /// Adds the rules of all blocks that contain an address.
-    pub(super) fn collect(&self, ip: IpAddr, found: &mut RuleIds) {
+    pub(super) fn collect(&self, ip: IpAddr, found: &mut Candidates) {
         let lengths = match ip {
             IpAddr::V4(_) => &self.lengths.0,
             IpAddr::V6(_) => &self.lengths.1,

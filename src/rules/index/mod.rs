@@ -26,7 +26,7 @@ use ipnet::IpNet;
 
 use self::{
     blocks::Blocks,
-    ids::{Map, RuleIds},
+    ids::{Candidates, Map, RuleIds},
     tree::{Node, regex_front},
 };
 use super::{
@@ -135,8 +135,8 @@ impl Index {
     }
 
     /// The numbers of the rules that may match, ascending.
-    pub(super) fn candidates(&self, request: &Attributes<'_>) -> Vec<u32> {
-        let mut found = Vec::with_capacity(16);
+    pub(super) fn candidates(&self, request: &Attributes<'_>) -> Candidates {
+        let mut found = Candidates::new();
         found.extend_from_slice(&self.always);
         for path in request.paths() {
             let segments = path.strip_prefix('/').unwrap_or(path);
@@ -351,6 +351,6 @@ rules:
         let headers = http::HeaderMap::new();
         let ip = Some([192, 0, 2, 1].into());
         let request = Attributes::new("GET", "", "/b", ip, &headers);
-        assert_eq!(index.candidates(&request), [0, 1]);
+        assert_eq!(index.candidates(&request)[..], [0, 1]);
     }
 }

@@ -1,6 +1,6 @@
 //! Rules by the segments of their paths.
 
-use super::ids::{Map, RuleIds};
+use super::ids::{Candidates, Map, RuleIds};
 use crate::rules::matcher::{PathPattern, Segment};
 
 /// A node of the path tree: the nodes that may follow, and the rules that end here or below.
@@ -43,7 +43,7 @@ impl Node {
         }
     }
 
-    pub(super) fn collect(&self, rest: &str, found: &mut RuleIds) {
+    pub(super) fn collect(&self, rest: &str, found: &mut Candidates) {
         found.extend_from_slice(&self.open);
         if rest.is_empty() {
             found.extend_from_slice(&self.ends);

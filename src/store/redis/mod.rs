@@ -125,8 +125,8 @@ impl RedisStore {
 impl Store for RedisStore {
     fn charge<'a>(&'a self, batch: &'a Batch, deadline: Instant) -> Charging<'a> {
         match &self.servers {
-            Servers::One(node) => Box::pin(charge(node, batch, deadline)),
-            Servers::Cluster(cluster) => Box::pin(cluster.charge(batch, deadline)),
+            Servers::One(node) => Charging::awaited(charge(node, batch, deadline)),
+            Servers::Cluster(cluster) => Charging::awaited(cluster.charge(batch, deadline)),
         }
     }
 
