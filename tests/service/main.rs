@@ -7,6 +7,7 @@ mod support;
 
 mod cli;
 mod cluster;
+mod cluster_names;
 mod cors;
 mod drain;
 mod examples;
