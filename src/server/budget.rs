@@ -24,6 +24,12 @@ const UNIT: usize = 1024;
 /// What a request costs beside the bytes of its head: hyper's buffers and its state.
 const PLACE: usize = 20 * UNIT;
 
+/// What a head of many lines costs beside that: up to [`MAX_FIELDS`] fields of a hundred bytes and
+/// a name each, in a table with places to spare.
+///
+/// [`MAX_FIELDS`]: super::head::MAX_FIELDS
+const MANY: usize = 192 * UNIT;
+
 /// The most that is read of a head in its first place.
 pub(super) const FIRST_READ: usize = 8 * 1024;
 
@@ -57,7 +63,7 @@ impl Budget {
     /// A budget of so many bytes.
     pub(super) fn new(bytes: usize) -> Self {
         // Room for the largest request at least, whatever is asked for.
-        let all_places = (bytes / 3 * 2).max(PLACE + 3 * MAX_HEAD) / UNIT;
+        let all_places = (bytes / 3 * 2).max(PLACE + 2 * MAX_HEAD + MANY) / UNIT;
         let heads = (bytes / 3).max(2 * MAX_HEAD) / UNIT;
         Self {
             places: Arc::new(Semaphore::new(all_places)),
@@ -70,15 +76,16 @@ impl Budget {
         }
     }
 
-    /// Waits for a place for a head of so many bytes.
-    pub(super) async fn place(&self, head: usize) -> Place {
-        // hyper's buffer grows by doubling while it takes the head over.
-        let size = PLACE
-            + if head > FIRST_READ {
-                2 * head.min(MAX_HEAD)
-            } else {
-                0
-            };
+    /// Waits for a place for a head of so many bytes, and maybe of many lines.
+    pub(super) async fn place(&self, head: usize, is_many: bool) -> Place {
+        let mut size = PLACE;
+        if head > FIRST_READ {
+            // hyper's buffer grows by doubling while it takes the head over.
+            size += 2 * head.min(MAX_HEAD);
+        }
+        if is_many {
+            size += MANY;
+        }
         // The semaphore is never closed, so there is a permit.
         let permit = Arc::clone(&self.places).acquire_many_owned(units(size));
         Place(permit.await.ok())

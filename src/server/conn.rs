@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::body::WholeBody;
 use super::budget::{Budget, FIRST_READ, Place, Room};
-use super::head::{Head, MAX_HEAD, Seen};
+use super::head::{Head, MAX_FIELDS, MAX_HEAD, Seen};
 use super::http2;
 use super::options::{ConnEvents, Options};
 use super::stream::Stream;
@@ -77,7 +77,24 @@ impl Drain {
 }
 
 /// The protocol settings, the same for every connection.
-pub(super) fn builder() -> http1::Builder {
+#[derive(Debug)]
+pub(super) struct Builders {
+    /// For ordinary heads. hyper parses up to a hundred fields without asking for memory.
+    few: http1::Builder,
+    /// For heads of many lines.
+    many: http1::Builder,
+}
+
+impl Builders {
+    pub(super) fn new() -> Self {
+        let few = builder();
+        let mut many = builder();
+        many.max_headers(MAX_FIELDS);
+        Self { few, many }
+    }
+}
+
+fn builder() -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         // Heads are read before hyper has them; see `rest`.
@@ -93,7 +110,7 @@ pub(super) fn builder() -> http1::Builder {
 pub(super) struct Common<H> {
     pub(super) handler: H,
     pub(super) options: Options,
-    pub(super) builder: http1::Builder,
+    pub(super) builders: Builders,
     pub(super) budget: Arc<Budget>,
     pub(super) drain: Arc<Drain>,
     pub(super) events: Arc<dyn ConnEvents>,
@@ -115,8 +132,8 @@ where
     };
     loop {
         let end = rest(&mut resting, &common.options, &common.budget, &mut begun).await;
-        let (bytes, place) = match end {
-            Rested::Whole(place) => (std::mem::take(&mut resting.head).into_bytes(), place),
+        let (head, place) = match end {
+            Rested::Whole(place) => (std::mem::take(&mut resting.head), place),
             Rested::TooLate => return close(resting.stream, TOO_LATE).await,
             Rested::Over => return close(resting.stream, b"").await,
             Rested::Gone => return,
@@ -126,7 +143,7 @@ where
             }
         };
         // In a box, so that a connection has the room for it only while it is served.
-        let served = Box::pin(serve(resting.stream, bytes, &common, &mut begun)).await;
+        let served = Box::pin(serve(resting.stream, head, &common, &mut begun)).await;
         drop(place);
         match served {
             Served::Rests(at_rest) => resting = at_rest,
@@ -180,11 +197,12 @@ async fn rest(
         match seen {
             Seen::Whole => {
                 room.arrived();
+                let is_many = head.is_many();
                 let place = match place {
-                    Some(place) if head.len() <= FIRST_READ => place,
+                    Some(place) if head.len() <= FIRST_READ && !is_many => place,
                     other => {
                         drop(other);
-                        budget.place(head.len()).await
+                        budget.place(head.len(), is_many).await
                     }
                 };
                 return Rested::Whole(place);
@@ -217,7 +235,7 @@ async fn rest(
                 return Rested::TooLate;
             }
         } else {
-            place = Some(budget.place(0).await);
+            place = Some(budget.place(0, false).await);
         }
         match read(stream, head) {
             Ok(0) => return Rested::Gone,
@@ -294,7 +312,7 @@ enum Served {
 /// Serves requests until there are none, beginning with what has been read.
 async fn serve<H, F>(
     stream: Stream,
-    bytes: Vec<u8>,
+    head: Head,
     common: &Arc<Common<H>>,
     begun: &mut watch::Receiver<bool>,
 ) -> Served
@@ -314,9 +332,14 @@ where
         let has_body = !request.body().is_end_stream();
         answer((common.handler)(request), has_body, Arc::clone(&shared))
     });
-    let io = TimedIo::new(stream, bytes, Arc::clone(&progress), options.header_timeout);
+    let builder = if head.is_many() {
+        &common.builders.many
+    } else {
+        &common.builders.few
+    };
+    let io = TimedIo::new(stream, head, Arc::clone(&progress), options.header_timeout);
     let mut pauses = Pauses::new(options.header_timeout.min(options.idle_timeout));
-    let mut conn = common.builder.serve_connection(TokioIo::new(io), service);
+    let mut conn = builder.serve_connection(TokioIo::new(io), service);
     let result = loop {
         let drains = *begun.borrow_and_update();
         let serving = std::future::poll_fn(|cx| {

@@ -11,6 +11,23 @@ use super::http2::PREFACE;
 /// through it.
 pub(super) const MAX_HEAD: usize = 64 * 1024;
 
+/// The most header fields of a check. More than a hundred are rare, but a request that has them is
+/// to be decided about, and not refused. nginx takes a thousand, and adds some.
+pub(super) const MAX_FIELDS: usize = 1024;
+
+/// The most lines of an ordinary head. hyper has room for a hundred fields without asking for
+/// memory; others are [served apart](Head::is_many).
+pub(super) const FEW_LINES: usize = 100;
+
+/// The number of lines in some bytes.
+#[expect(
+    clippy::naive_bytecount,
+    reason = "a head is short, and the compiler counts many bytes at a time"
+)]
+pub(super) fn count_lines(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|&&byte| byte == b'\n').count()
+}
+
 /// What has arrived of a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Seen {
@@ -95,6 +112,12 @@ impl Head {
     /// The number of bytes.
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// Whether there are more lines than an ordinary head has. What follows the head counts too: it
+    /// may be another one, which hyper finds before anybody can look at it.
+    pub(super) fn is_many(&self) -> bool {
+        count_lines(&self.bytes) > FEW_LINES
     }
 
     /// The memory that the bytes take.

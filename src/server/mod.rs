@@ -102,7 +102,7 @@ where
         common: Arc::new(Common {
             handler,
             options,
-            builder: conn::builder(),
+            builders: conn::Builders::new(),
             budget: Arc::new(Budget::new(options.request_memory)),
             drain: Arc::new(Drain::new()),
             events,

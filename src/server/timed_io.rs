@@ -15,6 +15,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::head::{FEW_LINES, Head, count_lines};
+
 /// How long hyper keeps a connection without a request. Connections that are busier than that are
 /// not handed to and fro.
 const REST: Duration = Duration::from_secs(1);
@@ -49,7 +51,8 @@ pub(super) struct Progress {
     turn: AtomicU32,
     /// A response has been made and is not written yet.
     is_unsent: AtomicBool,
-    /// hyper's buffers are large, or about to be.
+    /// hyper's buffers are large or about to be, or the head has many lines: hyper is not to have
+    /// the connection for longer than it must.
     is_large: AtomicBool,
 }
 
@@ -183,28 +186,34 @@ pub(super) struct TimedIo<S> {
     write_limit: Duration,
     write_by: Option<Instant>,
     timer: Timer,
-    /// The bytes of this head so far.
+    /// The bytes of this head so far, and its lines.
     head: usize,
+    lines: usize,
+    /// What has been read of a head with many lines, and is not for hyper before there is room for
+    /// it.
+    held: Vec<u8>,
 }
 
 impl<S> TimedIo<S> {
     pub(super) fn new(
         inner: S,
-        read: Vec<u8>,
+        head: Head,
         progress: Arc<Progress>,
         write_limit: Duration,
     ) -> Self {
-        // hyper's buffer grows to take them.
-        let is_large = read.len() > LARGE;
+        // hyper's buffer grows to take it, or its table of fields.
+        let is_large = head.len() > LARGE || head.is_many();
         progress.is_large.store(is_large, Ordering::Relaxed);
         Self {
             inner,
-            read: (read, 0),
+            read: (head.into_bytes(), 0),
             progress,
             write_limit,
             write_by: None,
             timer: Timer::default(),
             head: 0,
+            lines: 0,
+            held: Vec::new(),
         }
     }
 
@@ -212,6 +221,7 @@ impl<S> TimedIo<S> {
     pub(super) fn into_parts(self) -> (S, Vec<u8>) {
         let (mut read, taken) = self.read;
         read.drain(..taken);
+        read.extend(self.held);
         (self.inner, read)
     }
 
@@ -311,11 +321,22 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimedIo<S> {
         }
         let before = buf.filled().len();
         let result = Pin::new(&mut me.inner).poll_read(cx, buf);
-        me.saw(buf.filled().len() - before);
-        if buf.remaining() == 0 || me.head >= LARGE {
+        let read = &buf.filled()[before..];
+        let lines = count_lines(read);
+        me.lines = match me.progress.phase() {
+            Phase::Head => me.lines + lines,
+            _ => lines,
+        };
+        let (count, is_many) = (read.len(), me.lines > FEW_LINES);
+        if is_many {
+            me.held = read.to_vec();
+            buf.set_filled(before);
+        }
+        me.saw(count);
+        if is_many || buf.remaining() == 0 || me.head >= LARGE {
             me.progress.is_large.store(true, Ordering::Relaxed);
         }
-        result
+        if is_many { Poll::Pending } else { result }
     }
 }
 
@@ -372,7 +393,7 @@ mod tests {
     fn connection(read: &[u8]) -> (DuplexStream, TimedIo<DuplexStream>, Arc<Progress>) {
         let (client, server) = duplex(16_384);
         let progress = Arc::new(Progress::default());
-        let io = TimedIo::new(server, read.to_vec(), Arc::clone(&progress), WRITE);
+        let io = TimedIo::new(server, Head::later(read), Arc::clone(&progress), WRITE);
         (client, io, progress)
     }
 
@@ -481,6 +502,35 @@ mod tests {
             assert_eq!(io.read(&mut buf).await.unwrap(), 64);
         }
         assert_eq!(after(MS, &mut pauses, &progress, false).await, Pause::Long);
+    }
+
+    /// It has a place for an ordinary head only.
+    #[tokio::test(start_paused = true)]
+    async fn a_head_with_many_lines_is_not_for_hyper_while_it_has_the_connection() {
+        let (mut client, mut io, progress) = connection(b"");
+        progress.answered(false);
+        io.flush().await.unwrap();
+        let mut pauses = Pauses::new(REST);
+        let mut buf = [0; 1024];
+        client.write_all(&[b'\n'; FEW_LINES]).await.unwrap();
+        assert_eq!(io.read(&mut buf).await.unwrap(), FEW_LINES);
+        assert_eq!(after(MS, &mut pauses, &progress, false).await, Pause::Short);
+        client.write_all(b"one\nmore").await.unwrap();
+        assert!(timeout(MS, io.read(&mut buf)).await.is_err());
+        assert_eq!(after(MS, &mut pauses, &progress, false).await, Pause::Long);
+        assert_eq!(io.into_parts().1, b"one\nmore");
+
+        // The next head begins anew, and a body may have any number of lines.
+        let (mut client, mut io, progress) = connection(b"");
+        for _ in 0..2 {
+            progress.answered(false);
+            io.flush().await.unwrap();
+            client.write_all(&[b'\n'; FEW_LINES]).await.unwrap();
+            assert_eq!(io.read(&mut buf).await.unwrap(), FEW_LINES);
+            progress.head_complete();
+            client.write_all(&[b'\n'; 2 * FEW_LINES]).await.unwrap();
+            assert_eq!(io.read(&mut buf).await.unwrap(), 2 * FEW_LINES);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -241,7 +241,6 @@ async fn a_hot_slot_is_moved_under_traffic() {
     let store = started(&cluster).await;
     let hot = batch("hot", LIMIT);
     let key = "t:{hot}:fixed_window:3600s";
-    let slot = cluster.nodes[0].cli(&["CLUSTER", "KEYSLOT", key]);
     // New keys come up in the slot while it moves, and must be counted too.
     let new: Vec<Batch> = (0..20)
         .map(|place| {
@@ -260,25 +259,11 @@ async fn a_hot_slot_is_moved_under_traffic() {
     // To a node without slots, which the store has never heard of.
     cluster.add(&[]).await;
     cluster.until_it_serves().await;
-    let from = cluster.owner(key);
     let to = cluster.nodes.len() - 1;
-    let (source, target) = (&cluster.nodes[from], &cluster.nodes[to]);
-    let id = |node: &crate::support::redis::Redis| node.cli(&["CLUSTER", "MYID"]);
-    target.cli(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id(source)]);
-    source.cli(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id(target)]);
-    // One key at a time, with traffic in between: so the hot client's keys are on both sides.
-    let port = target.port().to_string();
-    loop {
-        let keys = source.cli(&["CLUSTER", "GETKEYSINSLOT", &slot, "1"]);
-        let Some(key) = keys.lines().next().filter(|key| !key.is_empty()) else {
-            break;
-        };
-        source.cli(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"]);
-        traffic.goes_on().await;
-    }
-    for node in [target, source] {
-        node.cli(&["CLUSTER", "SETSLOT", &slot, "NODE", &id(target)]);
-    }
+    // With traffic in between, so that the hot client's keys are on both sides.
+    cluster
+        .move_slot(key, to, async || traffic.goes_on().await)
+        .await;
     traffic.goes_on().await;
     let (admitted, denied, failed) = traffic.end().await;
     assert_eq!(failed, 0, "{admitted} admitted, {denied} denied");

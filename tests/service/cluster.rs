@@ -1,4 +1,4 @@
-//! Three replicas of tollgate and a Redis Cluster, while its nodes die.
+//! Three replicas of tollgate and a Redis Cluster, while its nodes die and its slots move.
 
 use std::{
     collections::BTreeMap,
@@ -6,7 +6,7 @@ use std::{
     fs,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -20,6 +20,7 @@ use crate::support::{
     tollgate::{Settings, Tollgate},
     within,
 };
+use tokio::task::JoinHandle;
 
 /// Nodes are taken for dead after two seconds, and elect a successor within as many.
 const FAILOVER: Duration = Duration::from_secs(60);
@@ -41,7 +42,11 @@ rules:
 const LIMIT: usize = 60;
 
 async fn start(rules: &str, args: &[&str]) -> Tollgate {
-    let deadline = format!("--deadline={}ms", DEADLINE.as_millis());
+    start_with(DEADLINE, rules, args).await
+}
+
+async fn start_with(deadline: Duration, rules: &str, args: &[&str]) -> Tollgate {
+    let deadline = format!("--deadline={}ms", deadline.as_millis());
     let settings = Settings {
         rules,
         args: &[args, &[&deadline]].concat(),
@@ -61,7 +66,9 @@ fn check(client: u8) -> Vec<u8> {
 }
 
 /// The status of one check, and how long it took.
-async fn status(replica: &Tollgate, client: u8) -> (u16, Duration) {
+type Answer = (u16, Duration);
+
+async fn status(replica: &Tollgate, client: u8) -> Answer {
     let asked = Instant::now();
     let status = ask(replica.addr(), &check(client)).await.status;
     (status, asked.elapsed())
@@ -72,15 +79,16 @@ async fn status(replica: &Tollgate, client: u8) -> (u16, Duration) {
 struct Tally {
     /// By client.
     admitted: BTreeMap<u8, usize>,
-    denied: usize,
+    /// By client.
+    denied: BTreeMap<u8, usize>,
     slowest: Duration,
 }
 
 impl Tally {
-    fn add(&mut self, client: u8, (status, took): (u16, Duration)) {
+    fn add(&mut self, client: u8, (status, took): Answer) {
         match status {
             200 => *self.admitted.entry(client).or_default() += 1,
-            429 => self.denied += 1,
+            429 => *self.denied.entry(client).or_default() += 1,
             other => panic!("{other} for client {client}"),
         }
         self.slowest = self.slowest.max(took);
@@ -94,12 +102,109 @@ impl Tally {
             }
         }
     }
+
+    /// Checks of a client until all replicas have denied it, one after the other.
+    async fn use_up(&mut self, replicas: &[Tollgate], client: u8) {
+        let mut denied = 0;
+        let mut replicas_in_turn = replicas.iter().cycle();
+        while denied < replicas.len() {
+            let answer = status(replicas_in_turn.next().unwrap(), client).await;
+            denied = if answer.0 == 429 { denied + 1 } else { 0 };
+            self.add(client, answer);
+        }
+    }
+}
+
+/// Clients that ask all the time, each the replicas in turn.
+struct Traffic {
+    stop: Arc<AtomicBool>,
+    /// How many checks of each client have been answered.
+    answered: Arc<BTreeMap<u8, AtomicUsize>>,
+    tasks: Vec<JoinHandle<(u8, Vec<Answer>)>>,
+}
+
+impl Traffic {
+    /// Starts it, with so many checks of each client at a time, and with a pause after each.
+    fn start(
+        replicas: &Arc<Vec<Tollgate>>,
+        clients: &[u8],
+        at_a_time: usize,
+        pause: Duration,
+    ) -> Self {
+        let answered = clients.iter().map(|&client| (client, AtomicUsize::new(0)));
+        let mut traffic = Self {
+            stop: Arc::default(),
+            answered: Arc::new(answered.collect()),
+            tasks: Vec::new(),
+        };
+        for (&client, first) in clients
+            .iter()
+            .flat_map(|client| (0..at_a_time).map(move |first| (client, first)))
+        {
+            let (replicas, stop) = (Arc::clone(replicas), Arc::clone(&traffic.stop));
+            let answered = Arc::clone(&traffic.answered);
+            traffic.tasks.push(tokio::spawn(async move {
+                let mut answers = Vec::new();
+                let mut replicas = replicas.iter().cycle().skip(first);
+                while !stop.load(Ordering::Relaxed) {
+                    answers.push(status(replicas.next().unwrap(), client).await);
+                    answered[&client].fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(pause).await;
+                }
+                (client, answers)
+            }));
+        }
+        traffic
+    }
+
+    /// Waits until so many more checks of each client have been answered.
+    async fn goes_on(&self, count: usize) {
+        let answered = || {
+            let counts = self.answered.values();
+            let counts: Vec<usize> = counts.map(|count| count.load(Ordering::Relaxed)).collect();
+            counts
+        };
+        let before = answered();
+        within(FAILOVER, "checks are answered", async || {
+            let mut both = answered().into_iter().zip(&before);
+            both.all(|(now, before)| now >= before + count)
+        })
+        .await;
+    }
+
+    /// Ends it, and adds its answers.
+    async fn end(self, tally: &mut Tally) {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks {
+            let (client, answers) = task.await.unwrap();
+            for answer in answers {
+                tally.add(client, answer);
+            }
+        }
+    }
+}
+
+fn key_of(rule: &str, client: u8, kind: &str) -> String {
+    format!("tollgate:{{{rule}:client_ip=192.0.2.{client}}}:{kind}")
 }
 
 /// The places of the nodes that have the counters of a client.
 fn owners(cluster: &Cluster, client: u8) -> [usize; 2] {
-    ["data", "more"]
-        .map(|rule| cluster.owner(&format!("tollgate:{{{rule}:client_ip=192.0.2.{client}}}:")))
+    ["data", "more"].map(|rule| cluster.owner(&key_of(rule, client, "")))
+}
+
+/// No node has one connection more than two lanes and one for the map, for each of three tollgates;
+/// and ours.
+fn connections_are_few(cluster: &Cluster) {
+    for node in cluster.nodes.iter().filter(|node| node.is_running()) {
+        let clients = node.cli(&["CLIENT", "LIST", "TYPE", "normal"]);
+        // Nodes that keys come from are clients too.
+        let count = clients
+            .lines()
+            .filter(|line| !line.contains("cmd=restore"))
+            .count();
+        assert!(count <= 3 * 3 + 1, "{clients}");
+    }
 }
 
 async fn until(replicas: &[Tollgate], status: &str) {
@@ -133,23 +238,7 @@ async fn a_primary_dies_and_nobody_gets_more_than_the_limit() {
     let name = format!("127.0.0.1:{}", cluster.nodes[dead].port());
     cluster.nodes[dead].kill();
     let killed = Instant::now();
-    let stop = Arc::new(AtomicBool::new(false));
-    let traffic: Vec<_> = clients
-        .iter()
-        .map(|&client| {
-            let (replicas, stop) = (Arc::clone(&replicas), Arc::clone(&stop));
-            tokio::spawn(async move {
-                let mut answers = Vec::new();
-                let mut replicas = replicas.iter().cycle();
-                while !stop.load(Ordering::Relaxed) {
-                    let replica = replicas.next().unwrap();
-                    answers.push(status(replica, client).await);
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-                (client, answers)
-            })
-        })
-        .collect();
+    let traffic = Traffic::start(&replicas, &clients, 1, Duration::from_millis(5));
     for replica in &*replicas {
         eventually("the lost node is named", async || {
             let health = replica.ask_admin("/readyz").await;
@@ -181,18 +270,12 @@ async fn a_primary_dies_and_nobody_gets_more_than_the_limit() {
         "promoted after {promoted:?}, all replicas decide after {:?}",
         killed.elapsed()
     );
-    stop.store(true, Ordering::Relaxed);
-    for task in traffic {
-        let (client, answers) = task.await.unwrap();
-        for answer in answers {
-            tally.add(client, answer);
-        }
-    }
+    traffic.end(&mut tally).await;
     until(&replicas, "ok").await;
     eprintln!("all are well after {:?}", killed.elapsed());
 
     tally.play(&replicas, &clients, LIMIT + 5).await;
-    eprintln!("slowest {:?}, {} denied", tally.slowest, tally.denied);
+    eprintln!("slowest {:?}, {:?} denied", tally.slowest, tally.denied);
     assert!(tally.slowest < DEADLINE + SLACK, "{:?}", tally.slowest);
     for client in clients {
         // What was given back while the node was lost may have stayed charged, never the reverse.
@@ -206,14 +289,123 @@ async fn a_primary_dies_and_nobody_gets_more_than_the_limit() {
         cluster.nodes[dead].role().as_deref() == Some("slave")
     })
     .await;
-    // Not one connection more than two lanes and one for the map, for each tollgate; and ours.
-    for node in cluster.nodes.iter().filter(|node| node.is_running()) {
-        let clients = node.cli(&["CLIENT", "LIST", "TYPE", "normal"]);
-        assert!(clients.lines().count() <= 3 * 3 + 1, "{clients}");
-    }
+    connections_are_few(&cluster);
     let mut after = Tally::default();
     after.play(&replicas, &[1, 2, 3], 3).await;
     assert!(after.admitted.is_empty(), "{:?}", after.admitted);
+}
+
+/// As [`RULES`], with several keys in a slot, and more than is used up while one moves.
+const MOVED: &str = "
+version: 1
+rules:
+  - name: data
+    key: client_ip
+    limits: [1500/h, 900/day]
+    algorithm: fixed_window
+    ban: { after: 1000000, within: 1h, for: 1h }
+    on_store_error: deny
+  - { name: more, key: client_ip, limit: 1000/day, algorithm: sliding_log, on_store_error: deny }
+";
+
+/// The limit of a client over both of those rules.
+const MOVED_LIMIT: usize = 900;
+
+/// Long enough that a busy machine makes no check late: here none may be.
+const PATIENT: Duration = Duration::from_secs(2);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hot_slots_are_moved_and_everybody_gets_exactly_the_limit() {
+    let mut cluster = Cluster::start(3, 0).await;
+    let url = format!("--redis-url={}", cluster.url());
+    let mut replicas = Vec::new();
+    for _ in 0..3 {
+        replicas.push(start_with(PATIENT, MOVED, &[&url]).await);
+    }
+    let replicas = Arc::new(replicas);
+    let mut tally = Tally::default();
+    // Two clients with their rules on two nodes, whose slots of `data` are moved. One is admitted
+    // meanwhile. The other has used up its limit, and `more` is asked first: each check charges it
+    // on one node, is denied in the slot that moves, and gives back.
+    let slot = |rule: &str, client: u8| -> u16 {
+        let key = key_of(rule, client, "");
+        cluster.nodes[0]
+            .cli(&["CLUSTER", "KEYSLOT", &key])
+            .parse()
+            .unwrap()
+    };
+    let find = |is_last: bool| {
+        let mut clients = 1..=255;
+        let fits = |client: &u8| {
+            let [data, more] = owners(&cluster, *client);
+            data != more && (slot("data", *client) > slot("more", *client)) == is_last
+        };
+        clients.find(fits).unwrap()
+    };
+    let (admitted, denied) = (find(false), find(true));
+    let others = (1..=255).filter(|client| ![admitted, denied].contains(client));
+    let clients: Vec<u8> = [admitted, denied]
+        .into_iter()
+        .chain(others.take(3))
+        .collect();
+    tally.play(&replicas, &clients, 10).await;
+    tally.use_up(&replicas, denied).await;
+    assert_eq!(tally.admitted[&denied], MOVED_LIMIT);
+
+    cluster.add(&[]).await;
+    cluster.until_it_serves().await;
+    let to = cluster.nodes.len() - 1;
+    let traffic = Traffic::start(&replicas, &clients, 3, Duration::from_millis(20));
+    traffic.goes_on(30).await;
+    for client in [admitted, denied] {
+        let key = key_of("data", client, "ban");
+        let began = Instant::now();
+        let mut steps = 0;
+        let step = async || {
+            traffic.goes_on(30).await;
+            steps += 1;
+        };
+        cluster.move_slot(&key, to, step).await;
+        assert!(steps >= 2, "{steps} keys");
+        assert_eq!(cluster.owner(&key), to);
+        eprintln!("{steps} keys moved in {:?}", began.elapsed());
+    }
+    traffic.goes_on(30).await;
+    traffic.end(&mut tally).await;
+    eprintln!("{:?} admitted, {:?} denied", tally.admitted, tally.denied);
+    // The one that had used up its limit got nothing in between.
+    assert_eq!(tally.admitted[&denied], MOVED_LIMIT);
+    connections_are_few(&cluster);
+
+    for &client in &clients {
+        tally.use_up(&replicas, client).await;
+        assert_eq!(tally.admitted[&client], MOVED_LIMIT, "client {client}");
+        // Nothing that was admitted was charged twice or not at all, by either rule, and each
+        // denial was counted once.
+        let denied = tally.denied[&client];
+        for (key, expected) in [
+            ("data", "fixed_window:86400s", MOVED_LIMIT),
+            ("data", "fixed_window:3600s", MOVED_LIMIT),
+            ("data", "ban", denied),
+            ("more", "sliding_log:86400s", MOVED_LIMIT),
+        ]
+        .map(|(rule, kind, count)| (key_of(rule, client, kind), count))
+        {
+            let stored = cluster.nodes[cluster.owner(&key)].cli(&["GET", &key]);
+            let counted = stored.split(' ').next();
+            assert_eq!(counted, Some(&*expected.to_string()), "{key}");
+        }
+    }
+    eprintln!("slowest {:?}", tally.slowest);
+    assert!(tally.slowest < PATIENT + SLACK, "{:?}", tally.slowest);
+    for replica in &*replicas {
+        let metrics = replica.ask_admin("/metrics").await.body;
+        let fallback = metrics.lines().find(|line| {
+            line.starts_with("tollgate_store_fallbacks_total") && !line.ends_with(" 0")
+        });
+        assert_eq!(fallback, None, "{}", replica.log());
+        assert_eq!(replica.ask_admin("/readyz").await.json()["status"], "ok");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

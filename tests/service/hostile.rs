@@ -79,11 +79,21 @@ async fn decided(tollgate: &Tollgate) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_and_large_headers_get_an_answer_which_is_no_error() {
     let tollgate = tollgate(ONCE, &[]).await;
-    let lines: Vec<String> = (0..300).map(|n| format!("x-{n}: y")).collect();
+    let lines: Vec<String> = (0..3000).map(|n| format!("x-{n}: y")).collect();
     // The check itself has four: host and three that say what it is about.
-    for (count, status) in [(96, 200), (97, 431), (200, 431), (300, 431)] {
+    for (client, (count, status)) in [
+        (96, 200),
+        (97, 200),
+        (300, 200),
+        (1020, 200),
+        (1021, 431),
+        (3000, 431),
+    ]
+    .into_iter()
+    .enumerate()
+    {
         let lines: Vec<&str> = lines[..count].iter().map(String::as_str).collect();
-        let bytes = check(&format!("192.0.2.{}", count % 200), &lines);
+        let bytes = check(&format!("192.0.2.{client}"), &lines);
         let (answers, closed) = statuses(tollgate.addr(), &bytes).await;
         assert_eq!(answers, [status], "{count} headers");
         assert_eq!(closed, status == 431, "{count} headers");
@@ -102,6 +112,28 @@ async fn many_and_large_headers_get_an_answer_which_is_no_error() {
         let (answers, closed) = statuses(tollgate.addr(), &bytes).await;
         assert_eq!((answers, closed), (vec![status], status == 431), "{kb} kB");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_connection_takes_heads_with_few_and_with_many_headers_in_turn() {
+    let tollgate = tollgate(RULES, &[]).await;
+    let mut client = Connection::open(tollgate.addr()).await.unwrap();
+    let lines: Vec<String> = (0..1000).map(|n| format!("x-{n}: y")).collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    for count in [0, 300, 0, 0, 1000, 1000, 99, 101, 0] {
+        let bytes = check("192.0.2.1", &lines[..count]);
+        let answer = client.ask(&bytes).await.unwrap();
+        assert_eq!((answer.status, answer.closes()), (200, false), "{count}");
+        // In two parts, of which hyper may have the first already.
+        let (first, second) = bytes.split_at(bytes.len() / 3);
+        client.send(first).await.unwrap();
+        tokio::task::yield_now().await;
+        client.send(second).await.unwrap();
+        let answer = client.response().await.unwrap();
+        assert_eq!((answer.status, answer.closes()), (200, false), "{count}");
+    }
+    assert_eq!(decided(&tollgate).await, 18);
+    assert_eq!(tollgate.metric("tollgate_connections ").await, 1);
 }
 
 /// Shapes that two parsers could read differently, and whether they are refused. Behind each comes

@@ -7,6 +7,7 @@ mod support;
 
 mod cli;
 mod cluster;
+mod cluster_names;
 mod cors;
 mod drain;
 mod examples;
@@ -15,6 +16,7 @@ mod failover;
 mod hostile;
 mod junk;
 mod language;
+mod many_headers;
 mod new_keys;
 mod nginx;
 mod outage;

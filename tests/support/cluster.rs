@@ -126,6 +126,36 @@ impl Cluster {
         .await;
     }
 
+    /// Moves the slot of a key to another primary, as a resharding does: one key after the other,
+    /// and `between` when each is there. So a client's keys are on both sides for a while.
+    pub async fn move_slot(&self, key: &str, to: usize, mut between: impl AsyncFnMut()) {
+        let (source, target) = (&self.nodes[self.owner(key)], &self.nodes[to]);
+        let slot = source.cli(&["CLUSTER", "KEYSLOT", key]);
+        let id = |node: &Redis| node.cli(&["CLUSTER", "MYID"]);
+        let (source_id, target_id) = (id(source), id(target));
+        let set = |node: &Redis, what: &[&str]| {
+            let set = [&["CLUSTER", "SETSLOT", &slot], what].concat();
+            assert_eq!(node.cli(&set), "OK", "{what:?}");
+        };
+        set(target, &["IMPORTING", &source_id]);
+        set(source, &["MIGRATING", &target_id]);
+        let port = target.port().to_string();
+        loop {
+            let keys = source.cli(&["CLUSTER", "GETKEYSINSLOT", &slot, "1"]);
+            let Some(key) = keys.lines().next().filter(|key| !key.is_empty()) else {
+                break;
+            };
+            // A key that has just expired is gone, and that is well too.
+            let moved = source.cli(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"]);
+            assert!(matches!(&*moved, "OK" | "NOKEY"), "{key}: {moved}");
+            between().await;
+        }
+        // The new owner first: the other one would redirect to a node that does not know it yet.
+        for node in [target, source] {
+            set(node, &["NODE", &target_id]);
+        }
+    }
+
     /// `HOST:PORT` of the first nodes.
     pub fn hosts(&self) -> String {
         let first = self.nodes.iter().take(3);

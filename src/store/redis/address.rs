@@ -1,6 +1,6 @@
 //! The address of a server.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 /// Host and port of a server.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,6 +23,11 @@ impl Address {
         let (host, port) = text.rsplit_once(':')?;
         let host = if host.is_empty() { asked_host } else { host };
         Some(Self::new(host, port.parse().ok()?))
+    }
+
+    /// Whether the host is an IP address, and no name that may lead to another one the next time.
+    pub(super) fn is_literal(&self) -> bool {
+        self.host.parse::<IpAddr>().is_ok()
     }
 }
 

@@ -136,7 +136,12 @@ impl Mapper {
         self.asking.remove(&node);
         let view = match view {
             Ok((connection, view)) => {
-                self.kept.insert(node, connection);
+                // One that does not serve may be what is left of a cluster that is elsewhere now.
+                // A name is looked up again then: it would never lead there while the connection
+                // is well.
+                if view.is_ok || node.is_literal() {
+                    self.kept.insert(node, connection);
+                }
                 Ok(view)
             }
             Err(error) => Err(StoreError::Unavailable(format!("{node}: {error}"))),

@@ -83,7 +83,11 @@ impl ClusterReader {
                     self.slots = self.slots.as_ref().map(|slots| slots.with_moved(slot, &to));
                 }
                 Some(Redirect::TryAgain) => {}
-                Some(Redirect::Nowhere(error)) => return Err(error),
+                Some(Redirect::Nowhere(error)) => {
+                    // The cluster may be elsewhere.
+                    self.slots = None;
+                    return Err(error);
+                }
             }
         }
         Err(failure)
