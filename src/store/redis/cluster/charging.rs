@@ -112,7 +112,8 @@ impl<'a> Charging<'a> {
             Ok(reply) => {
                 let now_us = reply.now_us;
                 self.note(&part.places, reply)?;
-                if !denied {
+                // Nothing follows a single part that could make it be given back.
+                if !denied && self.parts > 1 {
                     for &place in &part.places {
                         if !self.is_denied(&part.places, self.batch.charges()[place].group) {
                             self.charged.add(place, None, now_us);
