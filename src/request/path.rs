@@ -38,6 +38,10 @@ pub(super) fn path_of(target: &str) -> &str {
 
 /// The authority and path of an absolute target (RFC 9112 §3.2.2), if it is one.
 pub(super) fn absolute(target: &str) -> Option<(&str, &str)> {
+    // Nearly all targets are paths, which need no search.
+    if target.starts_with('/') {
+        return None;
+    }
     let (scheme, rest) = target.split_once("://")?;
     let is_http = ["http", "https"]
         .iter()

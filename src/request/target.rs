@@ -28,7 +28,8 @@ impl PathPolicy {
     /// any.
     pub fn with_parameters(self, target: &str) -> Option<String> {
         let path = path_of(target);
-        let may_have = [";", "%3B", "%3b"].iter().any(|mark| path.contains(mark));
+        let has_mark = path.bytes().any(|byte| matches!(byte, b';' | b'%'));
+        let may_have = has_mark && [";", "%3B", "%3b"].iter().any(|mark| path.contains(mark));
         if self.parameters == Parameters::Keep || !may_have {
             return None;
         }
