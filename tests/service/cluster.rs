@@ -311,7 +311,8 @@ async fn a_rule_that_is_lost_leaves_the_others_of_the_request_to_redis() {
     let owner = |rule: &str| cluster.owner(&format!("tollgate:{{{rule}:"));
     let own_key = |mode: &str, client: u8| format!("{mode}:client_ip=192.0.2.{client}}}:");
     // A node that has none of the rules for all clients, and for each mode a client that it has.
-    let shared = ["local", "allow", "deny", "proxy"].map(|mode| owner(&format!("total-{mode}:}}:")));
+    let shared =
+        ["local", "allow", "deny", "proxy"].map(|mode| owner(&format!("total-{mode}:}}:")));
     let lost = (0..3).find(|node| !shared.contains(node));
     let lost = lost.expect("names of rules of which none is on one of the nodes");
     let clients = ["local", "allow", "deny", "proxy"].map(|mode| {
