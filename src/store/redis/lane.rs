@@ -1,9 +1,9 @@
 //! A lane: one task, one long-lived connection, a queue of checks.
 //!
 //! The task takes what has queued up while it waited for the last reply, and writes it as a few
-//! calls of the script, in one pipeline. Under load the calls grow by themselves, so all checks that
-//! arrived during a round trip share its cost, and most of that of a call; when it is quiet, a check
-//! goes out alone and at once.
+//! calls of the script, in one pipeline. Under load the calls grow by themselves, so all checks
+//! that arrived during a round trip share its cost, and most of the cost of a call; when it is
+//! quiet, a check goes out alone and at once.
 //!
 //! The connection stays with the lane until it breaks, or until its server turns out to be no
 //! primary any more. A pool that lends it to one check at a time would share no round trip
