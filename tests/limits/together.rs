@@ -1,14 +1,18 @@
 //! Checks that come in one call are decided as if each had come in a call of its own at the same
 //! time: the same replies, the same texts, kept for the same time.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
-use crate::support::script::Scripted;
+use crate::support::{redis::Redis, script::Scripted};
 use proptest::{prelude::*, test_runner::TestRunner};
+use tokio::{task::JoinSet, time::Instant};
 use tollgate::{
     counter_key::{BAN_SUFFIX, new_keys, overflow},
     limit::{Algorithm, Limit, ban::Ban, calendar::Edges},
-    store::{Batch, ENFORCED, StoreError, redis::script::ScriptReply},
+    store::{
+        Batch, ENFORCED, Store as _, StoreError,
+        redis::{Options, RedisStore, script::ScriptReply},
+    },
 };
 
 const START: u64 = 1_700_000_000_000_000;
@@ -321,4 +325,52 @@ fn what_cannot_be_written_is_an_error_of_those_that_charged_or_saw_it() {
     assert_eq!(told, ["false 0", "true 4", oom, oom, "true 3"]);
     assert_eq!(redis.stored("good").unwrap().0, format!("2 {START}"));
     assert_eq!(redis.stored("unwritable"), None);
+}
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What happened to 40 checks at once: 20 of one counter, and 20 of a key that is a list.
+async fn at_once(redis: &Redis, batch: usize) -> (u64, u64) {
+    redis.cli(&["FLUSHALL"]);
+    redis.cli(&["RPUSH", "list", "1"]);
+    let mut options = Options::parse(&redis.url()).unwrap();
+    options.batch = batch;
+    let store = Arc::new(RedisStore::start(&options, Box::new(|_| {})).unwrap());
+    assert!(store.connected_within(PATIENCE).await);
+    redis.cli(&["CONFIG", "RESETSTAT"]);
+    let mut checks = JoinSet::new();
+    for n in 0..40 {
+        let store = Arc::clone(&store);
+        checks.spawn(async move {
+            let key = ["good", "list"][n % 2];
+            let batch = fixed(&[(key, 15)]);
+            (key, store.charge(&batch, Instant::now() + PATIENCE).await)
+        });
+    }
+    let mut admitted = 0;
+    for (key, reply) in checks.join_all().await {
+        match reply {
+            Ok(answer) => {
+                assert_eq!(key, "good");
+                admitted += u64::from(answer.result.admitted);
+            }
+            Err(error) => {
+                let is_expected = key == "list" && error.to_string().contains("WRONGTYPE");
+                assert!(is_expected, "{key}: {error}");
+            }
+        }
+    }
+    let stats = redis.cli(&["INFO", "commandstats"]);
+    let calls = stats.split("cmdstat_evalsha:calls=").nth(1).unwrap();
+    let calls = calls.split(',').next().unwrap().parse().unwrap();
+    (admitted, calls)
+}
+
+#[tokio::test]
+async fn checks_that_wait_share_a_call_and_an_error_is_of_one_check() {
+    let redis = Redis::start();
+    let (admitted, calls) = at_once(&redis, 32).await;
+    assert_eq!(admitted, 15);
+    assert!(calls <= 4, "{calls} calls");
+    assert_eq!(at_once(&redis, 1).await, (15, 40));
 }
