@@ -187,28 +187,33 @@ local function decide(now, entries, known, answer, first, size, base)
 
       if algorithm == 2 then
         -- sliding_window: the current window, and the one before it. See src/limit/sliding_window.rs.
-        local count, first, last, old, old_first, old_last = 0, 0, 0, 0, 0, 0
+        -- `before` is the text of the window before, as long as that is what it was. Often it is empty.
+        local count, first, last, old, old_first, old_last, before = 0, 0, 0, 0, 0, 0, '0 0 0'
         if stored then
-          count, first, last, old, old_first, old_last = match(stored, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$')
+          count, first, last, before = match(stored, '^(%d+) (%d+) (%d+) (%d+ %d+ %d+)$')
           if not count then
             error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
           end
-          count, first, last, old, old_first, old_last = count + 0, first + 0, last + 0, old + 0, old_first + 0, old_last + 0
+          count, first, last = count + 0, first + 0, last + 0
+          if before ~= '0 0 0' then
+            old, old_first, old_last = match(before, '^(%d+) (%d+) (%d+)$')
+            old, old_first, old_last = old + 0, old_first + 0, old_last + 0
+          end
           -- After the clock went back, nothing lies in the future.
           if last > now then
             if first > now then first = now end
             if old_first > now then old_first = now end
             if old_last > now then old_last = now end
-            last = now
+            last, before = now, nil
           end
         end
         if now >= first + window then
-          old, old_first, old_last = count, first, last
+          old, old_first, old_last, before = count, first, last, nil
           count, first, last = 0, 0, 0
         end
         local fading = 0
         if now >= old_last + window then
-          old, old_first, old_last = 0, 0, 0
+          old, old_first, old_last, before = 0, 0, 0, '0 0 0'
         elseif old > 0 then
           local remains, length = old_last + window - now, old_last - old_first
           if remains >= length then
@@ -236,7 +241,8 @@ local function decide(now, entries, known, answer, first, size, base)
           wait = to + window - floor(length / span) * keep - mul_div(keep, length % span, span) - now
         end
         left = amount - count - fading
-        value = format('%d %d %d %d %d %d', count, first, last, old, old_first, old_last)
+        before = before or format('%d %d %d', old, old_first, old_last)
+        value = format('%d %d %d %s', count, first, last, before)
         expires = (last > old_last and last or old_last) + window
 
       elseif algorithm == 1 then
