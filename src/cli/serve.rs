@@ -22,6 +22,7 @@ use crate::{
     problem::Problem,
     rules::span::span_us,
     server::{self, ListenAddr},
+    store::redis,
 };
 
 /// Options of `serve`. Each can be given as a flag or by its environment variable.
@@ -58,6 +59,10 @@ pub struct ServeArgs {
     /// Connections to Redis that carry checks, for each thread
     #[arg(long, env = "TOLLGATE_REDIS_LANES", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     redis_lanes: u16,
+
+    /// The most checks in one script call; 1: each by itself
+    #[arg(long, env = "TOLLGATE_REDIS_BATCH", value_name = "N", default_value_t = redis::BATCH, value_parser = batch)]
+    redis_batch: usize,
 
     /// The longest that a check waits for Redis; less if the proxy waits less
     #[arg(long, env = "TOLLGATE_DEADLINE", value_name = "TIME", default_value = "50ms", value_parser = duration)]
@@ -162,10 +167,18 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A number of checks that a lane sends at once.
+fn batch(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(checks @ 1..=256) => Ok(checks),
+        _ => Err("it must be a number from 1 to 256".to_owned()),
+    }
+}
+
 fn store(
     kind: Option<StoreKind>,
     redis: &RedisArgs,
-    lanes: u16,
+    (lanes, batch): (u16, usize),
     deadline: Duration,
 ) -> Result<StoreSettings, Failure> {
     let options = redis.options().map_err(anyhow::Error::from)?;
@@ -173,6 +186,7 @@ fn store(
         (Some(StoreKind::Memory), _) | (None, None) => Ok(StoreSettings::Memory),
         (_, Some(mut options)) => {
             options.lanes = usize::from(lanes);
+            options.batch = batch;
             options.deadline = deadline;
             options.answer_timeout = ANSWER_TIMEOUT.0.max(deadline * ANSWER_TIMEOUT.1);
             Ok(StoreSettings::Redis(Box::new(options)))
@@ -198,6 +212,7 @@ pub(super) fn run(args: ServeArgs) -> Result<(), Failure> {
         store,
         redis,
         redis_lanes,
+        redis_batch,
         deadline,
         replicas,
         remember_denials,
@@ -220,7 +235,7 @@ pub(super) fn run(args: ServeArgs) -> Result<(), Failure> {
         keys: redis.keys(),
         listen,
         admin,
-        store: self::store(store, &redis, redis_lanes, deadline)?,
+        store: self::store(store, &redis, (redis_lanes, redis_batch), deadline)?,
         deadline,
         replicas,
         remember_denials,

@@ -3,7 +3,6 @@
 
 use crate::support::{redis::Redis, script::Scripted};
 use proptest::{prelude::*, test_runner::TestRunner};
-use redis::Value;
 use tollgate::{
     counter_key::BAN_SUFFIX,
     limit::{
@@ -11,7 +10,10 @@ use tollgate::{
         ban::Ban,
         calendar::{Calendar, Edges, Period},
     },
-    store::{Batch, ChargeResult, ENFORCED, StoreError, redis::script},
+    store::{
+        Batch, ChargeResult, ENFORCED, StoreError,
+        redis::script::{self, Check},
+    },
 };
 
 const START: u64 = 1_700_000_000_000_000;
@@ -468,16 +470,10 @@ fn a_counter_that_tollgate_did_not_write_is_an_error_and_not_a_free_pass() {
             let mut batch = Batch::default();
             let limit = Limit::new(algorithm, 5, 60_000_000, None).unwrap();
             batch.push(limit, 1, ENFORCED, |key| key.push_str(set[1]));
-            let command = script::command(
-                "EVAL",
-                script::SOURCE,
-                &batch,
-                batch.charges().iter(),
-                script::Mode::Charge,
-            );
-            let error = runtime
-                .block_on(command.query_async::<Value>(&mut connection))
-                .unwrap_err();
+            let check = Check::new(&batch, batch.charges().iter(), script::Mode::Charge);
+            let command = script::command("EVAL", script::SOURCE, std::iter::once(&check));
+            let answer = runtime.block_on(connection.send_packed_command(&command));
+            let error = script::decode(answer.unwrap(), 1).unwrap_err();
             assert!(
                 error.to_string().contains(expected),
                 "{set:?} {algorithm}: {error}"

@@ -12,4 +12,5 @@ mod give_back;
 mod promises;
 mod reference;
 mod stores;
+mod together;
 mod topologies;

@@ -3,8 +3,8 @@
 use redis::{Value, aio::MultiplexedConnection};
 use tokio::runtime::{Builder, Runtime};
 use tollgate::store::{
-    Batch,
-    redis::script::{self, Mode, ScriptReply},
+    Batch, StoreError,
+    redis::script::{self, Check, Mode, Replies, ScriptReply},
 };
 
 use super::redis::Redis;
@@ -36,11 +36,36 @@ impl Scripted {
 
     /// The reply of the script at `now`.
     pub fn charge(&self, batch: &Batch, now: u64) -> ScriptReply {
-        let charges = batch.charges().iter();
-        let mut command = script::command("EVAL", &self.source, batch, charges, Mode::Charge);
+        let mut replies = self.charge_together(&[batch], now);
+        replies.remove(0).unwrap()
+    }
+
+    /// The replies of the script at `now`, to one call about all of these batches.
+    pub fn charge_together(
+        &self,
+        batches: &[&Batch],
+        now: u64,
+    ) -> Vec<Result<ScriptReply, StoreError>> {
+        let checks: Vec<Check> = batches
+            .iter()
+            .map(|batch| Check::new(batch, batch.charges().iter(), Mode::Charge))
+            .collect();
+        let mut command = script::command("EVAL", &self.source, checks.iter());
         command.arg(now);
-        let answer: Value = self.query(&command);
-        script::decode(answer, batch.charges().len()).unwrap()
+        // An error of one check is not one of the call.
+        let mut connection = self.connection.clone();
+        let sent = connection.send_packed_command(&command);
+        let mut replies = Replies::read(self.runtime.block_on(sent).unwrap()).unwrap();
+        assert_eq!(replies.now_us(), now);
+        let replies = checks.iter().map(|check| replies.next(check.charges()));
+        replies.collect()
+    }
+
+    /// Stores a text that tollgate did not write.
+    pub fn set(&self, key: &str, text: &str) {
+        let mut command = redis::cmd("MSET");
+        command.arg(key).arg(text).arg(format!("{key}:ttl")).arg(1);
+        let _: Value = self.query(&command);
     }
 
     /// Takes back at `now` what was charged at `charged_at`.
@@ -75,13 +100,14 @@ impl Scripted {
     }
 }
 
-/// The script with another clock and another write: it reads the time from the last argument, and
+/// The script with another clock and another write: it takes the time from the last argument, and
 /// stores the time to live of a key beside it instead of setting it (Redis' own clock goes on
-/// meanwhile).
+/// meanwhile). Keys that say so cannot be written.
 fn with_injected_clock() -> String {
     let store = "local function store(key, value, px, ttl)\n\
-                 redis.call('MSET', key, value, key .. ':ttl', ttl)\nend\n";
-    let source = inject_clock(script::SOURCE).replace("redis.call('SET', ", "store(");
+                 if string.find(key, 'unwritable', 1, true) then return { err = 'OOM no' } end\n\
+                 return redis.call('MSET', key, value, key .. ':ttl', ttl)\nend\n";
+    let source = inject_clock(script::SOURCE).replace("redis.pcall('SET', ", "store(");
     let source = format!("{store}{source}");
     assert!(
         !source.contains("'SET'") && !source.contains("'TIME'"),
@@ -94,5 +120,5 @@ fn with_injected_clock() -> String {
 fn inject_clock(source: &str) -> String {
     let clock = "local time = redis.call('TIME')\nlocal now = time[1] * 1000000 + time[2]";
     assert!(source.contains(clock), "the script has changed: adapt this");
-    source.replace(clock, "local now = tonumber(ARGV[#ARGV])")
+    source.replace(clock, "local now = tonumber(table.remove(ARGV))")
 }

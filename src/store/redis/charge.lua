@@ -1,25 +1,34 @@
--- Decides about one request and charges it: every limit of every matching rule, in one round trip,
--- all or nothing.
+-- Decides about checks and charges them, many in one call: of each check every limit of every matching
+-- rule, all or nothing.
 --
---   KEYS[i]             the counter of limit i
---   ARGV[8(i-1) + 1..8] its algorithm, group, cost, amount (of a bucket: its burst), window (us),
---                       tokens, period (us), and how many counters of its rule may be new per
---                       second (0: any number)
+--   ARGV[c]  what check c asks: for each of its limits, in binary (`LAYOUT` below), its algorithm, group,
+--            cost, amount (of a bucket: its burst), window (us), tokens, period (us), and how many
+--            counters of its rule may be new per second (0: any number). One more byte at the end says
+--            that limits are not charged, whatever fits.
+--   KEYS     the counters of these limits: those of the first check, then those of the second, and so on
 --
 -- The algorithm is one of 1 fixed_window, 2 sliding_window, 3 token_bucket, 4 sliding_log,
 -- 5 for a ban, and 6 for a fixed_window that follows the calendar.
 --
 --   A bucket gains `tokens` per `period`, a fraction in lowest terms.
---   A window of the calendar has the edges of three windows for its tokens: "b0 b1 b2 b3" (us).
+--   A window of the calendar has the first two edges of three windows for tokens and period, and the other
+--   two after all else (us).
 --   A ban has: 5, group, how many entries before it are its limits, how many denials begin it,
---   within what time (us), how long it lasts (us), 1 if a limit that is not among KEYS did not fit.
---   ARGV may end with "peek": then limits are not charged, whatever fits.
+--   within what time (us), how long it lasts (us), 1 if a limit that is not among KEYS did not fit, 0.
 --
---   Answer: { admitted 0|1, now (us), then for each limit: fits 0|1, remaining, wait (us), then
---           the i of each limit that was charged to its rule's overflow counter }.
---           `remaining` of a ban is 1 if it begins now.
---           { 3, now } if a counter would be new, and must be asked for. Nothing was charged.
---           { 2, now } if `now` is outside the edges of a calendar window. Nothing was charged.
+--   Answer: { now (us), then for each check: its verdict, and for each limit fits 0|1, remaining,
+--           wait (us) }. `remaining` of a ban is 1 if it begins now. Verdicts are
+--           0 denied, 1 admitted;
+--           4 denied, 5 admitted, and after the limits: how many of them were charged to their rule's
+--             overflow counter, and the i of each;
+--           2 if `now` is outside the edges of a calendar window. Nothing was charged, and nothing follows;
+--           3 if a counter would be new, and must be asked for. Nothing was charged, and nothing follows;
+--           an error, which nothing follows.
+--
+-- Checks are decided in their order, as if each came in a call of its own at the same time: each sees what
+-- those before it have charged. But each key is read once, when it is first needed, and written once, at
+-- the end. A value that is not one of tollgate is an error of the checks that need it. If a value cannot
+-- be written, that is an error of the checks that charged it, and of those that saw it charged.
 --
 -- Group 0 is enforced: if one of its limits does not fit, nothing is written at all. Every other
 -- group is a shadow rule: if one of its limits does not fit, that group alone is not written. Bans
@@ -28,398 +37,576 @@
 -- The counters of a client that has none of its rule yet take from the rule's budget of new counters,
 -- a bucket of as many per second and a minute's worth at most. If that is empty, the rule's overflow counter is
 -- charged in its place. Their keys follow from the rule's: see src/counter_key.rs. In a cluster they
--- are in other slots, so there the caller keeps the budget: with "ask" in its place, nothing is
+-- are in other slots, so there the caller keeps the budget: with `ASK` in its place, nothing is
 -- written if a counter would be new.
 --
 -- The arithmetic is that of src/limit/*.rs, line by line, and is explained there. A property test
 -- compares the two. Numbers here are doubles, exact up to 2^53. Costs are at least 1. `%d` prints
 -- through a C long, so Redis must be a 64-bit build.
 --
--- Redis does nothing else while this script runs. Making a function costs more than running most of
--- them would, so the algorithms are written inline, and only what is rarely needed is a function.
-
-local match, format, floor = string.match, string.format, math.floor
-
--- floor(a * b / c) and its remainder, exact for a <= c < 2^45 and b < 2^49.
--- This is long division by digits of 7 bits.
-local function mul_div(a, b, c)
-  local product = a * b
-  if product < 9007199254740992 then -- 2^53
-    return floor(product / c), product % c
-  end
-  local quotient, rest = 0, 0
-  local digit = 4398046511104 -- 2^42
-  while digit >= 1 do
-    local sum = rest * 128 + a * (floor(b / digit) % 128)
-    quotient, rest = quotient * 128 + floor(sum / c), sum % c
-    digit = digit / 128
-  end
-  return quotient, rest
-end
+-- Redis does nothing else while this script runs, and often it runs for one check. Making a function or a
+-- table costs a tenth of a check. So algorithms are written inline, and what is rarely needed is made
+-- when it is.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 
-local answer = { 1, now }
-local values, expiries, denied, bans = {}, {}, nil, nil
--- Of new counters: the budgets by their keys, the budget of limit i, the overflow counter of limit i,
--- and whether it must be asked for one.
-local budgets, news, shared, unmade
+-- What is known of each key that was read: { its text (false if there is none), its name, when it expires
+-- if it must be written, the first check that wrote it (0 if none has), the text and the expiry that the
+-- check being decided would give it }. `users` are checks that need it although it is not among their KEYS.
+local entries = {}
+-- The same by name. The keys of one check differ, so it needs none.
+local known = #ARGV > 1 and {} or nil
+-- The verdict of a check that is not decided yet is -1.
+local answer = { now, -1, 0, 0, 0 }
 
-for i = 1, #KEYS do
-  local key, at = KEYS[i], 8 * i - 7
-  local algorithm, cost, amount, window = ARGV[at], ARGV[at + 2] + 0, ARGV[at + 3] + 0, ARGV[at + 4] + 0
-  local stored = redis.call('GET', key)
-  local fits, left, wait, value, expires
+-- Decides about the checks from `first` on. Before that one are `size` numbers of the answer, and `base` KEYS.
+local function decide(now, entries, known, answer, first, size, base)
+  local match, format, floor = string.match, string.format, math.floor
+  local KEYS, ARGV, call = KEYS, ARGV, redis.call
 
-  local is_new = not stored and ARGV[at + 7] ~= '0'
-  if is_new then
-    -- A client that has another counter of the rule is known.
-    local client = match(key, '^[^}]*}')
-    for j = 1, #KEYS do
-      if j ~= i and string.sub(KEYS[j], 1, #client) == client and redis.call('GET', KEYS[j]) then
-        is_new = false
-      end
+  -- floor(a * b / c) and its remainder, exact for a <= c < 2^45 and b < 2^49.
+  -- This is long division by digits of 7 bits.
+  local function mul_div(a, b, c)
+    local product = a * b
+    if product < 9007199254740992 then -- 2^53
+      return floor(product / c), product % c
     end
-  end
-  if is_new and ARGV[at + 7] == 'ask' then
-    unmade = true
-  elseif is_new then
-    local rate, rule = ARGV[at + 7] + 0, match(key, '^[^{]*{[^:}]*')
-    budgets, news = budgets or {}, news or {}
-    local budget = budgets[rule]
-    if not budget then
-      local used, since = match(redis.call('GET', rule .. '}:new_keys') or '0 0', '^(%d+) (%d+)$')
-      if not used then
-        error('the value of ' .. rule .. '}:new_keys is not one of tollgate: remove it with DEL', 0)
-      end
-      used, since = used + 0, since + 0
-      if since > now then since = now end
-      local seconds = floor((now - since) / 1000000)
-      used, since = used - seconds * rate, since + seconds * 1000000
-      local refilled = floor((now - since) * rate / 1000000)
-      if refilled >= used then
-        used, since, refilled = 0, now, 0
-      end
-      budget = { used = used, since = since, left = 60 * rate - (used - refilled), rate = rate, new = 0 }
-      budgets[rule] = budget
+    local quotient, rest = 0, 0
+    local digit = 4398046511104 -- 2^42
+    while digit >= 1 do
+      local sum = rest * 128 + a * (floor(b / digit) % 128)
+      quotient, rest = quotient * 128 + floor(sum / c), sum % c
+      digit = digit / 128
     end
-    if budget.left > 0 then
-      budget.left, news[i] = budget.left - 1, budget
-    else
-      key = rule .. '}:overflow' .. match(key, '}(.*)$')
-      stored = redis.call('GET', key)
-      shared = shared or {}
-      shared[i] = key
-    end
+    return quotient, rest
   end
 
-  if algorithm == '2' then
-    -- sliding_window: the current window, and the one before it. See src/limit/sliding_window.rs.
-    local count, first, last, old, old_first, old_last = 0, 0, 0, 0, 0, 0
-    if stored then
-      count, first, last, old, old_first, old_last = match(stored, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$')
-      if not count then
-        error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
-      end
-      count, first, last, old, old_first, old_last = count + 0, first + 0, last + 0, old + 0, old_first + 0, old_last + 0
-      -- After the clock went back, nothing lies in the future.
-      if last > now then
-        if first > now then first = now end
-        if old_first > now then old_first = now end
-        if old_last > now then old_last = now end
-        last = now
-      end
-    end
-    if now >= first + window then
-      old, old_first, old_last = count, first, last
-      count, first, last = 0, 0, 0
-    end
-    local fading = 0
-    if now >= old_last + window then
-      old, old_first, old_last = 0, 0, 0
-    elseif old > 0 then
-      local remains, length = old_last + window - now, old_last - old_first
-      if remains >= length then
-        fading = old
-      else
-        local quotient, rest = mul_div(remains, old, length)
-        fading = rest > 0 and quotient + 1 or quotient
-      end
-    end
-    fits = count + fading + cost <= amount
-    if fits then
-      if count == 0 then first = now end
-      count, last = count + cost, now
-    end
-    -- When at most `target` requests count: then more is left, or this one fits.
-    local target = fits and count + fading - 1 or amount - cost
-    local span, from, to, keep = count, first, last, target
-    if target >= count then
-      span, from, to, keep = old, old_first, old_last, target - count
-    end
-    if keep < 0 then
-      wait = window
-    else
-      local length = to - from
-      wait = to + window - floor(length / span) * keep - mul_div(keep, length % span, span) - now
-    end
-    left = amount - count - fading
-    value = format('%d %d %d %d %d %d', count, first, last, old, old_first, old_last)
-    expires = (last > old_last and last or old_last) + window
+  local time_for
+  -- The entry of each limit of a check.
+  local charged = { false }
+  local checks = #ARGV
+  -- What checks ask, decoded. Many ask the same.
+  local plans, asked, plan, limits = checks > 1 and {}, nil, nil, nil
 
-  elseif algorithm == '1' then
-    -- fixed_window. See src/limit/fixed_window.rs.
-    local count, start = 0, now
-    if stored then
-      count, start = match(stored, '^(%d+) (%d+)$')
-      if not count then
-        error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
-      end
-      count, start = count + 0, start + 0
-      if now >= start + window then
-        count, start = 0, now
-      elseif start > now then
-        start = now
-      end
-    end
-    fits = count + cost <= amount
-    if fits then
-      count = count + cost
-    end
-    left = amount - count
-    expires = start + window
-    wait = cost > amount and window or expires - now
-    value = format('%d %d', count, start)
-
-  elseif algorithm == '6' then
-    -- fixed_window in windows of a calendar. See src/limit/fixed_window.rs.
-    local begin, second, third, last = match(ARGV[at + 5], '^(%d+) (%d+) (%d+) (%d+)$')
-    begin, second, third, last = begin + 0, second + 0, third + 0, last + 0
-    if now < begin or now >= last then
-      return { 2, now }
-    elseif now >= third then
-      begin, expires = third, last
-    elseif now >= second then
-      begin, expires = second, third
-    else
-      expires = second
-    end
-    local count, start = 0, begin
-    if stored then
-      count, start = match(stored, '^(%d+) (%d+)$')
-      if not count then
-        error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
-      end
-      count = start + 0 < begin and 0 or count + 0
-    end
-    fits = count + cost <= amount
-    if fits then
-      count = count + cost
-    end
-    left = amount - count
-    wait = cost > amount and window or expires - now
-    value = format('%d %d', count, begin)
-
-  elseif algorithm == '4' then
-    -- sliding_log: "total last", then "time cost" of each request. See src/limit/sliding_log.rs.
-    -- Only what has left the window and what stands in the way is read; the rest is copied as it is.
-    local total, last, at, length = 0, 0, 1, stored and #stored or 0
-    local entry, its_cost, after
-    if stored then
-      total, last, at = match(stored, '^(%d+) (%d+)()')
-      if not total then
-        error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
-      end
-      total, last = total + 0, last + 0
-      if last > now then
-        -- The clock went back. Nothing lies in the future.
-        stored = string.gsub(string.sub(stored, at), ' (%d+) (%d+)', function(time, cost)
-          if time + 0 > now then
-            return format(' %d %s', now, cost)
+  for c = first, checks do
+    answer[size + 1] = -1
+    if ARGV[c] ~= asked then
+      asked = ARGV[c]
+      plan = plans and plans[asked]
+      if not plan then
+        local at, count, length, unpack = 1, 0, #asked, struct.unpack
+        plan = { false }
+        repeat
+          local algorithm, group, cost, amount, window, tokens, period, new
+          algorithm, group, cost, amount, window, tokens, period, new, at = unpack('<BI4I8I8I8I8I8I4', asked, at) -- LAYOUT
+          count = count + 1
+          plan[count] = { algorithm, group, cost, amount, window, tokens, period, new }
+          if algorithm == 6 then
+            plan[count][9], plan[count][10], at = unpack('<I8I8', asked, at)
           end
-        end)
-        last, at, length = now, 1, #stored
+        until at >= length
+        if at == length then plan.peeks = true end
+        if plans then plans[asked] = plan end
       end
-      if last + window <= now then
-        total, at = 0, length + 1
+      limits = #plan
+    end
+
+    -- Whether a limit of group 0 does not fit, and the other groups of which one does not.
+    local denied, shadows, bans = false, nil, nil
+    -- Of new counters: the budgets by their keys, the budget of limit i, the limits that are charged to their
+    -- overflow counter (as a list, and each at minus its i), and whether one must be asked for.
+    local budgets, news, shared, unmade
+    local is_outside = false
+
+    for i = 1, limits do
+      local key, limit = KEYS[base + i], plan[i]
+      local algorithm, cost, amount, window = limit[1], limit[3], limit[4], limit[5]
+      local entry = known and known[key]
+      if not entry then
+        entry = { call('GET', key), key, false, 0, false, false }
+        entries[#entries + 1] = entry
+        if known then known[key] = entry end
       end
-      while at <= length do
-        entry, its_cost, after = match(stored, '^ (%d+) (%d+)()', at)
-        if not entry then
-          error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
+      local stored = entry[1]
+      local fits, left, wait, value, expires
+
+      if not stored and limit[8] > 0 then
+        local function read(key)
+          known = known or {}
+          local entry = known[key]
+          if not entry then
+            entry = { call('GET', key), key, false, 0, false, false }
+            entries[#entries + 1], known[key] = entry, entry
+          end
+          entry.users = entry.users or {}
+          entry.users[c] = true
+          return entry
         end
-        if entry + window > now then
+        -- A client that has another counter of the rule is known.
+        local client, is_new = match(key, '^[^}]*}'), true
+        for j = base + 1, base + limits do
+          if j ~= base + i and string.sub(KEYS[j], 1, #client) == client and read(KEYS[j])[1] then
+            is_new = false
+          end
+        end
+        if is_new and limit[8] == 4294967295 then -- ASK
+          unmade = true
+        elseif is_new then
+          local rate, rule = limit[8], match(key, '^[^{]*{[^:}]*')
+          budgets, news = budgets or {}, news or {}
+          local budget = budgets[rule]
+          if not budget then
+            local entry = read(rule .. '}:new_keys')
+            local used, since = match(entry[1] or '0 0', '^(%d+) (%d+)$')
+            if not used then
+              error('the value of ' .. rule .. '}:new_keys is not one of tollgate: remove it with DEL', 0)
+            end
+            used, since = used + 0, since + 0
+            if since > now then since = now end
+            local seconds = floor((now - since) / 1000000)
+            used, since = used - seconds * rate, since + seconds * 1000000
+            local refilled = floor((now - since) * rate / 1000000)
+            if refilled >= used then
+              used, since, refilled = 0, now, 0
+            end
+            budget = { entry = entry, used = used, since = since, left = 60 * rate - (used - refilled), rate = rate, new = 0 }
+            budgets[rule] = budget
+          end
+          if budget.left > 0 then
+            budget.left, news[i] = budget.left - 1, budget
+          else
+            key = rule .. '}:overflow' .. match(key, '}(.*)$')
+            entry = read(key)
+            stored = entry[1]
+            shared = shared or {}
+            shared[#shared + 1], shared[-i] = i, true
+          end
+        end
+      end
+
+      if algorithm == 2 then
+        -- sliding_window: the current window, and the one before it. See src/limit/sliding_window.rs.
+        -- `before` is the text of the window before, as long as that is what it was. Often it is empty.
+        local count, first, last, old, old_first, old_last, before = 0, 0, 0, 0, 0, 0, '0 0 0'
+        if stored then
+          count, first, last, before = match(stored, '^(%d+) (%d+) (%d+) (%d+ %d+ %d+)$')
+          if not count then
+            error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
+          end
+          count, first, last = count + 0, first + 0, last + 0
+          if before ~= '0 0 0' then
+            old, old_first, old_last = match(before, '^(%d+) (%d+) (%d+)$')
+            old, old_first, old_last = old + 0, old_first + 0, old_last + 0
+          end
+          -- After the clock went back, nothing lies in the future.
+          if last > now then
+            if first > now then first = now end
+            if old_first > now then old_first = now end
+            if old_last > now then old_last = now end
+            last, before = now, nil
+          end
+        end
+        if now >= first + window then
+          old, old_first, old_last, before = count, first, last, nil
+          count, first, last = 0, 0, 0
+        end
+        local fading = 0
+        if now >= old_last + window then
+          old, old_first, old_last, before = 0, 0, 0, '0 0 0'
+        elseif old > 0 then
+          local remains, length = old_last + window - now, old_last - old_first
+          if remains >= length then
+            fading = old
+          else
+            local quotient, rest = mul_div(remains, old, length)
+            fading = rest > 0 and quotient + 1 or quotient
+          end
+        end
+        fits = count + fading + cost <= amount
+        if fits then
+          if count == 0 then first = now end
+          count, last = count + cost, now
+        end
+        -- When at most `target` requests count: then more is left, or this one fits.
+        local target = fits and count + fading - 1 or amount - cost
+        local span, from, to, keep = count, first, last, target
+        if target >= count then
+          span, from, to, keep = old, old_first, old_last, target - count
+        end
+        if keep < 0 then
+          wait = window
+        else
+          local length = to - from
+          wait = to + window - floor(length / span) * keep - mul_div(keep, length % span, span) - now
+        end
+        left = amount - count - fading
+        before = before or format('%d %d %d', old, old_first, old_last)
+        value = format('%d %d %d %s', count, first, last, before)
+        expires = (last > old_last and last or old_last) + window
+
+      elseif algorithm == 1 then
+        -- fixed_window. See src/limit/fixed_window.rs.
+        local count, start = 0, now
+        if stored then
+          count, start = match(stored, '^(%d+) (%d+)$')
+          if not count then
+            error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
+          end
+          count, start = count + 0, start + 0
+          if now >= start + window then
+            count, start = 0, now
+          elseif start > now then
+            start = now
+          end
+        end
+        fits = count + cost <= amount
+        if fits then
+          count = count + cost
+        end
+        left = amount - count
+        expires = start + window
+        wait = cost > amount and window or expires - now
+        value = format('%d %d', count, start)
+
+      elseif algorithm == 6 then
+        -- fixed_window in windows of a calendar. See src/limit/fixed_window.rs.
+        local begin, second, third, last = limit[6], limit[7], limit[9], limit[10]
+        if now < begin or now >= last then
+          is_outside = true
           break
+        elseif now >= third then
+          begin, expires = third, last
+        elseif now >= second then
+          begin, expires = second, third
+        else
+          expires = second
         end
-        total, at, entry = total - its_cost, after, nil
-      end
-      -- What is left over from a total belongs to no request.
-      if total < 0 or (total > 0) ~= (at <= length) then
-        error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
-      end
-    end
-    fits = total + cost <= amount
-    if cost > amount then
-      wait = window
-    elseif fits then
-      wait = (entry or now) + window - now
-    else
-      local excess = total + cost - amount - its_cost
-      while excess > 0 do
-        entry, its_cost, after = match(stored, '^ (%d+) (%d+)()', after)
-        if not entry then
-          error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
+        local count, start = 0, begin
+        if stored then
+          count, start = match(stored, '^(%d+) (%d+)$')
+          if not count then
+            error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
+          end
+          count = start + 0 < begin and 0 or count + 0
         end
-        excess = excess - its_cost
-      end
-      wait = entry + window - now
-    end
-    if fits then
-      total = total + cost
-      value = format('%d %d%s %d %d', total, now, stored and string.sub(stored, at) or '', now, cost)
-      expires = now + window
-    end
-    left = amount - total
+        fits = count + cost <= amount
+        if fits then
+          count = count + cost
+        end
+        left = amount - count
+        wait = cost > amount and window or expires - now
+        value = format('%d %d', count, begin)
 
-  elseif algorithm == '5' then
-    -- A ban. See src/limit/ban.rs.
-    local denials, since, till, duration, is_due, is_cut = 0, now, 0, ARGV[at + 5] + 0, false, false
-    if stored then
-      denials, since, till = match(stored, '^(%d+) (%d+) (%d+)$')
-      if not denials then
-        error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
-      end
-      denials, since, till = denials + 0, since + 0, till + 0
-      if since > now then since = now end
-      if till > since + duration then
-        till, is_cut = since + duration, true
-      end
-    end
-    if till > now then
-      fits, left, wait, expires, is_due = false, 0, till - now, till, is_cut
-    else
-      if denials == 0 or now >= since + window then
-        denials, since = 0, now
-      end
-      is_due = ARGV[at + 6] == '1'
-      for j = i - cost, i - 1 do
-        -- Nobody is banned for what others do.
-        if answer[3 * j] == 0 and not (shared and shared[j]) then is_due = true end
-      end
-      if is_due then denials = denials + 1 end
-      if is_due and denials >= amount then
-        fits, left, wait = false, 1, duration
-        denials, since, till, expires = 0, now, now + duration, now + duration
+      elseif algorithm == 4 then
+        -- sliding_log: "total last", then "time cost" of each request. See src/limit/sliding_log.rs.
+        -- Only what has left the window and what stands in the way is read; the rest is copied as it is.
+        local total, last, at, length = 0, 0, 1, stored and #stored or 0
+        local entry, its_cost, after
+        if stored then
+          total, last, at = match(stored, '^(%d+) (%d+)()')
+          if not total then
+            error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
+          end
+          total, last = total + 0, last + 0
+          if last > now then
+            -- The clock went back. Nothing lies in the future.
+            stored = string.gsub(string.sub(stored, at), ' (%d+) (%d+)', function(time, cost)
+              if time + 0 > now then
+                return format(' %d %s', now, cost)
+              end
+            end)
+            last, at, length = now, 1, #stored
+          end
+          if last + window <= now then
+            total, at = 0, length + 1
+          end
+          while at <= length do
+            entry, its_cost, after = match(stored, '^ (%d+) (%d+)()', at)
+            if not entry then
+              error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
+            end
+            if entry + window > now then
+              break
+            end
+            total, at, entry = total - its_cost, after, nil
+          end
+          -- What is left over from a total belongs to no request.
+          if total < 0 or (total > 0) ~= (at <= length) then
+            error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
+          end
+        end
+        fits = total + cost <= amount
+        if cost > amount then
+          wait = window
+        elseif fits then
+          wait = (entry or now) + window - now
+        else
+          local excess = total + cost - amount - its_cost
+          while excess > 0 do
+            entry, its_cost, after = match(stored, '^ (%d+) (%d+)()', after)
+            if not entry then
+              error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
+            end
+            excess = excess - its_cost
+          end
+          wait = entry + window - now
+        end
+        if fits then
+          total = total + cost
+          value = format('%d %d%s %d %d', total, now, stored and string.sub(stored, at) or '', now, cost)
+          expires = now + window
+        end
+        left = amount - total
+
+      elseif algorithm == 5 then
+        -- A ban. See src/limit/ban.rs.
+        local denials, since, till, duration, is_due, is_cut = 0, now, 0, limit[6], false, false
+        if stored then
+          denials, since, till = match(stored, '^(%d+) (%d+) (%d+)$')
+          if not denials then
+            error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
+          end
+          denials, since, till = denials + 0, since + 0, till + 0
+          if since > now then since = now end
+          if till > since + duration then
+            till, is_cut = since + duration, true
+          end
+        end
+        if till > now then
+          fits, left, wait, expires, is_due = false, 0, till - now, till, is_cut
+        else
+          if denials == 0 or now >= since + window then
+            denials, since = 0, now
+          end
+          is_due = limit[7] == 1
+          for j = i - cost, i - 1 do
+            -- Nobody is banned for what others do.
+            if answer[size + 3 * j - 1] == 0 and not (shared and shared[-j]) then is_due = true end
+          end
+          if is_due then denials = denials + 1 end
+          if is_due and denials >= amount then
+            fits, left, wait = false, 1, duration
+            denials, since, till, expires = 0, now, now + duration, now + duration
+          else
+            fits, left, wait = true, amount - denials, 0
+            if left < 1 then left = 1 end
+            till, expires = 0, since + window
+          end
+        end
+        if is_due then
+          value = format('%d %d %d', denials, since, till)
+          bans = bans or {}
+          bans[#bans + 1] = i
+        end
+
+      elseif algorithm == 3 then
+        -- token_bucket. See src/limit/token_bucket.rs.
+        local tokens, period = limit[6], limit[7]
+        local used, since, refilled = 0, now, 0
+        if stored then
+          used, since = match(stored, '^(%d+) (%d+)$')
+          if not used then
+            error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
+          end
+          used, since = used + 0, since + 0
+          if since > now then since = now end
+          local periods = floor((now - since) / period)
+          if periods * tokens >= used then
+            used, since = 0, now
+          else
+            used, since = used - periods * tokens, since + periods * period
+            refilled = mul_div(now - since, tokens, period)
+            if refilled >= used then
+              used, since, refilled = 0, now, 0
+            end
+          end
+        end
+        -- How long it takes until `count` tokens have flowed back.
+        time_for = time_for or function(count, tokens, period)
+          local periods = floor(count / tokens)
+          if periods * period >= 70368744177664 then -- 2^46, as MAX_WAIT_US
+            return 70368744177664
+          end
+          local quotient, rest = mul_div(count % tokens, period, tokens)
+          return periods * period + (rest > 0 and quotient + 1 or quotient)
+        end
+        fits = used - refilled + cost <= amount
+        if fits then
+          used = used + cost
+          wait = since + time_for(refilled + 1, tokens, period) - now
+        elseif cost > amount then
+          wait = window
+        else
+          wait = since + time_for(used + cost - amount, tokens, period) - now
+        end
+        left = amount - (used - refilled)
+        value = format('%d %d', used, since)
+        expires = since + time_for(used, tokens, period)
+
       else
-        fits, left, wait = true, amount - denials, 0
-        if left < 1 then left = 1 end
-        till, expires = 0, since + window
+        error('this script knows no algorithm ' .. algorithm, 0)
       end
-    end
-    if is_due then
-      value = format('%d %d %d', denials, since, till)
-      bans = bans or {}
-      bans[#bans + 1] = i
-    end
 
-  elseif algorithm == '3' then
-    -- token_bucket. See src/limit/token_bucket.rs.
-    local tokens, period = ARGV[at + 5] + 0, ARGV[at + 6] + 0
-    local used, since, refilled = 0, now, 0
-    if stored then
-      used, since = match(stored, '^(%d+) (%d+)$')
-      if not used then
-        error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
-      end
-      used, since = used + 0, since + 0
-      if since > now then since = now end
-      local periods = floor((now - since) / period)
-      if periods * tokens >= used then
-        used, since = 0, now
+      local to = size + 3 * i
+      if fits then
+        answer[to - 1] = 1
       else
-        used, since = used - periods * tokens, since + periods * period
-        refilled = mul_div(now - since, tokens, period)
-        if refilled >= used then
-          used, since, refilled = 0, now, 0
+        answer[to - 1] = 0
+        if limit[2] == 0 then
+          denied = true
+        else
+          shadows = shadows or {}
+          shadows[limit[2]] = true
         end
       end
+      answer[to], answer[to + 1] = left > 0 and left or 0, wait
+      charged[i], entry[5], entry[6] = entry, value, expires
     end
-    -- How long it takes until `count` tokens have flowed back.
-    local function time_for(count)
-      local periods = floor(count / tokens)
-      if periods * period >= 70368744177664 then -- 2^46, as MAX_WAIT_US
-        return 70368744177664
+
+    if is_outside or (unmade and not denied and not plan.peeks) then
+      for place = #answer, size + 1, -1 do
+        answer[place] = nil
       end
-      local quotient, rest = mul_div(count % tokens, period, tokens)
-      return periods * period + (rest > 0 and quotient + 1 or quotient)
-    end
-    fits = used - refilled + cost <= amount
-    if fits then
-      used = used + cost
-      wait = since + time_for(refilled + 1) - now
-    elseif cost > amount then
-      wait = window
+      answer[size + 1] = is_outside and 2 or 3
+      size = size + 1
     else
-      wait = since + time_for(used + cost - amount) - now
+      if bans then
+        for _, i in ipairs(bans) do
+          local entry = charged[i]
+          entry[1], entry[3] = entry[5], entry[6]
+          if entry[4] == 0 then entry[4] = c end
+          entry[5] = nil
+        end
+      end
+      answer[size + 1] = denied and 0 or 1
+      if denied then
+      elseif not plan.peeks then
+        for i = 1, limits do
+          local entry = charged[i]
+          if entry[5] and not (shadows and shadows[plan[i][2]]) then
+            entry[1], entry[3] = entry[5], entry[6]
+            if entry[4] == 0 then entry[4] = c end
+            if news and news[i] then
+              news[i].new = news[i].new + 1
+            end
+          end
+        end
+        if budgets then
+          for _, budget in pairs(budgets) do
+            if budget.new > 0 then
+              local used, entry = budget.used + budget.new, budget.entry
+              entry[1] = format('%d %d', used, budget.since)
+              entry[3] = budget.since + math.ceil(used * 1000000 / budget.rate)
+              if entry[4] == 0 then entry[4] = c end
+            end
+          end
+        end
+      end
+      size = size + 1 + 3 * limits
+      if shared then
+        answer[size - 3 * limits] = answer[size - 3 * limits] + 4
+        answer[size + 1] = #shared
+        for j, i in ipairs(shared) do
+          answer[size + 1 + j] = i
+        end
+        size = size + 1 + #shared
+      end
     end
-    left = amount - (used - refilled)
-    value = format('%d %d', used, since)
-    expires = since + time_for(used)
-
-  else
-    error('this script knows no algorithm ' .. algorithm, 0)
+    base = base + limits
   end
-
-  if fits then
-    answer[3 * i] = 1
-  else
-    answer[3 * i] = 0
-    denied = denied or {}
-    denied[ARGV[at + 1]] = true
-  end
-  answer[3 * i + 1], answer[3 * i + 2] = left > 0 and left or 0, wait
-  values[i], expiries[i] = value, expires
 end
 
-if shared then
-  for i = 1, #KEYS do
-    if shared[i] then
-      answer[#answer + 1] = i
+-- What is needed only after an error.
+local function after_errors(answer)
+  -- How many limits a check asks about.
+  local function limits_of(c)
+    local count, at, asked = 0, 1, ARGV[c]
+    while at < #asked do
+      count, at = count + 1, at + (string.byte(asked, at) == 6 and 65 or 49)
+    end
+    return count
+  end
+
+  -- How much of the answer is about a check, from `at` on.
+  local function length_of(c, at)
+    local verdict, limits = answer[at], limits_of(c)
+    if verdict == 0 or verdict == 1 then
+      return 1 + 3 * limits
+    elseif verdict == 4 or verdict == 5 then
+      return 2 + 3 * limits + answer[at + 1 + 3 * limits]
+    end
+    return 1
+  end
+
+  -- An error as Redis says it: a code, and what is wrong. What is caught looks different in each version.
+  local function failure_of(caught)
+    local text = type(caught) == 'table' and caught.err or tostring(caught)
+    text = string.match(text, '^@[^:]*: ?%d+: ?(.*)') or text
+    text = string.match(text, '^%-(.*)') or text
+    return { err = string.match(text, '^%u+ ') and text or 'ERR ' .. text }
+  end
+
+  return limits_of, length_of, failure_of
+end
+
+local first, size, base = 1, 1, 0
+while first <= #ARGV do
+  local is_done, caught = pcall(decide, now, entries, known, answer, first, size, base)
+  if is_done then
+    break
+  end
+  -- One check failed. Those before it are decided, and those after it are still to be.
+  local limits_of, length_of, failure_of = after_errors(answer)
+  while answer[size + 1] ~= -1 do
+    size, base, first = size + length_of(first, size + 1), base + limits_of(first), first + 1
+  end
+  for place = #answer, size + 1, -1 do
+    answer[place] = nil
+  end
+  answer[size + 1] = failure_of(caught)
+  size, base, first = size + 1, base + limits_of(first), first + 1
+end
+
+local unwritten
+for e = 1, #entries do
+  local entry = entries[e]
+  if entry[3] then
+    local reply = redis.pcall('SET', entry[2], entry[1], 'PX', math.ceil((entry[3] - now) / 1000))
+    if reply.err then
+      unwritten = unwritten or {}
+      unwritten[entry[2]], entry.failure = entry, reply
     end
   end
 end
-if unmade and not (denied and denied['0']) and ARGV[8 * #KEYS + 1] ~= 'peek' then
-  return { 3, now }
-end
-if bans then
-  for _, i in ipairs(bans) do
-    redis.call('SET', KEYS[i], values[i], 'PX', format('%d', math.ceil((expiries[i] - now) / 1000)))
-    values[i] = nil
-  end
-end
-if denied and denied['0'] then
-  answer[1] = 0
+if not unwritten then
   return answer
 end
-if ARGV[8 * #KEYS + 1] == 'peek' then
-  return answer
-end
-for i = 1, #KEYS do
-  if values[i] and not (denied and denied[ARGV[8 * i - 6]]) then
-    redis.call('SET', shared and shared[i] or KEYS[i], values[i], 'PX', format('%d', math.ceil((expiries[i] - now) / 1000)))
-    if news and news[i] then
-      news[i].new = news[i].new + 1
+
+-- The checks that charged or saw what could not be written have an error for an answer.
+local limits_of, length_of, failure_of = after_errors(answer)
+local corrected, at, base = { now }, 2, 0
+for c = 1, #ARGV do
+  local failure
+  for i = base + 1, base + limits_of(c) do
+    local entry = unwritten[KEYS[i]]
+    if entry and c >= entry[4] then
+      failure = entry.failure
     end
   end
-end
-if budgets then
-  for rule, budget in pairs(budgets) do
-    if budget.new > 0 then
-      local used = budget.used + budget.new
-      local full = budget.since + math.ceil(used * 1000000 / budget.rate)
-      redis.call('SET', rule .. '}:new_keys', format('%d %d', used, budget.since), 'PX', format('%d', math.ceil((full - now) / 1000)))
+  for _, entry in pairs(unwritten) do
+    if entry.users and entry.users[c] and c >= entry[4] then
+      failure = entry.failure
     end
   end
+  local length = length_of(c, at)
+  if failure and length > 1 then
+    corrected[#corrected + 1] = failure_of(failure)
+  else
+    for place = at, at + length - 1 do
+      corrected[#corrected + 1] = answer[place]
+    end
+  end
+  at, base = at + length, base + limits_of(c)
 end
-return answer
+return corrected

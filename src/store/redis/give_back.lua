@@ -4,7 +4,7 @@
 --   ARGV[1]              when charge.lua charged it (us)
 --   ARGV[2i..2i+1]       its algorithm as in charge.lua, and the cost
 --
---   Answer: { 1, now (us) }.
+--   Answer: { now (us), 1 }.
 --
 -- No counter goes below zero, none that has expired comes back, and none keeps its value for longer
 -- than before. What cannot be found again stays charged: a window that has ended meanwhile, an entry
@@ -72,4 +72,4 @@ for i = 1, #KEYS do
     redis.call('SET', key, value, 'XX', 'KEEPTTL')
   end
 end
-return { 1, now }
+return { now, 1 }

@@ -1,8 +1,9 @@
 //! A lane: one task, one long-lived connection, a queue of checks.
 //!
-//! The task takes what has queued up while it waited for the last reply, and writes it as one
-//! pipeline. Under load the pipelines grow by themselves, so all checks that arrived during a round
-//! trip share its cost; when it is quiet, a check goes out alone and at once.
+//! The task takes what has queued up while it waited for the last reply, and writes it as a few
+//! calls of the script, in one pipeline. Under load the calls grow by themselves, so all checks
+//! that arrived during a round trip share its cost, and most of the cost of a call; when it is
+//! quiet, a check goes out alone and at once.
 //!
 //! The connection stays with the lane until it breaks, or until its server turns out to be no
 //! primary any more. A pool that lends it to one check at a time would share no round trip
@@ -20,49 +21,24 @@ use std::{
 };
 
 use redis::{
-    Cmd, Pipeline, Value,
+    Pipeline, Value,
     aio::{ConnectionLike as _, MultiplexedConnection},
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::mpsc,
     time::{Instant, sleep, timeout},
 };
 
 use super::{
     address::Address,
     connect::Connector,
+    job::{Call, Job, in_calls, pipeline},
     redirect::{Redirect, Undecided},
-    script::{self, ScriptReply},
+    script::{self, Replies},
     time::RedisTime,
 };
 use crate::jitter::half_to_whole;
 use crate::store::StoreError;
-
-/// What Redis said to a job.
-pub(super) type Reply = Result<ScriptReply, Undecided>;
-
-/// A call of a script on its way to Redis.
-pub(super) struct Job {
-    pub(super) cmd: Cmd,
-    pub(super) charges: usize,
-    /// Whether a node of a cluster is asked for keys that are being moved to it.
-    pub(super) asking: bool,
-    pub(super) deadline: Instant,
-    pub(super) reply: oneshot::Sender<Reply>,
-}
-
-impl Job {
-    fn answer(self, result: Reply) {
-        // The receiver may be gone: its deadline passed, or the proxy closed the connection.
-        let _ = self.reply.send(result);
-    }
-
-    /// Whether it is past its deadline, or its receiver is gone: the request has been answered
-    /// without us and must not be charged.
-    fn is_stale(&self, now: Instant) -> bool {
-        self.deadline <= now || self.reply.is_closed()
-    }
-}
 
 /// How a lane behaves when Redis does not.
 #[derive(Debug, Clone, Copy)]
@@ -86,9 +62,18 @@ pub(super) type OnReply = Arc<dyn Fn() + Send + Sync>;
 /// Called when a lane gains (`Ok`) or loses (`Err`) its connection.
 pub(super) type OnChange = Arc<dyn Fn(Result<(), &StoreError>) + Send + Sync>;
 
+/// Calls that were not run.
+struct Left {
+    calls: Vec<Call>,
+    /// Whether the scripts were loaded since.
+    is_loaded: bool,
+}
+
 pub(super) struct Lane {
     pub(super) connector: Connector,
     pub(super) patience: Patience,
+    /// The most checks in one call.
+    pub(super) batch: usize,
     pub(super) connected: Arc<AtomicBool>,
     pub(super) on_change: OnChange,
     pub(super) on_reply: OnReply,
@@ -196,100 +181,125 @@ impl Lane {
         self.send(connection, &ping).await.map(drop)
     }
 
-    /// Sends the jobs as one pipeline and answers them. After an error, the jobs that are left have
-    /// no answer.
+    /// Sends the jobs as one pipeline of calls and answers them. After an error, the jobs that are
+    /// left have no answer.
     async fn exchange(
         &self,
         connection: &mut MultiplexedConnection,
         jobs: &mut Vec<Job>,
     ) -> Result<(), StoreError> {
-        if jobs.is_empty() {
-            return Ok(());
-        }
-        let mut sent = Pipeline::with_capacity(jobs.len());
-        for job in &mut *jobs {
-            if job.asking {
-                sent.cmd("ASKING");
+        let mut calls = in_calls(jobs.drain(..), self.batch);
+        let mut is_loaded = false;
+        while !calls.is_empty() {
+            let left = self
+                .exchange_once(connection, calls, is_loaded)
+                .await
+                .map_err(|(error, left)| {
+                    jobs.extend(left.into_iter().flat_map(|call| call.jobs));
+                    error
+                })?;
+            let now = Instant::now();
+            calls = left.calls;
+            for call in &mut calls {
+                call.jobs.retain(|job| !job.is_stale(now));
             }
-            sent.add_command(std::mem::take(&mut job.cmd));
-        }
-        let mut answers = self.send(connection, &sent).await?.into_iter();
-        let mut cmds = sent.cmd_iter();
-        let mut missing = Vec::new();
-        let mut demoted = None;
-        for job in jobs.drain(..) {
-            if job.asking {
-                // The OK to ASKING.
-                answers.next();
-                cmds.next();
-            }
-            let (Some(answer), Some(cmd)) = (answers.next(), cmds.next()) else {
-                continue; // `send` has counted them.
-            };
-            if script::is_read_only(&answer) {
-                demoted = script::decode(answer.clone(), job.charges).err();
-            }
-            if script::is_missing_script(&answer) {
-                missing.push((job, cmd.clone()));
-            } else {
-                let reply = self.decode(answer, job.charges);
-                job.answer(reply);
-            }
-        }
-        if let Some(error) = demoted {
-            // Somebody else is the primary now. Those that are left were not charged.
-            for (job, _) in missing {
-                job.answer(Err(error.clone().into()));
-            }
-            return Err(error);
-        }
-        if missing.is_empty() {
-            return Ok(());
-        }
-        // Redis forgot the script and has not run these: load it, and repeat those that are still
-        // wanted.
-        match timeout(self.patience.answer, self.load_scripts(connection)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(script::refused(&error)),
-            Err(_) => return Err(StoreError::Deadline),
-        }
-        let now = Instant::now();
-        let mut again = Pipeline::new();
-        for (job, cmd) in missing {
-            if !job.is_stale(now) {
-                if job.asking {
-                    again.cmd("ASKING");
-                }
-                again.add_command(cmd);
-                jobs.push(job);
-            }
-        }
-        if jobs.is_empty() {
-            return Ok(());
-        }
-        let mut answers = self.send(connection, &again).await?.into_iter();
-        for job in jobs.drain(..) {
-            if job.asking {
-                answers.next();
-            }
-            if let Some(answer) = answers.next() {
-                let reply = self.decode(answer, job.charges);
-                job.answer(reply);
-            }
+            calls.retain(|call| !call.jobs.is_empty());
+            is_loaded |= left.is_loaded;
         }
         Ok(())
     }
 
-    /// Decodes a reply, and notes the time in it.
-    fn decode(&self, answer: Value, charges: usize) -> Reply {
-        if let Some(node) = &self.node
-            && let Some(redirect) = Redirect::of(&answer, node)
-        {
-            return Err(Undecided::Redirected(redirect));
+    /// Sends calls and answers them. Returns those that were not run and are to be repeated; after
+    /// an error, those that have no answer.
+    async fn exchange_once(
+        &self,
+        connection: &mut MultiplexedConnection,
+        calls: Vec<Call>,
+        is_loaded: bool,
+    ) -> Result<Left, (StoreError, Vec<Call>)> {
+        let sent = self.send(connection, &pipeline(&calls)).await;
+        let mut answers = match sent {
+            Ok(answers) => answers.into_iter(),
+            Err(error) => return Err((error, calls)),
+        };
+        let mut left = Vec::new();
+        let mut is_missing = false;
+        let mut demoted = None;
+        for call in calls {
+            if call.asking() {
+                // The OK to ASKING.
+                answers.next();
+            }
+            let Some(answer) = answers.next() else {
+                continue; // `send` has counted them.
+            };
+            if !is_loaded && script::is_missing_script(&answer) {
+                is_missing = true;
+                left.push(call);
+            } else if call.jobs.len() > 1 && self.is_scattered(&answer) {
+                left.extend(call.jobs.into_iter().map(Call::of));
+            } else {
+                demoted = demoted.or(script::read_only(&answer));
+                self.answer(call, answer);
+            }
         }
-        let reply = script::decode(answer, charges)?;
-        self.time.observe(reply.now_us);
-        Ok(reply)
+        if let Some(error) = demoted {
+            // Somebody else is the primary now. Those that are left were not charged.
+            for job in left.into_iter().flat_map(|call| call.jobs) {
+                job.answer(Err(error.clone().into()));
+            }
+            return Err((error, Vec::new()));
+        }
+        if is_missing {
+            // Redis forgot the script: load it, and repeat what is still wanted.
+            match timeout(self.patience.answer, self.load_scripts(connection)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err((script::refused(&error), left)),
+                Err(_) => return Err((StoreError::Deadline, left)),
+            }
+        }
+        Ok(Left {
+            calls: left,
+            is_loaded: is_missing,
+        })
+    }
+
+    /// Whether a call was not run because its keys are on several nodes for the moment. Alone, each
+    /// check may have all of its keys on one.
+    fn is_scattered(&self, answer: &Value) -> bool {
+        let redirect = self
+            .node
+            .as_ref()
+            .and_then(|node| Redirect::of(answer, node));
+        matches!(redirect, Some(Redirect::Ask(_) | Redirect::TryAgain))
+    }
+
+    /// Answers the jobs of a call, and notes the time in its reply.
+    fn answer(&self, call: Call, answer: Value) {
+        let redirect = self
+            .node
+            .as_ref()
+            .and_then(|node| Redirect::of(&answer, node));
+        if let Some(redirect) = redirect {
+            for job in call.jobs {
+                job.answer(Err(Undecided::Redirected(redirect.clone())));
+            }
+            return;
+        }
+        match Replies::read(answer) {
+            Ok(mut replies) => {
+                self.time.observe(replies.now_us());
+                for job in call.jobs {
+                    let reply = replies.next(job.charges());
+                    job.answer(reply.map_err(Undecided::from));
+                }
+            }
+            Err(error) => {
+                for job in call.jobs {
+                    job.answer(Err(error.clone().into()));
+                }
+            }
+        }
     }
 
     /// Loads the scripts that are called by their names.

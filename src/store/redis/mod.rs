@@ -6,6 +6,7 @@ mod breaker;
 mod cluster;
 mod connect;
 mod connectivity;
+mod job;
 mod lane;
 mod node;
 mod options;
@@ -22,16 +23,17 @@ use tokio::time::{Instant, sleep};
 use self::{
     cluster::Cluster,
     connect::Connector,
+    job::Work,
     node::{Call, Node},
     options::Server,
     redirect::Undecided,
     replicas::{BEAT, Replicas},
-    script::Mode,
+    script::{Check, Mode},
     time::RedisTime,
 };
 pub use self::{
     connectivity::OnChange,
-    options::{Options, SentinelLogin, TlsFiles},
+    options::{BATCH, Options, SentinelLogin, TlsFiles},
     read::Reader,
 };
 use super::{
@@ -92,15 +94,15 @@ impl RedisStore {
     pub async fn beat(&self) {
         loop {
             let deadline = Instant::now() + BEAT;
-            let call = |asking| Call {
-                cmd: self.replicas.heartbeat(),
-                charges: 1,
+            let call = |slot, asking| Call {
+                work: Work::Script(self.replicas.heartbeat(), 1),
                 key: self.replicas.key(),
+                slot,
                 asking,
                 parts: 1,
             };
             let reply = match &self.servers {
-                Servers::One(node) => node.call(call(false), deadline).await,
+                Servers::One(node) => node.call(call(0, false), deadline).await,
                 Servers::Cluster(cluster) => {
                     cluster.call(self.replicas.key(), deadline, call).await
                 }
@@ -147,9 +149,9 @@ impl Store for RedisStore {
 async fn charge(node: &Node, batch: &Batch, deadline: Instant) -> Result<Answer, StoreError> {
     let charges = batch.charges();
     let call = Call {
-        cmd: script::call(batch, charges.iter(), Mode::Charge),
-        charges: charges.len(),
+        work: Work::Check(Check::new(batch, charges.iter(), Mode::Charge)),
         key: charges.first().map_or("", |charge| batch.key(charge)),
+        slot: 0,
         asking: false,
         parts: 1,
     };

@@ -10,7 +10,6 @@ use std::{
 };
 
 use foldhash::fast::RandomState;
-use redis::Cmd;
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, timeout_at},
@@ -20,7 +19,8 @@ use super::{
     address::Address,
     connect::Connector,
     connectivity::{Connectivity, OnChange},
-    lane::{Job, Lane, Patience, Reply},
+    job::{Job, Reply, Work},
+    lane::{Lane, Patience},
     options::Options,
     time::RedisTime,
 };
@@ -44,11 +44,11 @@ struct LaneHandle {
 
 /// A call of a script.
 pub(super) struct Call<'a> {
-    pub(super) cmd: Cmd,
-    /// How many charges the reply decides about.
-    pub(super) charges: usize,
+    pub(super) work: Work,
     /// One of its keys. Calls with the same key share a lane.
     pub(super) key: &'a str,
+    /// The slot of its keys in a cluster; without one, 0.
+    pub(super) slot: u16,
     /// Whether a node of a cluster is asked for keys that are being moved to it.
     pub(super) asking: bool,
     /// How many calls share the time of the check, this one included; at least 1.
@@ -88,6 +88,7 @@ impl Node {
                 let lane = Lane {
                     connector: connector.clone(),
                     patience,
+                    batch: options.batch.max(1),
                     connected: Arc::clone(&connected),
                     on_reply: {
                         let connectivity = Arc::clone(&connectivity);
@@ -113,9 +114,9 @@ impl Node {
     /// Calls a script; answers at the deadline at the latest.
     pub(super) async fn call(&self, call: Call<'_>, deadline: Instant) -> Reply {
         let Call {
-            cmd,
-            charges,
+            work,
             key,
+            slot,
             asking,
             parts,
         } = call;
@@ -126,8 +127,8 @@ impl Node {
         let asked = Instant::now();
         let (reply, answer) = oneshot::channel();
         let job = Job {
-            cmd,
-            charges,
+            work,
+            slot,
             asking,
             deadline,
             reply,

@@ -22,12 +22,17 @@ pub struct Options {
     pub key_prefix: KeyPrefix,
     /// Connections that carry checks. Each is one task; two keep both Redis and two cores busy.
     pub lanes: usize,
+    /// The most checks in one call of the script.
+    pub batch: usize,
     /// The longest that a check waits. Several in a row that have waited so long open the breaker.
     pub deadline: Duration,
     /// How long a reply is awaited before the connection counts as broken. Longer than a check's
     /// deadline: a Redis that is slow for a moment need not be reconnected.
     pub answer_timeout: Duration,
 }
+
+/// The most checks in one call, unless another number is given.
+pub const BATCH: usize = 32;
 
 /// The files for TLS, in PEM. They are read for each connection, so that replaced certificates need
 /// no restart.
@@ -96,6 +101,7 @@ impl Options {
             sentinel: SentinelLogin::default(),
             key_prefix: KeyPrefix::default(),
             lanes: 1,
+            batch: BATCH,
             deadline: Duration::from_millis(50),
             answer_timeout: Duration::from_millis(250),
         })

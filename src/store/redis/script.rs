@@ -1,11 +1,11 @@
-//! Encodes a batch as a Redis command, and decodes the reply.
+//! Encodes checks as a Redis command, and decodes the reply.
 
-use std::{sync::LazyLock, time::Duration};
+use std::{fmt::Debug, sync::LazyLock, time::Duration};
 
 use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 
 use crate::{
-    limit::{Algorithm, Limit, Outcome, calendar::Edges},
+    limit::{Algorithm, Outcome, calendar::Edges},
     store::{Batch, Charge, ChargeResult, Counted, StoreError},
 };
 
@@ -38,9 +38,6 @@ pub fn heartbeat(key: &str, id: &str, lasts: Duration) -> Cmd {
     cmd
 }
 
-/// The numbers that one charge adds to `ARGV`.
-const ARGS_PER_CHARGE: usize = 8;
-
 /// What the script does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -61,58 +58,135 @@ pub enum Mode {
     },
 }
 
-/// The command that decides about charges of `batch` by the loaded script.
-pub fn call<'a>(
-    batch: &Batch,
-    charges: impl ExactSizeIterator<Item = &'a Charge> + Clone,
-    mode: Mode,
-) -> Cmd {
-    command("EVALSHA", &SHA, batch, charges, mode)
+/// A check as the script is asked it. One call has one or many.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// The keys, one after the other, and then what is asked.
+    bytes: Vec<u8>,
+    /// Where each key ends.
+    ends: Vec<usize>,
 }
 
-/// The command that decides about charges of `batch`. `script` is [`SHA`] for `EVALSHA`, or a
-/// source for `EVAL`.
+/// The bytes of a charge, in what is asked.
+const CHARGE: usize = 49;
+
+/// In place of a budget of new counters: nothing is written if a counter would be new.
+const ASK: u32 = u32::MAX;
+
+impl Check {
+    /// Asks about `charges` of `batch`.
+    pub fn new<'a>(
+        batch: &Batch,
+        charges: impl ExactSizeIterator<Item = &'a Charge> + Clone,
+        mode: Mode,
+    ) -> Self {
+        let keys: usize = charges.clone().map(|charge| batch.key(charge).len()).sum();
+        let mut bytes = Vec::with_capacity(keys + charges.len() * (CHARGE + 16) + 1);
+        let mut ends = Vec::with_capacity(charges.len());
+        for charge in charges.clone() {
+            bytes.extend_from_slice(batch.key(charge).as_bytes());
+            ends.push(bytes.len());
+        }
+        for charge in charges {
+            push_charge(&mut bytes, charge, mode);
+        }
+        if mode == Mode::Peek {
+            bytes.push(0);
+        }
+        Self { bytes, ends }
+    }
+
+    /// How many charges are decided about.
+    pub fn charges(&self) -> usize {
+        self.ends.len()
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts
+            .zip(&self.ends)
+            .map(|(start, &end)| &self.bytes[start..end])
+    }
+
+    fn asked(&self) -> &[u8] {
+        &self.bytes[self.ends.last().copied().unwrap_or(0)..]
+    }
+}
+
+/// Writes a charge as the script's `LAYOUT` says.
+fn push_charge(out: &mut Vec<u8>, charge: &Charge, mode: Mode) {
+    let number = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+    let (numbers, new, edges) = match &charge.counted {
+        Counted::Limit(limit) => {
+            let edges = limit.edges().map(Edges::get);
+            let rate = limit.rate();
+            let (tokens, period) = match edges {
+                Some([begin, second, ..]) => (begin, second),
+                None => (rate.tokens, rate.period_us),
+            };
+            let new = match mode {
+                Mode::Charge => charge.max_new_keys,
+                Mode::ChargePart { new: false } if charge.max_new_keys > 0 => ASK,
+                Mode::ChargePart { .. } | Mode::Peek | Mode::Ban { .. } => 0,
+            };
+            let window = limit.window_us();
+            let numbers = [charge.cost, limit.burst(), window, tokens, period];
+            (numbers, new, edges)
+        }
+        Counted::Ban { ban, span } => {
+            let (span, denied) = match mode {
+                Mode::Ban { denied } => (0, denied),
+                Mode::Charge | Mode::ChargePart { .. } | Mode::Peek => (number(*span), false),
+            };
+            let numbers = [
+                span,
+                ban.after(),
+                ban.within_us(),
+                ban.for_us(),
+                u64::from(denied),
+            ];
+            (numbers, 0, None)
+        }
+    };
+    out.push(kind(&charge.counted));
+    out.extend_from_slice(&charge.group.to_le_bytes());
+    for number in numbers {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+    out.extend_from_slice(&new.to_le_bytes());
+    if let Some([_, _, third, last]) = edges {
+        out.extend_from_slice(&third.to_le_bytes());
+        out.extend_from_slice(&last.to_le_bytes());
+    }
+}
+
+/// The command that decides about checks, in this order, by the loaded script.
+pub fn call<'a>(checks: impl Iterator<Item = &'a Check> + Clone) -> Cmd {
+    command("EVALSHA", &SHA, checks)
+}
+
+/// The command that decides about checks. `script` is [`SHA`] for `EVALSHA`, or a source for
+/// `EVAL`.
 pub fn command<'a>(
     verb: &str,
     script: &str,
-    batch: &Batch,
-    charges: impl ExactSizeIterator<Item = &'a Charge> + Clone,
-    mode: Mode,
+    checks: impl Iterator<Item = &'a Check> + Clone,
 ) -> Cmd {
-    let count = charges.len();
-    let mut cmd = Cmd::with_capacity(4 + count * (1 + ARGS_PER_CHARGE), 256);
-    cmd.arg(verb).arg(script).arg(count);
-    for charge in charges.clone() {
-        cmd.arg(batch.key(charge));
+    let (mut count, mut keys, mut bytes) = (0, 0, 0);
+    for check in checks.clone() {
+        count += 1;
+        keys += check.ends.len();
+        bytes += check.bytes.len();
     }
-    for charge in charges {
-        match &charge.counted {
-            Counted::Limit(limit) => {
-                push_limit(&mut cmd, limit, charge);
-                match mode {
-                    Mode::Charge => cmd.arg(charge.max_new_keys),
-                    Mode::ChargePart { new: false } if charge.max_new_keys > 0 => cmd.arg("ask"),
-                    Mode::ChargePart { .. } | Mode::Peek | Mode::Ban { .. } => cmd.arg(0),
-                };
-            }
-            Counted::Ban { ban, span } => {
-                let (span, denied) = match mode {
-                    Mode::Ban { denied } => (0, denied),
-                    Mode::Charge | Mode::ChargePart { .. } | Mode::Peek => (*span, false),
-                };
-                cmd.arg(kind(&charge.counted))
-                    .arg(charge.group)
-                    .arg(span)
-                    .arg(ban.after())
-                    .arg(ban.within_us())
-                    .arg(ban.for_us())
-                    .arg(u8::from(denied))
-                    .arg(0);
-            }
+    let mut cmd = Cmd::with_capacity(3 + keys + count, bytes + 64);
+    cmd.arg(verb).arg(script).arg(keys);
+    for check in checks.clone() {
+        for key in check.keys() {
+            cmd.arg(key);
         }
     }
-    if mode == Mode::Peek {
-        cmd.arg("peek");
+    for check in checks {
+        cmd.arg(check.asked());
     }
     cmd
 }
@@ -164,32 +238,27 @@ fn kind(counted: &Counted) -> u8 {
     }
 }
 
-fn push_limit(cmd: &mut Cmd, limit: &Limit, charge: &Charge) {
-    let rate = limit.rate();
-    cmd.arg(kind(&charge.counted))
-        .arg(charge.group)
-        .arg(charge.cost)
-        .arg(limit.burst())
-        .arg(limit.window_us());
-    match limit.edges().map(Edges::get) {
-        Some([a, b, c, d]) => cmd.arg(format!("{a} {b} {c} {d}")),
-        None => cmd.arg(rate.tokens),
-    };
-    cmd.arg(rate.period_us);
-}
-
 /// Whether Redis does not have the script: after a restart, a `SCRIPT FLUSH` or a fail-over.
 pub fn is_missing_script(value: &Value) -> bool {
     matches!(value, Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript))
 }
 
-/// Whether the server is a replica, and so takes no charges: after a failover, or behind a name
-/// that has moved.
-pub fn is_read_only(value: &Value) -> bool {
-    matches!(value, Value::ServerError(error) if error.kind() == Some(ServerErrorKind::ReadOnly))
+/// The error of a server that is a replica, and so takes no charges: after a failover, or behind a
+/// name that has moved. It can be that of the whole call, or of one check.
+pub fn read_only(value: &Value) -> Option<StoreError> {
+    let answers = match value {
+        Value::Array(answers) => &answers[..],
+        other => std::slice::from_ref(other),
+    };
+    answers.iter().find_map(|answer| match answer {
+        Value::ServerError(error) if error.kind() == Some(ServerErrorKind::ReadOnly) => {
+            Some(refused(&error.clone().into()))
+        }
+        _ => None,
+    })
 }
 
-/// The script's reply.
+/// The script's reply about one check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScriptReply {
     /// Redis' time, in microseconds since the Unix epoch.
@@ -200,70 +269,125 @@ pub struct ScriptReply {
     pub verdict: Result<ChargeResult, StoreError>,
 }
 
-/// The first number of a reply that decides nothing, because Redis' time lies outside the edges of
-/// a window.
+/// The verdict of a check that is not decided, because Redis' time lies outside the edges of a
+/// window.
 const OTHER_TIME: u64 = 2;
 
-/// The first number of a reply that decides nothing, because a counter would be new.
+/// The verdict of a check that is not decided, because a counter would be new.
 const NEW: u64 = 3;
 
-/// Decodes the script's reply.
-pub fn decode(value: Value, charges: usize) -> Result<ScriptReply, StoreError> {
-    let items = match value {
-        Value::Array(items) => items,
-        Value::ServerError(error) => return Err(refused(&error.into())),
-        other => return Err(malformed(&other)),
-    };
-    let mut numbers = Vec::with_capacity(items.len());
-    for item in &items {
-        match item {
-            Value::Int(number) if *number >= 0 => numbers.push(number.unsigned_abs()),
-            other => return Err(malformed(other)),
-        }
+/// What is added to a verdict if the places of overflow counters follow.
+const WITH_SHARED: u64 = 4;
+
+/// The script's reply to a call: about one check after the other.
+pub struct Replies {
+    now_us: u64,
+    rest: std::vec::IntoIter<Value>,
+}
+
+impl Replies {
+    /// Reads the reply to a call. An error is that of all its checks.
+    pub fn read(value: Value) -> Result<Self, StoreError> {
+        let items = match value {
+            Value::Array(items) => items,
+            Value::ServerError(error) => return Err(refused(&error.into())),
+            other => return Err(malformed(&other)),
+        };
+        let mut replies = Self {
+            now_us: 0,
+            rest: items.into_iter(),
+        };
+        replies.now_us = replies.number()?;
+        Ok(replies)
     }
-    match numbers[..] {
-        [OTHER_TIME, now_us] => Ok(ScriptReply {
-            now_us,
-            asks_for_new: false,
-            verdict: Err(StoreError::Clock),
-        }),
-        [NEW, now_us] => Ok(ScriptReply {
-            now_us,
-            asks_for_new: true,
-            verdict: Err(StoreError::Malformed(
-                "redis asked for a budget that it was given".to_owned(),
-            )),
-        }),
-        [admitted @ 0..=1, now_us, ref answers @ ..] if answers.len() >= 3 * charges => {
-            let (outcomes, shared) = answers.split_at(3 * charges);
-            let is_one = |place: &u64| (1..=charges as u64).contains(place);
-            if !shared.iter().all(is_one) {
-                return Err(malformed(&Value::Array(items)));
+
+    /// Redis' time, in microseconds since the Unix epoch.
+    pub fn now_us(&self) -> u64 {
+        self.now_us
+    }
+
+    /// The reply about the next check, which has so many charges.
+    pub fn next(&mut self, charges: usize) -> Result<ScriptReply, StoreError> {
+        if let [Value::ServerError(error), ..] = self.rest.as_slice() {
+            let error = refused(&error.clone().into());
+            self.rest.next();
+            return Err(error);
+        }
+        let reply = self.reply(charges);
+        if reply.is_err() {
+            // Nobody knows where the reply about the next one begins.
+            self.rest = Vec::new().into_iter();
+        }
+        reply
+    }
+
+    fn reply(&mut self, charges: usize) -> Result<ScriptReply, StoreError> {
+        let (asks_for_new, verdict) = match self.number()? {
+            OTHER_TIME => (false, Err(StoreError::Clock)),
+            NEW => (
+                true,
+                Err(StoreError::Malformed(
+                    "redis asked for a budget that it was given".to_owned(),
+                )),
+            ),
+            verdict @ (0..=1 | 4..=5) => (false, Ok(self.result(verdict, charges)?)),
+            other => return Err(malformed(&other)),
+        };
+        Ok(ScriptReply {
+            now_us: self.now_us,
+            asks_for_new,
+            verdict,
+        })
+    }
+
+    fn result(&mut self, verdict: u64, charges: usize) -> Result<ChargeResult, StoreError> {
+        let mut outcomes = Vec::with_capacity(charges);
+        for _ in 0..charges {
+            outcomes.push(Outcome {
+                allowed: self.number()? == 1,
+                remaining: self.number()?,
+                wait_us: self.number()?,
+            });
+        }
+        let mut shared = Vec::new();
+        if verdict >= WITH_SHARED {
+            for _ in 0..self.number()? {
+                let place = self.number()?;
+                let index = usize::try_from(place).ok().and_then(|n| n.checked_sub(1));
+                let index = index.filter(|index| *index < charges);
+                shared.push(index.ok_or_else(|| malformed(&place))?);
             }
-            let outcomes = outcomes
-                .chunks_exact(3)
-                .map(|answer| Outcome {
-                    allowed: answer[0] == 1,
-                    remaining: answer[1],
-                    wait_us: answer[2],
-                })
-                .collect();
-            let admitted = admitted == 1;
-            Ok(ScriptReply {
-                now_us,
-                asks_for_new: false,
-                verdict: Ok(ChargeResult {
-                    admitted,
-                    outcomes,
-                    shared: shared
-                        .iter()
-                        .filter_map(|place| usize::try_from(place - 1).ok())
-                        .collect(),
-                }),
-            })
         }
-        _ => Err(malformed(&Value::Array(items))),
+        Ok(ChargeResult {
+            admitted: verdict % WITH_SHARED == 1,
+            outcomes,
+            shared,
+        })
     }
+
+    fn number(&mut self) -> Result<u64, StoreError> {
+        match self.rest.next() {
+            Some(Value::Int(number)) if number >= 0 => Ok(number.unsigned_abs()),
+            Some(other) => Err(malformed(&other)),
+            None => Err(malformed(&"it ends too early")),
+        }
+    }
+
+    /// What is left when all checks have their replies.
+    fn end(&self) -> Result<(), StoreError> {
+        match self.rest.as_slice() {
+            [] => Ok(()),
+            [other, ..] => Err(malformed(other)),
+        }
+    }
+}
+
+/// Decodes the script's reply to a call of one check.
+pub fn decode(value: Value, charges: usize) -> Result<ScriptReply, StoreError> {
+    let mut replies = Replies::read(value)?;
+    let reply = replies.next(charges)?;
+    replies.end()?;
+    Ok(reply)
 }
 
 /// The error of a Redis that is there, but refuses to serve.
@@ -287,7 +411,7 @@ pub fn refused(error: &RedisError) -> StoreError {
     StoreError::Refused(format!("redis: {error}{hint}"))
 }
 
-fn malformed(value: &Value) -> StoreError {
+fn malformed(value: &dyn Debug) -> StoreError {
     let mut shown = format!("{value:?}");
     if let Some((end, _)) = shown.char_indices().nth(100) {
         shown.truncate(end);
@@ -298,7 +422,7 @@ fn malformed(value: &Value) -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::ENFORCED;
+    use crate::{limit::Limit, store::ENFORCED};
 
     #[test]
     fn the_script_has_a_branch_for_every_algorithm() {
@@ -307,7 +431,7 @@ mod tests {
             let limit = Limit::new(algorithm, 5, 60_000_000, None).unwrap();
             let kind = kind(&Counted::Limit(limit));
             assert!(
-                SOURCE.contains(&format!("if algorithm == '{kind}' then")),
+                SOURCE.contains(&format!("if algorithm == {kind} then")),
                 "{algorithm}"
             );
             assert!(
@@ -325,41 +449,31 @@ mod tests {
         batch.push(bucket, 1, ENFORCED, |key| {
             key.push_str("tollgate:{a:}:token_bucket:60s");
         });
-        let packed = command(
-            "EVALSHA",
-            "sha",
-            &batch,
-            batch.charges().iter(),
-            Mode::Charge,
-        )
-        .get_packed_command();
-        let text = String::from_utf8(packed).unwrap();
-        let words: Vec<&str> = text
-            .split("\r\n")
-            .filter(|w| !w.starts_with(['$', '*']))
+        let check = Check::new(&batch, batch.charges().iter(), Mode::Peek);
+        assert_eq!(check.charges(), 1);
+        let cmd = command("EVALSHA", "sha", [&check, &check].into_iter());
+        let args: Vec<&[u8]> = cmd
+            .args_iter()
+            .map(|arg| match arg {
+                redis::Arg::Simple(bytes) => bytes,
+                _ => b"",
+            })
             .collect();
-        assert_eq!(
-            words[..12],
-            [
-                "EVALSHA",
-                "sha",
-                "1",
-                "tollgate:{a:}:token_bucket:60s",
-                "3",
-                "0",
-                "1",
-                "40",
-                "60000000",
-                "1",
-                "3000000",
-                "0"
-            ]
-        );
+        let key = &b"tollgate:{a:}:token_bucket:60s"[..];
+        let mut asked = vec![3, 0, 0, 0, 0];
+        for number in [1_u64, 40, 60_000_000, 1, 3_000_000] {
+            asked.extend_from_slice(&number.to_le_bytes());
+        }
+        asked.extend_from_slice(&[0, 0, 0, 0]);
+        assert_eq!(asked.len(), CHARGE);
+        asked.push(0);
+        let expected: [&[u8]; 7] = [b"EVALSHA", b"sha", b"2", key, key, &asked, &asked];
+        assert_eq!(args, expected);
     }
 
     #[test]
     fn a_time_outside_the_edges_is_reported_and_decides_nothing() {
-        let answer = Value::Array(vec![Value::Int(2), Value::Int(17)]);
+        let answer = Value::Array(vec![Value::Int(17), Value::Int(2)]);
         let answer = decode(answer, 3).unwrap();
         assert_eq!(answer.now_us, 17);
         assert_eq!(answer.verdict, Err(StoreError::Clock));
@@ -379,8 +493,9 @@ mod tests {
                 Value::Int(0),
             ]),
             Value::Array(vec![Value::Nil; 5]),
-            Value::Array(vec![Value::Int(2), Value::Int(1), Value::Int(1)]),
-            Value::Array(vec![Value::Int(4), Value::Int(1)]),
+            Value::Array(vec![Value::Int(1), Value::Int(2), Value::Int(1)]),
+            Value::Array(vec![Value::Int(1), Value::Int(6)]),
+            Value::Array([1, 5, 1, 1, 0, 1, 2].map(Value::Int).to_vec()),
         ] {
             let error = decode(answer, 1).unwrap_err();
             assert!(matches!(error, StoreError::Malformed(_)), "{error}");

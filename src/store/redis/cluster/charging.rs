@@ -6,9 +6,10 @@ use tokio::time::Instant;
 
 use super::{
     super::{
+        job::Work,
         node::Call,
         redirect::{Redirect, Undecided},
-        script::{self, Mode, ScriptReply},
+        script::{Check, Mode, ScriptReply},
     },
     give_back::GiveBack,
     map::Nodes,
@@ -189,10 +190,10 @@ impl<'a> Charging<'a> {
             .iter()
             .map(|&place| &self.batch.charges()[place]);
         let first = charges.clone().next();
-        send(self.nodes, part.slot, self.deadline, |asking| Call {
-            cmd: script::call(self.batch, charges.clone(), mode),
-            charges: part.places.len(),
+        send(self.nodes, part.slot, self.deadline, |slot, asking| Call {
+            work: Work::Check(Check::new(self.batch, charges.clone(), mode)),
             key: first.map_or("", |charge| self.batch.key(charge)),
+            slot,
             asking,
             parts: self.parts,
         })
@@ -209,12 +210,14 @@ impl<'a> Charging<'a> {
         let charge = &self.batch.charges()[place];
         let key = shared.unwrap_or(self.batch.key(charge));
         let alone = Batch::alone(charge, key);
-        let called = send(self.nodes, slot_of(key), self.deadline, |asking| Call {
-            cmd: script::call(&alone, alone.charges().iter(), mode),
-            charges: 1,
-            key,
-            asking,
-            parts: self.parts,
+        let called = send(self.nodes, slot_of(key), self.deadline, |slot, asking| {
+            Call {
+                work: Work::Check(Check::new(&alone, alone.charges().iter(), mode)),
+                key,
+                slot,
+                asking,
+                parts: self.parts,
+            }
         });
         called.await.map_err(failure)
     }

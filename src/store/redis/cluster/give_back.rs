@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    super::{node::Call, script},
+    super::{job::Work, node::Call, script},
     map::Nodes,
     send::send,
     slots::slot_of,
@@ -84,10 +84,10 @@ fn give_back(
     let cmd = script::give_back(&alone, alone.charges().iter(), owed.charged_us);
     let (nodes, key) = (Arc::clone(nodes), key.to_owned());
     async move {
-        let call = |asking| Call {
-            cmd: cmd.clone(),
-            charges: 0,
+        let call = |slot, asking| Call {
+            work: Work::Script(cmd.clone(), 0),
             key: &key,
+            slot,
             asking,
             parts: 1,
         };

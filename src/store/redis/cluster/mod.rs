@@ -74,7 +74,7 @@ impl Cluster {
         &self,
         key: &str,
         deadline: Instant,
-        call: impl Fn(bool) -> Call<'a>,
+        call: impl Fn(u16, bool) -> Call<'a>,
     ) -> Result<ScriptReply, Undecided> {
         send(&self.nodes, slot_of(key), deadline, call).await
     }

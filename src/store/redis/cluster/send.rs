@@ -16,12 +16,12 @@ use crate::store::StoreError;
 const REDIRECTS: usize = 8;
 
 /// Sends a call to the node that has its slot, and after it where it is redirected to. What was
-/// redirected was not executed.
+/// redirected was not executed. `call` is given the slot, and whether it is asked for.
 pub(super) async fn send<'a>(
     nodes: &Nodes,
     slot: u16,
     deadline: Instant,
-    call: impl Fn(bool) -> Call<'a>,
+    call: impl Fn(u16, bool) -> Call<'a>,
 ) -> Result<ScriptReply, Undecided> {
     let mut ask = None;
     let mut last = Redirect::TryAgain;
@@ -36,13 +36,13 @@ pub(super) async fn send<'a>(
                 }
             },
         };
-        let mut reply = node.call(call(asking), deadline).await;
+        let mut reply = node.call(call(slot, asking), deadline).await;
         // A node that has just become known is worth waiting for.
         if matches!(reply, Err(Undecided::Failed(StoreError::Unavailable(_))))
             && node.is_new()
             && node.connected_by(deadline).await
         {
-            reply = node.call(call(asking), deadline).await;
+            reply = node.call(call(slot, asking), deadline).await;
         }
         match reply {
             Ok(reply) => return Ok(reply),
