@@ -118,8 +118,8 @@ async fn a_redis_over_tls_that_asks_for_a_certificate() {
     until_it_charges(&store, &batch).await;
 }
 
-#[test]
-fn files_that_cannot_be_read_are_reported_at_the_start() {
+#[tokio::test]
+async fn files_that_cannot_be_read_are_reported_at_the_start() {
     let mut options = Options::parse("rediss://127.0.0.1:1").unwrap();
     options.tls.ca = Some("/nowhere/ca.pem".into());
     let error = RedisStore::start(&options, Box::new(|_| {})).err().unwrap();
