@@ -8,6 +8,7 @@ import argparse
 import copy
 import datetime
 import json
+import math
 import os
 import platform
 import re
@@ -38,11 +39,11 @@ rules:
 
 def head(path):
     """The head of a check about a request for `path`; `{caller}` is replaced by an address."""
-    return (f"GET /v1/check HTTP/1.1\r\nhost: api.example.com\r\nx-forwarded-method: GET\r\n"
+    return (f"GET /v1/check HTTP/1.1\r\nHost: api.example.com\r\nx-forwarded-method: GET\r\n"
             f"x-forwarded-uri: {path}\r\nx-real-ip: {{caller}}\r\n\r\n")
 
 
-THROUGH_ENVOY = "GET /keyed HTTP/1.1\r\nhost: api.example.com\r\nx-api-key: {caller}\r\n\r\n"
+THROUGH_ENVOY = "GET /keyed HTTP/1.1\r\nHost: api.example.com\r\nx-api-key: {caller}\r\n\r\n"
 
 
 def free_port():
@@ -259,13 +260,20 @@ class Stage:
 
     # Load.
 
-    def wrk(self, server, request, seconds=None, connections=CONNECTIONS, callers=CALLERS, begin=0, pipeline=1):
-        """Starts wrk; `finish` waits for its figures."""
+    def wrk(self, server, request, seconds=None, connections=CONNECTIONS, callers=CALLERS, begin=0, lean=False,
+            pipeline=1):
+        """Starts wrk; `finish` waits for its figures. `lean` spares wrk the work of putting requests together."""
         before, after = (json.dumps(part) for part in request.split("{caller}"))
+        first, *headers = request.rstrip().split("\r\n")
+        headers = dict(line.split(": ") for line in headers)
+        headers = ", ".join(f"[{json.dumps(name)}] = " + ("caller()" if value == "{caller}" else json.dumps(value))
+                            for name, value in headers.items())
         path = os.path.join(self.dir, f"wrk-{server.port}.lua")
         with open(path, "w") as file:
-            file.write(WRK % {"before": before, "after": after, "callers": callers, "begin": begin % callers,
-                              "pipeline": pipeline})
+            file.write(WRK % {
+                "before": before, "after": after, "path": json.dumps(first.split()[1]), "headers": headers,
+                "callers": callers, "begin": begin % callers, "pipeline": pipeline,
+                "lean": json.dumps(lean or pipeline > 1)})
         seconds = seconds or self.bench.seconds
         return subprocess.Popen(
             ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=30s", "-s", path,
@@ -299,25 +307,30 @@ class Stage:
         path = os.path.join(self.dir, "head")
         with open(path, "w", newline="") as file:
             file.write(request)
+        cpu = server.cpu()
         out = subprocess.run(
             [self.bench.args.paced, f"127.0.0.1:{server.port}", str(rate), str(seconds), str(connections),
              str(CALLERS), path], stdout=subprocess.PIPE, check=True, text=True).stdout
-        return dict(zip(["sent", "p50", "p99", "p999", "max", "errors"], map(float, out.split())))
+        row = dict(zip(["sent", "p50", "p99", "p999", "max", "errors"], map(float, out.split())))
+        return row | {"cpu": (server.cpu() - cpu) / row["sent"]}
 
 
 # Each connection asks for the next caller. 7919 is prime to every number of callers, so that all have a turn.
 WRK = """
 local before, after, n, floor = %(before)s, %(after)s, %(begin)d, math.floor
-local function one()
+local function caller()
   n = (n + 7919) %% %(callers)d
-  return before .. "10." .. floor(n / 65536) .. "." .. floor(n / 256) %% 256 .. "." .. n %% 256 .. after
+  return "10." .. floor(n / 65536) .. "." .. floor(n / 256) %% 256 .. "." .. n %% 256
 end
-request = one
-if %(pipeline)d > 1 then
+if %(lean)s then
   request = function()
     local all = {}
-    for i = 1, %(pipeline)d do all[i] = one() end
+    for i = 1, %(pipeline)d do all[i] = before .. caller() .. after end
     return table.concat(all)
+  end
+else
+  request = function()
+    return wrk.format("GET", %(path)s, { %(headers)s })
   end
 end
 done = function(summary, latency)
@@ -356,7 +369,7 @@ def median(rows, field):
 
 def ratio(rows, bare, field):
     """The median of the ratios within each round."""
-    return statistics.median(row[field] / beside[field] for row, beside in zip(rows, bare))
+    return statistics.median(row[field] / max(beside[field], 0.01) for row, beside in zip(rows, bare))
 
 
 def ms(us):
@@ -428,14 +441,18 @@ class Bench:
             servers = stage.three()
             if single := self.flag("--redis-batch", 1):
                 servers["single"] = stage.tollgate(*single, redis=servers["redis"].redis)
-            results = self.rounds(5, {
+            cases = {
                 (name, count): lambda server=server, count=count: stage.load(server, head("/data"), connections=count)
-                for count in few for name, server in servers.items()})
+                for count in few for name, server in servers.items()}
+            cases |= {
+                (name, "lean"): lambda server=server: stage.load(server, head("/data"), lean=True)
+                for name, server in servers.items()}
+            results = self.rounds(5, cases)
         rows = []
         for (name, count), runs in results.items():
             bare = results["bare", count]
             rows.append([
-                count, NAMES[name], f"{median(runs, 'rps'):,.0f}", times(ratio(runs, bare, "rps")),
+                f"{CONNECTIONS}, wrk does less" if count == "lean" else count, NAMES[name], f"{median(runs, 'rps'):,.0f}", times(ratio(runs, bare, "rps")),
                 ms(median(runs, "p50")), ms(median(runs, "p99")), us(median(runs, "cpu")),
                 times(ratio(runs, bare, "cpu")), us(median(runs, "redis")) if "redis" in runs[0] else ""])
         bare, memory, redis = (results[name, CONNECTIONS] for name in ["bare", "memory", "redis"])
@@ -533,17 +550,20 @@ class Bench:
                     name: [median(results[rate, name], mark) / 1000 for mark in marks] for name in servers})
                 for rate in rates], log=True)
         named = {f"{NAMES[name]} at {rate:,}/s": runs for (rate, name), runs in results.items()}
-        return table(["requests/s", "", "p50", "p99", "p99.9", "longest"], [
-            [f"{rate:,}", NAMES[name], *(ms(median(runs, mark)) for mark in [*marks, "max"])]
+        return table(["requests/s", "", "p50", "p99", "p99.9", "longest", "CPU per check", "× bare"], [
+            [f"{rate:,}", NAMES[name], *(ms(median(runs, mark)) for mark in [*marks, "max"]), us(median(runs, "cpu")),
+             times(ratio(runs, results[rate, "bare"], "cpu"))]
             for (rate, name), runs in results.items()]) + unexpected(named)
 
-    def scale(self, what, sizes, results, label):
+    def scale(self, what, sizes, results):
         """The table of a section whose cases are of several sizes, beside `bare`."""
         bare = results["bare", None]
         stores = list(dict.fromkeys(name for name, _ in results if name != "bare"))
-        self.scaling[what] = (label, [f"{size:,}" for size in sizes], {
+        powers = [f"10{'⁰¹²³⁴⁵⁶'[round(math.log10(size))]}" for size in sizes]
+        places = powers if max(sizes) > 1000 else [f"{size:,}" for size in sizes]
+        self.scaling[what] = (what, places, {
             name: [ratio(results[name, size], bare, "cpu") for size in sizes] for name in stores})
-        return table([label, "", "requests/s", "p99", "CPU per check", "× bare", "CPU of Redis"], [
+        return table([what, "", "requests/s", "p99", "CPU per check", "× bare", "CPU of Redis"], [
             [f"{size:,}" if size else "", NAMES[name], f"{median(runs, 'rps'):,.0f}", ms(median(runs, "p99")),
              us(median(runs, "cpu")), times(ratio(runs, bare, "cpu")),
              us(median(runs, "redis")) if "redis" in runs[0] else ""]
@@ -566,7 +586,7 @@ class Bench:
             cases |= {(name, size): lambda name=name, size=size: stage.load(
                 servers[name], head("/many"), callers=size, begin=next(begin) * 7919)
                 for size in sizes for name in ["memory", "redis"]}
-            return self.scale("callers", sizes, self.rounds(3, cases), "callers")
+            return self.scale("callers", sizes, self.rounds(3, cases))
 
     def rules(self):
         """1 to 1,000 rules, of which the last matches"""
@@ -582,7 +602,7 @@ class Bench:
                 for name, options in [("memory", {}), ("redis", {"redis": redis})]:
                     server = stage.tollgate(rules=rules, **options)
                     cases[name, size] = lambda server=server, request=request: stage.load(server, request)
-            return self.scale("rules", sizes, self.rounds(3, cases), "rules")
+            return self.scale("rules", sizes, self.rounds(3, cases))
 
     def replicas(self):
         """1 to 4 replicas that share a Redis and the load"""
@@ -593,7 +613,7 @@ class Bench:
             cases = {("bare", None): lambda: stage.load(bare, head("/data"))}
             cases |= {("redis", size): lambda size=size: stage.load_all(all_of_them[:size], head("/data"))
                       for size in sizes}
-            return self.scale("replicas", sizes, self.rounds(3, cases), "replicas")
+            return self.scale("replicas", sizes, self.rounds(3, cases))
 
     def threads(self):
         """one thread and two"""
@@ -696,7 +716,7 @@ class Bench:
 
         redis = re.search(r"v=([\d.]+)", version("redis-server", "--version"))[1]
         rust = re.search(r"rustc ([\d.]+)", version("rustc", "--version") + "rustc 0")[1]
-        envoy = re.search(r"/(\d+\.\d+\.\d+)/|$", version(os.environ["TOLLGATE_TEST_ENVOY"], "--version"))[1]
+        envoy = re.search(r"/(\d+\.\d+\.\d+)/|$", version(self.args.envoy, "--version"))[1]
         kernel = platform.release().split("-")[0]
         lines = [f"Measured on {datetime.date.today()}: {os.cpu_count()} cores ({cpu}),",
                  f"Linux {kernel}, Redis {redis}, Envoy {envoy}, rustc {rust}."]
@@ -796,7 +816,7 @@ def start_envoy(stage, upstream, servers):
     path = os.path.join(stage.dir, "envoy.yaml")
     with open(path, "w") as file:
         yaml.safe_dump(config, file)
-    process = Process(stage, [os.environ["TOLLGATE_TEST_ENVOY"], "-c", path, "--disable-hot-restart", "--concurrency",
+    process = Process(stage, [stage.bench.args.envoy, "-c", path, "--disable-hot-restart", "--concurrency",
                               "1", "--log-level", "warning"])
     process.wait_for(lambda: is_ready(admin, "/ready") and all(accepts(port) for port in ports.values()))
     return {name: Server(port, [process]) for name, port in ports.items()}
@@ -815,9 +835,9 @@ class Plotter:
             "ytick.color": GREY, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9,
             "legend.frameon": False,
         }
-        import matplotlib.pyplot as pyplot
+        from matplotlib import pyplot, ticker
 
-        self.pyplot, self.folder = pyplot, folder
+        self.pyplot, self.ticker, self.folder = pyplot, ticker, folder
         os.makedirs(folder, exist_ok=True)
 
     def draw(self, name, plot):
@@ -869,12 +889,14 @@ class Plotter:
             axes.set_xticks(range(len(places)), places, fontsize=7)
             axes.margins(x=0.15)
             axes.set_title(title)
-            axes.grid(axis="y", color=GREY, alpha=0.25, which="both" if log else "major")
+            axes.grid(axis="y", color=GREY, alpha=0.25)
             if log:
                 axes.set_yscale("log")
+                axes.yaxis.set_major_locator(self.ticker.LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_minor_locator(self.ticker.NullLocator())
                 axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-            if zero:
-                axes.set_ylim(bottom=0)
+        if zero:
+            all_axes[0].set_ylim(bottom=0)
         all_axes[0].set_ylabel(label)
         entries = {}
         for axes in all_axes:
@@ -905,8 +927,8 @@ def main():
     sections = "\n".join(f"  {name:10}{section.__doc__}" for name, section in SECTIONS.items())
     parser = argparse.ArgumentParser(prog="scripts/bench.sh", epilog=f"sections:\n{sections}",
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    for program in ["--tollgate", "--bare", "--paced"]:
-        parser.add_argument(program, help=argparse.SUPPRESS)
+    for program in ["--tollgate", "--bare", "--paced", "--envoy"]:
+        parser.add_argument(program, type=os.path.abspath, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--quick", action="store_true", help="tries all out in a minute; its figures mean nothing")
     parser.add_argument("--only", type=lambda text: text.split(","), metavar="NAME,…", help="some of the sections")
     parser.add_argument("--write", nargs="?", const="docs/benchmarks.md", metavar="FILE",
@@ -916,6 +938,8 @@ def main():
         parser.error(f"no such section: {', '.join(unknown)}")
     if args.quick and args.write == "docs/benchmarks.md":
         parser.error("the figures of --quick do not belong into docs/benchmarks.md")
+    # So that what was started ends.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     bench = Bench(args)
     begin = time.monotonic()
     bench.run()

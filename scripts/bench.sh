@@ -19,20 +19,20 @@ need_program wrk wrk
 need_program redis-server redis-server
 cd "$ROOT"
 python=$(find_plot_python)
-TOLLGATE_TEST_ENVOY=$(find_envoy)
-export TOLLGATE_TEST_ENVOY
+envoy=$(find_envoy)
 
 profile=release
 for argument in "$@"; do
   case $argument in
     --quick) profile=dev ;;
-    -h | --help) exec "$python" scripts/bench.py --help ;;
+    -h | --help) profile='' ;;
   esac
 done
+if [[ -z $profile ]]; then exec "$python" scripts/bench.py --help; fi
 say "building"
 things=(--example bare --example paced)
 [[ -n ${TOLLGATE_BIN:-} ]] || things+=(--bin tollgate)
 cargo build --profile "$profile" --locked "${things[@]}" >&2
 built=${CARGO_TARGET_DIR:-$ROOT/target}/${profile/dev/debug}
 exec "$python" scripts/bench.py --tollgate "${TOLLGATE_BIN:-$built/tollgate}" --bare "$built/examples/bare" \
-  --paced "$built/examples/paced" "$@"
+  --paced "$built/examples/paced" --envoy "$envoy" "$@"
