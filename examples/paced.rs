@@ -94,6 +94,7 @@ fn run(plan: &Plan, first: u64, start: Instant) -> io::Result<(Vec<u128>, u64)> 
         let address = format!("10.{c}.{b}.{a}");
         let request = plan.head.replace("{caller}", &address);
         let due = start + Duration::from_nanos(n * plan.interval);
+        #[expect(clippy::disallowed_methods, reason = "requests are due at fixed times")]
         thread::sleep(due.saturating_duration_since(Instant::now()));
         stream.write_all(request.as_bytes())?;
         let is_good = read_answer(&mut stream, &mut buffer)?;

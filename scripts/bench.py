@@ -452,9 +452,10 @@ class Bench:
         for (name, count), runs in results.items():
             bare = results["bare", count]
             rows.append([
-                f"{CONNECTIONS}, wrk does less" if count == "lean" else count, NAMES[name], f"{median(runs, 'rps'):,.0f}", times(ratio(runs, bare, "rps")),
-                ms(median(runs, "p50")), ms(median(runs, "p99")), us(median(runs, "cpu")),
-                times(ratio(runs, bare, "cpu")), us(median(runs, "redis")) if "redis" in runs[0] else ""])
+                f"{CONNECTIONS}, wrk does less" if count == "lean" else count, NAMES[name],
+                f"{median(runs, 'rps'):,.0f}", times(ratio(runs, bare, "rps")), ms(median(runs, "p50")),
+                ms(median(runs, "p99")), us(median(runs, "cpu")), times(ratio(runs, bare, "cpu")),
+                us(median(runs, "redis")) if "redis" in runs[0] else ""])
         bare, memory, redis = (results[name, CONNECTIONS] for name in ["bare", "memory", "redis"])
         self.target("CPU per check, memory", 1.2, ratio(memory, bare, "cpu"), " × bare")
         self.target("CPU per check, Redis", 1.5, ratio(redis, bare, "cpu"), " × bare")
@@ -486,9 +487,11 @@ class Bench:
                 process.stop()
             # The script as tollgate calls it, and nothing else: no heartbeats.
             calls = [command for command in recorder.commands() if b"EVALSHA" in command[:30] and b"{data" in command]
-            calls = calls[:1024] or [b""]
-            one = encode([b"EVALSHA", redis.connection.ask([b"SCRIPT", b"LOAD", b"return 1"]), b"0"])
+            if not calls:
+                raise SystemExit("tollgate called no script of Redis")
             # Enough callers that pipelines differ.
+            calls = calls[:1024]
+            one = encode([b"EVALSHA", redis.connection.ask([b"SCRIPT", b"LOAD", b"return 1"]), b"0"])
             scripts = {"`charge.lua`, as tollgate calls it": calls, "`return 1`": [one]}
 
             def replay(commands, depth):
@@ -504,12 +507,21 @@ class Bench:
                 return {"cpu": (redis.cpu() - cpu) / count, "rps": count / (time.monotonic() - begin),
                         "own": (after[1] - before[1]) / (after[0] - before[0])}
 
-            results = self.rounds(3, {
-                (name, depth): lambda commands=commands, depth=depth: replay(commands, depth)
-                for name, commands in scripts.items() for depth in [1, 16, 64]})
-        return table(["", "calls in a pipeline", "CPU of Redis per call", "of that in the script, by Redis' count"],
-                     [[name, depth, us(median(runs, "cpu")), us(median(runs, "own"))]
-                      for (name, depth), runs in results.items()])
+            def through_tollgate():
+                row = stage.load(server, head("/data"))
+                return {"cpu": row["redis"], "own": row["call_us"] * row["calls"]}
+
+            server = stage.tollgate(redis=redis)
+            cases = {(name, depth): lambda commands=commands, depth=depth: replay(commands, depth)
+                     for name, commands in scripts.items() for depth in [1, 16, 64]}
+            results = self.rounds(3, cases | {
+                (f"tollgate with {CONNECTIONS} connections, per check", ""): through_tollgate})
+        longest = results[next(iter(scripts)), 64]
+        return table(
+            ["", "calls in a pipeline", "CPU of Redis per call", "of that in the script, by Redis' count",
+             "× 64 in a pipeline"],
+            [[name, depth, us(median(runs, "cpu")), us(median(runs, "own")), times(ratio(runs, longest, "cpu"))]
+             for (name, depth), runs in results.items()])
 
     def hot(self):
         """how often Redis is asked about one busy caller, and about one over its limit"""

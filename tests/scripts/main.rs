@@ -11,7 +11,7 @@ const DOCUMENT: &str = "docs/benchmarks.md";
 const TABLES: &[(&str, usize)] = &[
     ("targets", 10),
     ("endpoint", 12),
-    ("raw", 6),
+    ("raw", 7),
     ("hot", 4),
     ("rates", 9),
     ("callers", 11),
