@@ -701,8 +701,11 @@ class Bench:
 
     def parts(self):
         """`cargo bench`: matching, normalising, charging and deciding without a network"""
-        subprocess.run(["cargo", "bench", "--locked", "--bench", "decide", "--", "--warm-up-time", "0.3",
-                        "--measurement-time", "1"], check=True, stdout=subprocess.DEVNULL)
+        # Criterion writes its progress to where errors go.
+        done = subprocess.run(["cargo", "bench", "--locked", "--bench", "decide", "--", "--warm-up-time", "0.3",
+                               "--measurement-time", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise SystemExit(f"cargo bench failed:\n{done.stderr}")
         base = os.path.join(os.environ.get("CARGO_TARGET_DIR", "target"), "criterion")
         found = {}
         for folder, _, files in os.walk(base):
