@@ -779,7 +779,7 @@ PARTS = [
     ("charge memory: `fixed_window`, `sliding_window`, `token_bucket`",
      ["memory/fixed_window", "memory/sliding_window", "memory/token_bucket"]),
     ("charge memory: `sliding_log` with 1,000 entries, mostly full", ["memory/sliding_log"]),
-    ("a whole decision in memory, 10 rules", ["decide/memory"]),
+    ("a whole decision in memory, 10 rules", ["decide_memory"]),
 ]
 
 SECTIONS = {name: getattr(Bench, name) for name in [
