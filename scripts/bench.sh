@@ -2,10 +2,10 @@
 # Measures what a check costs, and what it costs beside a bare hyper responder: requests/s, CPU, latencies at fixed
 # rates, how all that changes with callers, rules, replicas and threads, and what a request through Envoy costs.
 #
-#   scripts/bench.sh                         everything, in rounds: about twelve minutes; prints tables
+#   scripts/bench.sh                         everything, in rounds: a quarter of an hour; prints tables
 #   scripts/bench.sh --write [FILE]          also writes them into docs/benchmarks.md, and plots into docs/benchmarks
 #   scripts/bench.sh --only NAME,NAME        some of the sections: --help lists them
-#   scripts/bench.sh --quick                 tries all out in a minute with a debug build; its figures mean nothing
+#   scripts/bench.sh --quick                 tries all out in two minutes with a debug build; its figures mean nothing
 #
 # Installs wrk, Redis, Envoy and a Python environment for the plots if they are missing. TOLLGATE_BIN names a tollgate
 # that is built already. All programs share this machine, so only the ratios within a run mean anything:
