@@ -264,10 +264,10 @@ where
 /// The next connection, and the place of its worker.
 ///
 /// One acceptor deals them out. With a socket of its own for each worker, the kernel would do so by
-/// a hash, and a proxy that opens few connections could leave workers without any.
+/// a hash, and of the connections of one proxy too many could meet on one worker.
 async fn accept(listener: &Listener, workers: &[Worker]) -> std::io::Result<(Stream, usize)> {
     std::future::poll_fn(|cx| {
-        let (place, worker) = idlest(workers);
+        let (place, worker) = next_worker(workers);
         // What happens to a connection is reported to the runtime in whose context it is accepted.
         let _context = worker.runtime.enter();
         let accepted = listener.poll_accept(cx);
@@ -278,22 +278,59 @@ async fn accept(listener: &Listener, workers: &[Worker]) -> std::io::Result<(Str
 
 /// The next connection that waited for a listener, and the place of its worker.
 fn take(waiting: &mut Waiting, workers: &[Worker]) -> Option<(Stream, usize)> {
-    let (place, worker) = idlest(workers);
+    let (place, worker) = next_worker(workers);
     let _context = worker.runtime.enter();
     Some((waiting.next()?, place))
 }
 
-/// The worker that has the fewest connections.
-fn idlest(workers: &[Worker]) -> (usize, &Worker) {
-    let connections = |worker: &Worker| worker.connections.load(Ordering::Relaxed);
+/// As many connections as a worker is given before the next one has any. Checks that come one at a
+/// time over a few connections are answered sooner by one thread: to wake several by turns costs
+/// more than they could do at once.
+const FEW: usize = 4;
+
+/// The worker for the next connection: the one that has the fewest, or the first that has only a
+/// few.
+fn next_worker(workers: &[Worker]) -> (usize, &Worker) {
+    let load = |worker: &Worker| worker.connections.load(Ordering::Relaxed).max(FEW - 1);
     let by_place = workers.iter().enumerate();
-    let idlest = by_place.min_by_key(|(_, worker)| connections(worker));
-    idlest.expect("there is always a worker")
+    // Of equal ones, the first.
+    let next = by_place.min_by_key(|(_, worker)| load(worker));
+    next.expect("there is always a worker")
 }
 
 fn reap(ended: Result<(), JoinError>) {
     // A handler's panic has been reported already; this catches one in our own code.
     if let Err(error) = ended {
         tracing::error!(%error, "the task of a connection ended abnormally");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workers::WorkerThreads;
+
+    #[test]
+    fn a_few_connections_share_a_worker_and_many_are_spread_evenly() {
+        let threads = WorkerThreads::start(3).unwrap();
+        let runtimes = threads.workers().runtimes().iter();
+        let workers: Vec<Worker> = runtimes.map(Worker::new).collect();
+        let mut open = Vec::new();
+        let mut add = |count: usize| {
+            for _ in 0..count {
+                let (place, worker) = next_worker(&workers);
+                open.push((place, Counted::new(&worker.connections)));
+            }
+            let of = |place: usize| open.iter().filter(|(own, _)| *own == place).count();
+            [of(0), of(1), of(2)]
+        };
+        assert_eq!(add(2), [2, 0, 0]);
+        assert_eq!(add(4), [4, 2, 0]);
+        assert_eq!(add(6), [4, 4, 4]);
+        assert_eq!(add(60), [24, 24, 24]);
+        // Those that end make room.
+        open.retain(|(place, _)| *place != 1);
+        let (place, _) = next_worker(&workers);
+        assert_eq!(place, 1);
     }
 }

@@ -848,6 +848,8 @@ rules:
   - { name: all, key: [client_ip], limit: 100/day }
 ",
         redis: Some(&redis),
+        // What is removed by hand is felt at once.
+        args: &["--remember-denials=false"],
         ..Settings::default()
     })
     .await;
@@ -912,6 +914,32 @@ rules:
     assert!((71_000..=72_000).contains(&ttl), "{ttl}");
     assert_eq!(redis.cli(&["DEL", key]), "1");
     assert_eq!(play(&tollgate, login).await.status, GOOD);
+}
+
+/// Denials are remembered for a second at most.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_counter_that_is_removed_by_hand_is_felt_by_a_caller_who_is_denied() {
+    let redis = Redis::start();
+    let tollgate = Tollgate::start(Settings {
+        rules: "version: 1\nrules: [{ name: day, key: [client_ip], limit: 1/day }]\n",
+        redis: Some(&redis),
+        ..Settings::default()
+    })
+    .await;
+    assert_eq!(play(&tollgate, get("/", &[])).await.status, GOOD);
+    for _ in 0..20 {
+        assert_eq!(play(&tollgate, get("/", &[])).await.status, OVER);
+    }
+    let remembered = "tollgate_denials_remembered_total";
+    assert!(tollgate.metric(remembered).await > 0);
+    redis.cli(&[
+        "DEL",
+        "tollgate:{day:client_ip=203.0.113.7}:sliding_window:86400s",
+    ]);
+    eventually("the caller has a fresh start", async || {
+        play(&tollgate, get("/", &[])).await.status == GOOD
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 
 use crate::support::{
     client::{Connection, ask, head},
+    cluster::Cluster,
     redis::Redis,
     tollgate::{Settings, Tollgate},
 };
@@ -106,11 +107,20 @@ async fn invented_keys_do_not_fill_the_memory() {
 #[tokio::test(flavor = "multi_thread")]
 async fn explain_says_that_a_counter_is_shared() {
     let redis = Redis::start();
+    let cluster = Cluster::start(3, 0).await;
+    let cluster = format!("--redis-url={}", cluster.url());
     let rules = RULES.replace("max_new_keys: 10", "max_new_keys: 1");
-    for redis in [None, Some(&redis)] {
+    let deadline = "--deadline=1s";
+    let stores = [
+        (None, &[][..]),
+        (Some(&redis), &[deadline]),
+        (None, &[&cluster, deadline]),
+    ];
+    for (redis, args) in stores {
         let tollgate = Tollgate::start(Settings {
             rules: &rules,
             redis,
+            args,
             ..Settings::default()
         })
         .await;

@@ -125,7 +125,14 @@ impl Lane {
         loop {
             let attempt = async {
                 let mut connection = self.connector.connect().await?;
-                match self.load_scripts(&mut connection).await {
+                let usable = async {
+                    // Who has not logged in may not send anything as long as a script, and Redis
+                    // would only complain about its length.
+                    let ping = connection.req_packed_command(&redis::cmd("PING")).await?;
+                    ping.extract_error()?;
+                    self.load_scripts(&mut connection).await
+                };
+                match usable.await {
                     Ok(()) => Ok(connection),
                     Err(error) => Err(script::refused(&error)),
                 }

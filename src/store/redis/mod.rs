@@ -82,6 +82,10 @@ impl RedisStore {
                 connector, options, &time, workers, on_change,
             )),
         };
+        let reader = match &servers {
+            Servers::One(_) => reader,
+            Servers::Cluster(cluster) => reader.with_budgets(cluster.budgets()),
+        };
         Ok(Self {
             servers,
             reader,

@@ -1,6 +1,6 @@
 //! Reads counters over a connection of its own, so that people who look do not hold up checks.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use redis::{
     Pipeline, Value,
@@ -20,6 +20,7 @@ use crate::{
     problem::Problem,
     store::{
         Batch, Counted, StoreError,
+        budgets::Budgets,
         read::{Read, Reading, Reads},
     },
 };
@@ -28,6 +29,8 @@ use crate::{
 /// `+role` behind Sentinels, and `+cluster|info +cluster|slots +asking` in a cluster.
 pub struct Reader {
     source: Source,
+    /// In a cluster, the budgets of the tollgate that explains.
+    budgets: Option<Arc<Budgets>>,
     patience: Duration,
 }
 
@@ -56,7 +59,17 @@ impl Reader {
                 connection: Mutex::new(None),
             },
         };
-        Ok(Self { source, patience })
+        Ok(Self {
+            source,
+            budgets: None,
+            patience,
+        })
+    }
+
+    /// The same reader with the budgets of new counters, which are not in Redis in a cluster.
+    pub(super) fn with_budgets(mut self, budgets: &Arc<Budgets>) -> Self {
+        self.budgets = Some(Arc::clone(budgets));
+        self
     }
 
     async fn read_now(&self, batch: &Batch) -> Result<Reading, StoreError> {
@@ -70,10 +83,7 @@ impl Reader {
             states: states.collect::<Result<_, _>>()?,
             shared: Vec::new(),
         };
-        // In a cluster, budgets are not in Redis.
-        if matches!(self.source, Source::One { .. }) {
-            self.read_shared(batch, &mut reading).await?;
-        }
+        self.read_shared(batch, &mut reading).await?;
         Ok(reading)
     }
 
@@ -90,18 +100,35 @@ impl Reader {
                 continue;
             }
             let key = batch.key(charge);
-            let (new_keys, overflow) = (counter_key::new_keys(key), counter_key::overflow(key));
-            let (values, _) = self.source.values(&[&new_keys, &overflow]).await?;
-            let Ok([spent, shared]) = <[Value; 2]>::try_from(values) else {
-                continue;
+            let may_be_new = match (&self.source, &self.budgets) {
+                (Source::One { .. }, _) => {
+                    let key = counter_key::new_keys(key);
+                    let spent = self.value(&key).await?;
+                    let spent = state(&key, Counted::Limit(budget), spent)?;
+                    budget.step(spent, reading.now_us, 1).outcome.allowed
+                }
+                (Source::Cluster(_), Some(budgets)) => {
+                    let rule = counter_key::rule_of(key);
+                    budgets.allow(rule, charge.max_new_keys, 0, reading.now_us)
+                }
+                // Each tollgate has its own, and nobody else knows them.
+                (Source::Cluster(_), None) => true,
             };
-            let spent = state(&new_keys, Counted::Limit(budget), spent)?;
-            if !budget.step(spent, reading.now_us, 1).outcome.allowed {
+            if !may_be_new {
+                let overflow = counter_key::overflow(key);
+                let shared = self.value(&overflow).await?;
                 reading.states[place] = state(&overflow, charge.counted, shared)?;
                 reading.shared.push(place);
             }
         }
         Ok(())
+    }
+
+    /// The reply to `GET` for a key.
+    async fn value(&self, key: &str) -> Result<Value, StoreError> {
+        let (values, _) = self.source.values(&[key]).await?;
+        let value = values.into_iter().next();
+        value.ok_or_else(|| StoreError::Malformed("redis did not answer".to_owned()))
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) use self::read::ClusterReader;
 pub(super) struct Cluster {
     nodes: Arc<Nodes>,
     following: AbortHandle,
-    budgets: Budgets,
+    budgets: Arc<Budgets>,
 }
 
 impl Cluster {
@@ -60,8 +60,13 @@ impl Cluster {
         Self {
             nodes,
             following,
-            budgets: Budgets::default(),
+            budgets: Arc::default(),
         }
+    }
+
+    /// The budgets of new counters.
+    pub(super) fn budgets(&self) -> &Arc<Budgets> {
+        &self.budgets
     }
 
     /// Waits until a node is connected, at most until `deadline`.
