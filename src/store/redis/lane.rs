@@ -1,9 +1,9 @@
 //! A lane: one task, one long-lived connection, a queue of checks.
 //!
-//! The task takes what has queued up while it waited for the last reply, and writes it as a few
-//! calls of the script, in one pipeline. Under load the calls grow by themselves, so all checks
-//! that arrived during a round trip share its cost, and most of the cost of a call; when it is
-//! quiet, a check goes out alone and at once.
+//! While only a few checks are under way, another one goes out alone and at once. Else it waits for
+//! replies; then the task takes what has queued up meanwhile, and writes it as a few calls of the
+//! script, in one pipeline. Under load the calls grow by themselves, so all checks that arrived
+//! during a round trip share its cost, and most of the cost of a call.
 //!
 //! The connection stays with the lane until it breaks, or until its server turns out to be no
 //! primary any more. A pool that lends it to one check at a time would share no round trip
@@ -20,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use redis::{
     Pipeline, Value,
     aio::{ConnectionLike as _, MultiplexedConnection},
@@ -52,6 +53,10 @@ pub(super) struct Patience {
     /// The pauses between attempts to connect: the first, and the longest.
     pub(super) reconnect: (Duration, Duration),
 }
+
+/// With more checks than these under way, others wait for a reply, and share a call. With fewer
+/// there would be nothing to share, only a round trip to wait for.
+const FEW: usize = 4;
 
 /// The most checks in one pipeline: it bounds how long the first of them waits for the last.
 const MAX_PIPELINE: usize = 256;
@@ -88,12 +93,12 @@ impl Lane {
         let mut reason = StoreError::Unavailable("no connection yet".to_owned());
         let (shortest, longest) = self.patience.reconnect;
         let mut pause = shortest;
-        while let Some(mut connection) = self.connect(&mut queue, &mut reason).await {
+        while let Some(connection) = self.connect(&mut queue, &mut reason).await {
             self.connected.store(true, Ordering::Relaxed);
             (self.on_change)(Ok(()));
             (self.on_reply)();
             let since = Instant::now();
-            let ended = self.serve(&mut connection, &mut queue).await;
+            let ended = self.serve(&connection, &mut queue).await;
             self.connected.store(false, Ordering::Relaxed);
             drop(connection);
             let Some(error) = ended else { return };
@@ -154,30 +159,41 @@ impl Lane {
         }
     }
 
-    /// Serves until the connection breaks (why) or the queue is closed (`None`).
+    /// Serves until the connection breaks (why) or the queue is closed (`None`). What is under way
+    /// when it breaks has no answer.
     async fn serve(
         &self,
-        connection: &mut MultiplexedConnection,
+        connection: &MultiplexedConnection,
         queue: &mut mpsc::Receiver<Job>,
     ) -> Option<StoreError> {
-        let mut jobs = Vec::with_capacity(MAX_PIPELINE);
+        let mut pipelines = FuturesUnordered::new();
+        let mut under_way = 0;
+        let mut jobs = Vec::new();
         loop {
-            let received = queue.recv_many(&mut jobs, MAX_PIPELINE);
-            let exchanged = match timeout(self.patience.idle_probe, received).await {
-                Ok(0) => return None,
-                Ok(_) => {
+            let is_quiet = pipelines.is_empty();
+            tokio::select! {
+                biased;
+                Some(exchanged) = pipelines.next(), if !is_quiet => match exchanged {
+                    Ok(count) => under_way -= count,
+                    Err(error) => return Some(error),
+                },
+                received = queue.recv_many(&mut jobs, MAX_PIPELINE), if under_way <= FEW => {
+                    if received == 0 {
+                        while pipelines.next().await.is_some() {}
+                        return None;
+                    }
                     let now = Instant::now();
-                    jobs.retain(|job| !job.is_stale(now));
-                    self.exchange(connection, &mut jobs).await
+                    jobs.retain(|job: &Job| !job.is_stale(now));
+                    under_way += jobs.len();
+                    let jobs = std::mem::take(&mut jobs);
+                    pipelines.push(self.exchange(connection.clone(), jobs));
                 }
                 // Quiet: notice a dead connection before the next check does.
-                Err(_) => self.probe(connection).await,
-            };
-            if let Err(error) = exchanged {
-                for job in jobs.drain(..) {
-                    job.answer(Err(error.clone().into()));
+                () = sleep(self.patience.idle_probe), if is_quiet => {
+                    if let Err(error) = self.probe(&mut connection.clone()).await {
+                        return Some(error);
+                    }
                 }
-                return Some(error);
             }
         }
     }
@@ -188,23 +204,23 @@ impl Lane {
         self.send(connection, &ping).await.map(drop)
     }
 
-    /// Sends the jobs as one pipeline of calls and answers them. After an error, the jobs that are
-    /// left have no answer.
+    /// Sends the jobs as one pipeline of calls and answers them; returns how many they were.
     async fn exchange(
         &self,
-        connection: &mut MultiplexedConnection,
-        jobs: &mut Vec<Job>,
-    ) -> Result<(), StoreError> {
-        let mut calls = in_calls(jobs.drain(..), self.batch);
+        mut connection: MultiplexedConnection,
+        jobs: Vec<Job>,
+    ) -> Result<usize, StoreError> {
+        let count = jobs.len();
+        let mut calls = in_calls(jobs.into_iter(), self.batch);
         let mut is_loaded = false;
         while !calls.is_empty() {
-            let left = self
-                .exchange_once(connection, calls, is_loaded)
-                .await
-                .map_err(|(error, left)| {
-                    jobs.extend(left.into_iter().flat_map(|call| call.jobs));
-                    error
-                })?;
+            let left = self.exchange_once(&mut connection, calls, is_loaded).await;
+            let left = left.map_err(|(error, left)| {
+                for job in left.into_iter().flat_map(|call| call.jobs) {
+                    job.answer(Err(error.clone().into()));
+                }
+                error
+            })?;
             let now = Instant::now();
             calls = left.calls;
             for call in &mut calls {
@@ -213,7 +229,7 @@ impl Lane {
             calls.retain(|call| !call.jobs.is_empty());
             is_loaded |= left.is_loaded;
         }
-        Ok(())
+        Ok(count)
     }
 
     /// Sends calls and answers them. Returns those that were not run and are to be repeated; after
