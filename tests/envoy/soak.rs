@@ -216,6 +216,11 @@ async fn faults_at_random_leave_nothing_behind() {
             eprintln!("after {round} faults: {holds:?}");
             before = Some(holds);
         }
+        let most = proxy.most();
+        assert!(
+            most <= LANES,
+            "{most} connections at a time since {fault:?}"
+        );
         let lost = drivers.try_join_next();
         assert!(lost.is_none(), "a request was not answered: {lost:?}");
     }
