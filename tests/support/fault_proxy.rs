@@ -289,8 +289,8 @@ async fn lose(mut client: TcpStream, mut states: watch::Receiver<State>) -> io::
     }
 }
 
-/// Each byte by itself, with a pause after every 128. The script alone has 25,000, and a lane gives a
-/// connection a second to take it.
+/// Each byte by itself, with a pause after every 128. The script alone has 25,000, and a lane gives
+/// a connection a second to take it.
 async fn trickle(to: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
     for some in bytes.chunks(128) {
         for byte in some {
