@@ -7,8 +7,9 @@
 //! Not remembered is what the store has to see: a request that a shadow rule counts too, and one
 //! that a ban counts. A client that is banned already is not counted any more.
 //!
-//! Only two things can make more room before the time is over, and both are felt within
-//! [`LONGEST`]: charges that are given back in a cluster, and counters that somebody removes.
+//! What can make more room before the time is over is felt within [`LONGEST`]: charges that are
+//! given back in a cluster, counters that somebody removes or that Redis forgets, and a jump of
+//! Redis' clock.
 
 use std::{
     collections::HashMap,

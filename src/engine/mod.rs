@@ -135,11 +135,15 @@ impl Engine {
         }
         let decision = if deciding.walk.batch.is_empty() {
             Decision::allowed()
-        } else if let Some(denied) = self.remembered(&deciding) {
-            self.metrics.denials_remembered.inc();
-            deciding.combine(deciding.walk.charges(), &denied, OutcomeLabels::STORE)
         } else {
-            self.ask(&mut deciding, proxy_waits).await
+            let now = Instant::now();
+            match self.remembered(&deciding, now) {
+                Some(denied) => {
+                    self.metrics.denials_remembered.inc();
+                    deciding.combine(deciding.walk.charges(), &denied, OutcomeLabels::STORE)
+                }
+                None => self.ask(&mut deciding, proxy_waits, now).await,
+            }
         };
         let decision = deciding.walk.ended(decision);
         if decision.verdict == Verdict::Allowed {
@@ -152,15 +156,19 @@ impl Engine {
     }
 
     /// The answer to a batch that is known to be denied.
-    fn remembered(&self, deciding: &Deciding<'_>) -> Option<ChargeResult> {
+    fn remembered(&self, deciding: &Deciding<'_>, now: Instant) -> Option<ChargeResult> {
         let denials = self.denials.as_ref()?;
         let generation = deciding.live.generation;
-        denials.find(&deciding.walk.batch, generation, Instant::now())
+        denials.find(&deciding.walk.batch, generation, now)
     }
 
-    /// Has the store decide.
-    async fn ask(&self, deciding: &mut Deciding<'_>, proxy_waits: Option<Duration>) -> Decision {
-        let asked = Instant::now();
+    /// Has the store decide, which is `asked` now.
+    async fn ask(
+        &self,
+        deciding: &mut Deciding<'_>,
+        proxy_waits: Option<Duration>,
+        asked: Instant,
+    ) -> Decision {
         let deadline = asked + budget(self.options.deadline, proxy_waits);
         let mut answer = self.store.charge(&deciding.walk.batch, deadline).await;
         if let Some(unsettled) = at_other_time(&mut answer) {

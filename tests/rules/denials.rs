@@ -222,7 +222,7 @@ async fn a_changed_rule_ends_it_at_once() {
         .engine
         .replace(crate::support::world::compile(&rules(6)));
     assert_eq!(world.admitted(10, GET).await, 1);
-    // The same limits again are another rule set all the same.
+    // And once more.
     world
         .engine
         .replace(crate::support::world::compile(&rules(7)));

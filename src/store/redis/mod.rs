@@ -1,5 +1,5 @@
-//! Counters in Redis: one script call per check (in a cluster, one per slot), sent over a few
-//! long-lived lanes.
+//! Counters in Redis, sent over a few long-lived lanes: checks that wait there share a call of the
+//! script. In a cluster, a check is in a call for each of its slots.
 
 mod address;
 mod breaker;
