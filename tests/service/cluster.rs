@@ -216,6 +216,18 @@ async fn until(replicas: &[Tollgate], status: &str) {
     }
 }
 
+/// Waits until all replicas are degraded, and say that it is because of this node.
+async fn until_named(replicas: &[Tollgate], name: &str) {
+    for replica in replicas {
+        eventually("the lost node is named", async || {
+            let health = replica.ask_admin("/readyz").await;
+            assert_eq!(health.status, 200);
+            health.json()["status"] == "degraded" && health.body.contains(name)
+        })
+        .await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_dies_and_nobody_gets_more_than_the_limit() {
     let mut cluster = Cluster::start(3, 1).await;
@@ -239,14 +251,7 @@ async fn a_primary_dies_and_nobody_gets_more_than_the_limit() {
     cluster.nodes[dead].kill();
     let killed = Instant::now();
     let traffic = Traffic::start(&replicas, &clients, 1, Duration::from_millis(5));
-    for replica in &*replicas {
-        eventually("the lost node is named", async || {
-            let health = replica.ask_admin("/readyz").await;
-            assert_eq!(health.status, 200);
-            health.json()["status"] == "degraded" && health.body.contains(&name)
-        })
-        .await;
-    }
+    until_named(&replicas, &name).await;
     within(FAILOVER, "another node has the slots", async || {
         cluster.nodes[3..]
             .iter()
@@ -438,13 +443,7 @@ async fn the_clients_of_a_lost_node_follow_their_rules() {
     });
     let name = format!("127.0.0.1:{}", cluster.nodes[lost].port());
     cluster.nodes[lost].kill();
-    for replica in &replicas {
-        eventually("the lost node is named", async || {
-            let health = replica.ask_admin("/readyz").await;
-            health.json()["status"] == "degraded" && health.body.contains(&name)
-        })
-        .await;
-    }
+    until_named(&replicas, &name).await;
     let answers = async |mode: &str, client: u8| {
         let uri = format!("x-forwarded-uri: /{mode}");
         let address = format!("x-real-ip: 192.0.2.{client}");
@@ -514,13 +513,7 @@ async fn a_rule_that_is_lost_leaves_the_others_of_the_request_to_redis() {
     });
     cluster.nodes[lost].kill();
     let name = format!("127.0.0.1:{}", cluster.nodes[lost].port());
-    for replica in &replicas {
-        eventually("the lost node is named", async || {
-            let health = replica.ask_admin("/readyz").await;
-            health.json()["status"] == "degraded" && health.body.contains(&name)
-        })
-        .await;
-    }
+    until_named(&replicas, &name).await;
     for (mode, client) in clients {
         let uri = format!("x-forwarded-uri: /{mode}");
         let address = format!("x-real-ip: 192.0.2.{client}");
