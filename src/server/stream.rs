@@ -4,6 +4,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::BufMut as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -34,6 +35,32 @@ impl Stream {
         match self {
             Self::Tcp(tcp) => tcp.readable().await,
             Self::Unix(unix) => unix.readable().await,
+        }
+    }
+
+    /// As [`readable`](Self::readable). An error shows when it is read.
+    pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Tcp(tcp) => tcp.poll_read_ready(cx).map(drop),
+            Self::Unix(unix) => unix.poll_read_ready(cx).map(drop),
+        }
+    }
+
+    /// Waits until the kernel has room for something to write.
+    pub(super) async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => tcp.writable().await,
+            Self::Unix(unix) => unix.writable().await,
+        }
+    }
+
+    /// Reads what is there into the spare room of a buffer, without waiting.
+    pub(super) fn try_read_into(&self, buf: &mut Vec<u8>) -> io::Result<usize> {
+        // A `Vec` would offer to grow.
+        let mut buf = buf.limit(buf.capacity() - buf.len());
+        match self {
+            Self::Tcp(tcp) => tcp.try_read_buf(&mut buf),
+            Self::Unix(unix) => unix.try_read_buf(&mut buf),
         }
     }
 
