@@ -219,7 +219,11 @@ fn deciding(c: &mut Criterion) {
             runtime.block_on(async {
                 let live = engine.live();
                 let request = request(black_box("/v1/service9/42?q=1"), &headers);
-                engine.decide(&live, &request, None).await.quotas.len()
+                engine
+                    .decide(&live, &request, None, tokio::time::Instant::now())
+                    .await
+                    .quotas
+                    .len()
             })
         });
     });

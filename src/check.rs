@@ -72,7 +72,7 @@ impl CheckPort {
         }
         let decision = self
             .engine
-            .decide(&live, &check.request, check.proxy_waits)
+            .decide(&live, &check.request, check.proxy_waits, started)
             .await;
         let answer = contract::answer(&decision, check.endpoint, self.options);
         self.metrics.check_took(started.elapsed());

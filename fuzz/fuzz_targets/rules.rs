@@ -177,7 +177,7 @@ fn used(set: RuleSet) {
         for endpoint in [Endpoint::Check, Endpoint::AuthRequest] {
             let explained = engine.explain(&live, &request);
             let (explanation, _) = RUNTIME.with(|runtime| runtime.block_on(explained));
-            let decided = engine.decide(&live, &request, None);
+            let decided = engine.decide(&live, &request, None, tokio::time::Instant::now());
             let decision = RUNTIME.with(|runtime| runtime.block_on(decided));
             assert_eq!(
                 explanation.decision, decision,

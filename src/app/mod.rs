@@ -156,8 +156,8 @@ async fn serve_admin(
 struct Checks(Arc<CheckPort>);
 
 impl Handler for Checks {
-    async fn respond(&self, request: Request) -> Response {
-        self.0.respond(request).await
+    fn respond(&self, request: Request) -> impl Future<Output = Response> + Send {
+        self.0.respond(request)
     }
 }
 
@@ -165,8 +165,8 @@ impl Handler for Checks {
 struct Questions(Admin);
 
 impl Handler for Questions {
-    async fn respond(&self, request: Request) -> Response {
-        self.0.respond(request).await
+    fn respond(&self, request: Request) -> impl Future<Output = Response> + Send {
+        self.0.respond(request)
     }
 
     fn wants(&self, request: &Request) -> usize {

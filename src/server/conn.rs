@@ -46,7 +46,7 @@ pub(super) async fn run<H: Handler>(stream: Stream, common: Arc<Common<H>>) {
         };
         let head = std::mem::take(&mut resting.head);
         // In a box, so that a connection has the room for it only while it is answered.
-        let exchanged = Box::pin(exchange(&resting.stream, head, &common)).await;
+        let exchanged = Box::pin(exchange(&mut resting.stream, head, &common)).await;
         drop(place);
         match exchanged {
             Exchanged::Kept(next) => resting.answered(next, &common.options, &common.drain),

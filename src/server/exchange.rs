@@ -34,7 +34,7 @@ pub(super) enum Exchanged {
 
 /// Answers the request in `head`.
 pub(super) async fn exchange<H: Handler>(
-    stream: &Stream,
+    stream: &mut Stream,
     head: Head,
     common: &Common<H>,
 ) -> Exchanged {
@@ -48,7 +48,8 @@ pub(super) async fn exchange<H: Handler>(
     let wanted = common.handler.wants(&request);
     let mut has_body = exchange.framing != Framing::Length(0);
     if has_body && wanted > 0 {
-        if exchange.holds_body_back && !write(stream, b"HTTP/1.1 100 Continue\r\n\r\n", limit).await
+        if exchange.holds_body_back
+            && !write(unread.stream(), b"HTTP/1.1 100 Continue\r\n\r\n", limit).await
         {
             return Exchanged::Gone;
         }
@@ -65,7 +66,7 @@ pub(super) async fn exchange<H: Handler>(
     let closes = !is_whole || !exchange.keeps_connection || common.drain.announced();
     let mut out = Vec::new();
     response.write_to(&mut out, exchange, closes, SystemTime::now());
-    if !write(stream, &out, limit).await {
+    if !write(unread.stream(), &out, limit).await {
         return Exchanged::Gone;
     }
     if closes {

@@ -1,6 +1,6 @@
 //! A connection that has no request: it waits for a head, and reads it.
 
-use std::{cell::RefCell, io};
+use std::{cell::RefCell, future::poll_fn, io, task::Poll};
 
 use tokio::{
     sync::watch,
@@ -73,7 +73,7 @@ impl Resting {
             match between.wait(&self.stream, &common.drain).await {
                 Ended::Readable => {
                     let place = common.budget.place(0).await;
-                    match self.read() {
+                    match self.read().await {
                         Ok(0) => return Rested::Gone,
                         Ok(_)
                             if self.head.seen() == Seen::Whole && self.head.len() <= FIRST_READ =>
@@ -151,7 +151,7 @@ impl Resting {
             } else {
                 place = Some(budget.place(0).await);
             }
-            match self.read() {
+            match self.read().await {
                 Ok(0) => return Rested::Gone,
                 Ok(_) if has_begun || is_blank => {}
                 Ok(_) => {
@@ -164,17 +164,25 @@ impl Resting {
         }
     }
 
-    /// Reads what is there. The buffer is the thread's, so it costs a connection nothing.
-    fn read(&mut self) -> io::Result<usize> {
+    /// Reads what is there, and does not wait for more. The buffer is the thread's, so it costs a
+    /// connection nothing.
+    async fn read(&mut self) -> io::Result<usize> {
         thread_local! {
             static BUFFER: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(FIRST_READ));
         }
-        BUFFER.with_borrow_mut(|buffer| {
-            buffer.clear();
-            let count = self.stream.try_read_into(buffer)?;
-            self.head.push(buffer);
-            Ok(count)
+        let Self { stream, head, .. } = self;
+        poll_fn(|cx| {
+            BUFFER.with_borrow_mut(|buffer| {
+                buffer.clear();
+                let read = stream.poll_read_into(cx, buffer);
+                head.push(buffer);
+                Poll::Ready(match read {
+                    Poll::Ready(read) => read,
+                    Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+                })
+            })
         })
+        .await
     }
 }
 

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::BufMut as _;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::addr::ListenAddr;
@@ -54,14 +54,19 @@ impl Stream {
         }
     }
 
-    /// Reads what is there into the spare room of a buffer, without waiting.
-    pub(super) fn try_read_into(&self, buf: &mut Vec<u8>) -> io::Result<usize> {
+    /// Reads what is there into the spare room of a buffer.
+    ///
+    /// Unlike [`try_read`](Self::try_read), it knows that there is no more after less than there
+    /// was room for. That saves a system call for each request.
+    pub(super) fn poll_read_into(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut Vec<u8>,
+    ) -> Poll<io::Result<usize>> {
         // A `Vec` would offer to grow.
-        let mut buf = buf.limit(buf.capacity() - buf.len());
-        match self {
-            Self::Tcp(tcp) => tcp.try_read_buf(&mut buf),
-            Self::Unix(unix) => unix.try_read_buf(&mut buf),
-        }
+        let room = buf.capacity() - buf.len();
+        let mut buf = buf.limit(room);
+        std::pin::pin!(self.read_buf(&mut buf)).poll(cx)
     }
 
     /// Reads what is there, without waiting.

@@ -1,6 +1,7 @@
 //! Bytes of a connection that came before their turn, and the bodies among them.
 
 use std::{
+    future::poll_fn,
     io,
     task::{Context, Poll, ready},
     time::Duration,
@@ -26,15 +27,21 @@ const MAX_CHUNK_LINE: usize = 256;
 
 /// What has been read of a connection and was not used yet.
 pub(super) struct Unread<'a> {
-    stream: &'a Stream,
+    stream: &'a mut Stream,
     bytes: Vec<u8>,
 }
 
 impl<'a> Unread<'a> {
-    pub(super) fn new(stream: &'a Stream, bytes: Vec<u8>) -> Self {
+    pub(super) fn new(stream: &'a mut Stream, bytes: Vec<u8>) -> Self {
         Self { stream, bytes }
     }
 
+    /// The connection, for writing.
+    pub(super) fn stream(&self) -> &Stream {
+        self.stream
+    }
+
+    /// What is left.
     pub(super) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
@@ -44,11 +51,9 @@ impl<'a> Unread<'a> {
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.bytes.len() < READ {
             ready!(self.stream.poll_read_ready(cx));
-            match self.read() {
-                Ok(0) => return Poll::Ready(()),
+            match ready!(self.poll_read(cx)) {
+                Ok(0) | Err(_) => return Poll::Ready(()),
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return Poll::Ready(()),
             }
         }
         Poll::Pending
@@ -164,20 +169,12 @@ impl<'a> Unread<'a> {
 
     /// Waits for more bytes. Returns whether there are any.
     async fn more(&mut self) -> bool {
-        loop {
-            if self.stream.readable().await.is_err() {
-                return false;
-            }
-            match self.read() {
-                Ok(count) => return count > 0,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return false,
-            }
-        }
+        let read = poll_fn(|cx| self.poll_read(cx)).await;
+        read.is_ok_and(|count| count > 0)
     }
 
-    fn read(&mut self) -> io::Result<usize> {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.bytes.reserve(READ);
-        self.stream.try_read_into(&mut self.bytes)
+        self.stream.poll_read_into(cx, &mut self.bytes)
     }
 }

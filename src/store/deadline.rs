@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Answer, Batch, Store, StoreError,
+    Answer, Batch, Charging, Store, StoreError,
     read::{Read, Reads},
 };
 use crate::metrics::Metrics;
@@ -39,11 +39,16 @@ impl Guarded {
 
     /// Like [`Store::charge`], but never later than `deadline`.
     pub async fn charge(&self, batch: &Batch, deadline: Instant) -> Result<Answer, StoreError> {
-        let started = Instant::now();
-        let result = timeout_at(deadline, self.store.charge(batch, deadline))
-            .await
-            .unwrap_or(Err(StoreError::Deadline));
-        self.metrics.store_took(started.elapsed());
+        let result = match self.store.charge(batch, deadline) {
+            // Nobody waits for it.
+            Charging::Known(result) => result.into_inner(),
+            awaited @ Charging::Awaited(_) => {
+                let started = Instant::now();
+                let result = timeout_at(deadline, awaited).await;
+                self.metrics.store_took(started.elapsed());
+                result.unwrap_or(Err(StoreError::Deadline))
+            }
+        };
         let failure = match &result {
             Ok(answer) => answer.lost.first().map(|lost| &lost.error),
             Err(error) => Some(error),

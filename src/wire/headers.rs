@@ -4,20 +4,16 @@ use std::{fmt, ops::Range, sync::LazyLock};
 
 use foldhash::fast::RandomState;
 use http::HeaderName;
-use smallvec::SmallVec;
 use std::hash::{BuildHasher as _, Hasher as _};
 
 /// Header fields, in the order in which they came. Names are compared without regard to case.
 #[derive(Clone, Default)]
 pub struct Headers {
     bytes: Vec<u8>,
-    fields: SmallVec<[Field; USUAL]>,
+    fields: Vec<Field>,
     /// If there are many: the hash of each name and the place of its field, in order.
     by_name: Vec<(u32, u32)>,
 }
-
-/// As many fields as a check usually has at most.
-const USUAL: usize = 16;
 
 /// More fields than these are looked up by the hash of their name. To compare with each would be a
 /// way to keep a rule file with many conditions busy.

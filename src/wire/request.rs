@@ -46,7 +46,7 @@ enum Target {
     /// A path, maybe with a query, of characters about which there is no question.
     Plain(Range<u32>),
     /// Any other that is one.
-    Uri(Uri),
+    Uri(Box<Uri>),
 }
 
 /// How long the body of a request is (RFC 9112 §6.3).
@@ -105,7 +105,10 @@ impl Request {
         };
         let target = match target.strip_prefix('/') {
             Some(rest) if rest.bytes().all(is_plain) => Target::Plain(within(target.as_bytes())),
-            _ => Target::Uri(Uri::try_from(target).map_err(|_| NotARequest::Malformed)?),
+            _ => {
+                let uri = Uri::try_from(target).map_err(|_| NotARequest::Malformed)?;
+                Target::Uri(Box::new(uri))
+            }
         };
         let method = within(method.as_bytes());
         let places: smallvec::SmallVec<[_; 32]> = parsed

@@ -118,7 +118,9 @@ impl World {
         let client_ip = ask.ip.map(|ip| ip.parse::<IpAddr>().unwrap());
         let attributes = Attributes::new(ask.method, ask.host, ask.target, client_ip, &headers);
         let live = self.engine.live();
-        self.engine.decide(&live, &attributes, None).await
+        self.engine
+            .decide(&live, &attributes, None, Instant::now())
+            .await
     }
 
     pub async fn admits(&self, ask: Ask<'_>) -> bool {
