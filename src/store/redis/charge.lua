@@ -568,11 +568,16 @@ while first <= #ARGV do
   size, base, first = size + 1, base + limits_of(first), first + 1
 end
 
-local unwritten
+local unwritten, lasts, px
 for e = 1, #entries do
   local entry = entries[e]
   if entry[3] then
-    local reply = redis.pcall('SET', entry[2], entry[1], 'PX', math.ceil((entry[3] - now) / 1000))
+    -- Most last equally long. Redis prints a number that it is given slowly.
+    if entry[3] - now ~= lasts then
+      lasts = entry[3] - now
+      px = string.format('%d', math.ceil(lasts / 1000))
+    end
+    local reply = redis.pcall('SET', entry[2], entry[1], 'PX', px)
     if reply.err then
       unwritten = unwritten or {}
       unwritten[entry[2]], entry.failure = entry, reply
