@@ -82,7 +82,8 @@ local function decide(now, entries, known, answer, first, size, base)
     return quotient, rest
   end
 
-  local time_for
+  -- Made when it is needed: how long a bucket takes to gain tokens, and the text of `now` after a space.
+  local time_for, clock
   -- The entry of each limit of a check.
   local charged = { false }
   local checks = #ARGV
@@ -187,63 +188,85 @@ local function decide(now, entries, known, answer, first, size, base)
 
       if algorithm == 2 then
         -- sliding_window: the current window, and the one before it. See src/limit/sliding_window.rs.
-        -- `before` is the text of the window before, as long as that is what it was. Often it is empty.
-        local count, first, last, old, old_first, old_last, before = 0, 0, 0, 0, 0, 0, '0 0 0'
+        -- `since` is the text of `first`, and `before` that of the window before, as long as they are what they
+        -- were: printing is slow. Often the window before is empty, and there is no `old`.
+        local count, first, last, old, old_first, old_last, since, before
+        clock = clock or format(' %d', now)
         if stored then
-          count, first, last, before = match(stored, '^(%d+) (%d+) (%d+) (%d+ %d+ %d+)$')
+          count, since, last, before = match(stored, '^(%d+)( %d+) (%d+)( .+)$')
           if not count then
             error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
           end
-          count, first, last = count + 0, first + 0, last + 0
-          if before ~= '0 0 0' then
-            old, old_first, old_last = match(before, '^(%d+) (%d+) (%d+)$')
+          count = count + 0
+          first = since + 0
+          last = last + 0
+          if before ~= ' 0 0 0' then
+            old, old_first, old_last = match(before, '^ (%d+) (%d+) (%d+)$')
+            if not old then
+              error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
+            end
             old, old_first, old_last = old + 0, old_first + 0, old_last + 0
           end
           -- After the clock went back, nothing lies in the future.
           if last > now then
-            if first > now then first = now end
-            if old_first > now then old_first = now end
-            if old_last > now then old_last = now end
-            last, before = now, nil
+            if first > now then first, since = now, clock end
+            if old then
+              if old_first > now then old_first = now end
+              if old_last > now then old_last = now end
+              before = nil
+            end
+            last = now
           end
+        else
+          count, first, last, before = 0, 0, 0, ' 0 0 0'
         end
         if now >= first + window then
           old, old_first, old_last, before = count, first, last, nil
           count, first, last = 0, 0, 0
         end
         local fading = 0
-        if now >= old_last + window then
-          old, old_first, old_last, before = 0, 0, 0, '0 0 0'
-        elseif old > 0 then
-          local remains, length = old_last + window - now, old_last - old_first
-          if remains >= length then
-            fading = old
-          else
-            local quotient, rest = mul_div(remains, old, length)
-            fading = rest > 0 and quotient + 1 or quotient
+        if old then
+          if now >= old_last + window then
+            old, old_first, old_last, before = 0, 0, 0, ' 0 0 0'
+          elseif old > 0 then
+            local remains, length = old_last + window - now, old_last - old_first
+            if remains >= length then
+              fading = old
+            else
+              local quotient, rest = mul_div(remains, old, length)
+              fading = rest > 0 and quotient + 1 or quotient
+            end
           end
         end
         fits = count + fading + cost <= amount
+        local keep = amount - cost
         if fits then
-          if count == 0 then first = now end
-          count, last = count + cost, now
+          if count == 0 then first, since = now, clock end
+          count = count + cost
+          last = now
+          before = before or format(' %d %d %d', old, old_first, old_last)
+          value = format('%d', count) .. since .. clock .. before
+          expires = (old and old_last > now and old_last or now) + window
+          keep = count + fading - 1
         end
-        -- When at most `target` requests count: then more is left, or this one fits.
-        local target = fits and count + fading - 1 or amount - cost
-        local span, from, to, keep = count, first, last, target
-        if target >= count then
-          span, from, to, keep = old, old_first, old_last, target - count
+        left = amount - count - fading
+        -- When at most `keep` requests count: then more is left, or this one fits. From here on, the window
+        -- that it depends on is the current one.
+        if keep >= count then
+          keep = keep - count
+          count, first, last = old, old_first, old_last
         end
         if keep < 0 then
           wait = window
         else
-          local length = to - from
-          wait = to + window - floor(length / span) * keep - mul_div(keep, length % span, span) - now
+          local length = last - first
+          local product = length * keep
+          if product < 9007199254740992 then -- 2^53
+            wait = last + window - (product - product % count) / count - now
+          else
+            wait = last + window - floor(length / count) * keep - mul_div(keep, length % count, count) - now
+          end
         end
-        left = amount - count - fading
-        before = before or format('%d %d %d', old, old_first, old_last)
-        value = format('%d %d %d %s', count, first, last, before)
-        expires = (last > old_last and last or old_last) + window
 
       elseif algorithm == 1 then
         -- fixed_window. See src/limit/fixed_window.rs.
