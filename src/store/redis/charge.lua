@@ -52,16 +52,18 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 
 -- What is known of each key that was read: { its text (false if there is none), its name, when it expires
--- if it must be written, the first check that wrote it (0 if none has), the text and the expiry that the
--- check being decided would give it }. `users` are checks that need it although it is not among their KEYS.
-local entries = {}
+-- and the first check that wrote it (nil as long as none has), the text and the expiry that the check being
+-- decided would give it }. `users` are checks that need it although it is not among their KEYS.
+-- Here are those that must be written.
+local written = {}
 -- The same by name. The keys of one check differ, so it needs none.
 local known = #ARGV > 1 and {} or nil
--- The verdict of a check that is not decided yet is -1.
-local answer = { now, -1, 0, 0, 0 }
+local answer = { now, 1, 0, 0, 0 }
+-- The check that is being decided.
+local current = 1
 
 -- Decides about the checks from `first` on. Before that one are `size` numbers of the answer, and `base` KEYS.
-local function decide(now, entries, known, answer, first, size, base)
+local function decide(now, written, known, answer, first, size, base)
   local match, format, floor = string.match, string.format, math.floor
   local KEYS, ARGV, call = KEYS, ARGV, redis.call
 
@@ -70,9 +72,10 @@ local function decide(now, entries, known, answer, first, size, base)
   local function mul_div(a, b, c)
     local product = a * b
     if product < 9007199254740992 then -- 2^53
-      return floor(product / c), product % c
+      local rest = product % c
+      return (product - rest) / c, rest
     end
-    local quotient, rest = 0, 0
+    local floor, quotient, rest = math.floor, 0, 0
     local digit = 4398046511104 -- 2^42
     while digit >= 1 do
       local sum = rest * 128 + a * (floor(b / digit) % 128)
@@ -88,10 +91,11 @@ local function decide(now, entries, known, answer, first, size, base)
   local charged = { false }
   local checks = #ARGV
   -- What checks ask, decoded. Many ask the same.
-  local plans, asked, plan, limits = checks > 1 and {}, nil, nil, nil
+  local plans, asked, plan, limits, peeks = checks > 1 and {}, nil, nil, nil, nil
 
   for c = first, checks do
-    answer[size + 1] = -1
+    current = c
+    answer[size + 1] = 1
     if ARGV[c] ~= asked then
       asked = ARGV[c]
       plan = plans and plans[asked]
@@ -110,23 +114,21 @@ local function decide(now, entries, known, answer, first, size, base)
         if at == length then plan.peeks = true end
         if plans then plans[asked] = plan end
       end
-      limits = #plan
+      limits, peeks = #plan, plan.peeks
     end
 
     -- Whether a limit of group 0 does not fit, and the other groups of which one does not.
-    local denied, shadows, bans = false, nil, nil
+    local denied, shadows, bans
     -- Of new counters: the budgets by their keys, the budget of limit i, the limits that are charged to their
     -- overflow counter (as a list, and each at minus its i), and whether one must be asked for.
-    local budgets, news, shared, unmade
-    local is_outside = false
+    local budgets, news, shared, unmade, is_outside
 
     for i = 1, limits do
       local key, limit = KEYS[base + i], plan[i]
       local algorithm, cost, amount, window = limit[1], limit[3], limit[4], limit[5]
       local entry = known and known[key]
       if not entry then
-        entry = { call('GET', key), key, false, 0, false, false }
-        entries[#entries + 1] = entry
+        entry = { call('GET', key), key, nil, nil, nil, nil }
         if known then known[key] = entry end
       end
       local stored = entry[1]
@@ -137,8 +139,8 @@ local function decide(now, entries, known, answer, first, size, base)
           known = known or {}
           local entry = known[key]
           if not entry then
-            entry = { call('GET', key), key, false, 0, false, false }
-            entries[#entries + 1], known[key] = entry, entry
+            entry = { call('GET', key), key, nil, nil, nil, nil }
+            known[key] = entry
           end
           entry.users = entry.users or {}
           entry.users[c] = true
@@ -484,10 +486,12 @@ local function decide(now, entries, known, answer, first, size, base)
         end
       end
       answer[to], answer[to + 1] = left > 0 and left or 0, wait
-      charged[i], entry[5], entry[6] = entry, value, expires
+      charged[i] = entry
+      entry[5] = value
+      entry[6] = expires
     end
 
-    if is_outside or (unmade and not denied and not plan.peeks) then
+    if is_outside or (unmade and not denied and not peeks) then
       for place = #answer, size + 1, -1 do
         answer[place] = nil
       end
@@ -497,19 +501,18 @@ local function decide(now, entries, known, answer, first, size, base)
       if bans then
         for _, i in ipairs(bans) do
           local entry = charged[i]
-          entry[1], entry[3] = entry[5], entry[6]
-          if entry[4] == 0 then entry[4] = c end
-          entry[5] = nil
+          if not entry[3] then written[#written + 1], entry[4] = entry, c end
+          entry[1], entry[3], entry[5] = entry[5], entry[6], nil
         end
       end
-      answer[size + 1] = denied and 0 or 1
       if denied then
-      elseif not plan.peeks then
+        answer[size + 1] = 0
+      elseif not peeks then
         for i = 1, limits do
           local entry = charged[i]
           if entry[5] and not (shadows and shadows[plan[i][2]]) then
+            if not entry[3] then written[#written + 1], entry[4] = entry, c end
             entry[1], entry[3] = entry[5], entry[6]
-            if entry[4] == 0 then entry[4] = c end
             if news and news[i] then
               news[i].new = news[i].new + 1
             end
@@ -519,9 +522,9 @@ local function decide(now, entries, known, answer, first, size, base)
           for _, budget in pairs(budgets) do
             if budget.new > 0 then
               local used, entry = budget.used + budget.new, budget.entry
+              if not entry[3] then written[#written + 1], entry[4] = entry, c end
               entry[1] = format('%d %d', used, budget.since)
               entry[3] = budget.since + math.ceil(used * 1000000 / budget.rate)
-              if entry[4] == 0 then entry[4] = c end
             end
           end
         end
@@ -575,13 +578,13 @@ end
 
 local first, size, base = 1, 1, 0
 while first <= #ARGV do
-  local is_done, caught = pcall(decide, now, entries, known, answer, first, size, base)
+  local is_done, caught = pcall(decide, now, written, known, answer, first, size, base)
   if is_done then
     break
   end
   -- One check failed. Those before it are decided, and those after it are still to be.
   local limits_of, length_of, failure_of = after_errors(answer)
-  while answer[size + 1] ~= -1 do
+  while first < current do
     size, base, first = size + length_of(first, size + 1), base + limits_of(first), first + 1
   end
   for place = #answer, size + 1, -1 do
@@ -591,20 +594,18 @@ while first <= #ARGV do
   size, base, first = size + 1, base + limits_of(first), first + 1
 end
 
-local unwritten, lasts, px
-for e = 1, #entries do
-  local entry = entries[e]
-  if entry[3] then
-    -- Most last equally long. Redis prints a number that it is given slowly.
-    if entry[3] - now ~= lasts then
-      lasts = entry[3] - now
-      px = string.format('%d', math.ceil(lasts / 1000))
-    end
-    local reply = redis.pcall('SET', entry[2], entry[1], 'PX', px)
-    if reply.err then
-      unwritten = unwritten or {}
-      unwritten[entry[2]], entry.failure = entry, reply
-    end
+local write, unwritten, expires, px = redis.pcall, nil, nil, nil
+for e = 1, #written do
+  local entry = written[e]
+  -- Most expire at the same time. Redis prints a number that it is given slowly.
+  if entry[3] ~= expires then
+    expires = entry[3]
+    px = string.format('%d', math.ceil((expires - now) / 1000))
+  end
+  local reply = write('SET', entry[2], entry[1], 'PX', px)
+  if reply.err then
+    unwritten = unwritten or {}
+    unwritten[entry[2]], entry.failure = entry, reply
   end
 end
 if not unwritten then
