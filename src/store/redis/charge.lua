@@ -103,13 +103,13 @@ local function decide(now, written, known, answer, first, size, base)
         local at, count, length, unpack = 1, 0, #asked, struct.unpack
         plan = { false }
         repeat
-          local algorithm, group, cost, amount, window, tokens, period, new
-          algorithm, group, cost, amount, window, tokens, period, new, at = unpack('<BI4I8I8I8I8I8I4', asked, at) -- LAYOUT
-          count = count + 1
-          plan[count] = { algorithm, group, cost, amount, window, tokens, period, new }
-          if algorithm == 6 then
-            plan[count][9], plan[count][10], at = unpack('<I8I8', asked, at)
+          local limit = { unpack('<BI4I8I8I8I8I8I4', asked, at) } -- LAYOUT
+          at = limit[9]
+          if limit[1] == 6 then
+            limit[9], limit[10], at = unpack('<I8I8', asked, at)
           end
+          count = count + 1
+          plan[count] = limit
         until at >= length
         if at == length then plan.peeks = true end
         if plans then plans[asked] = plan end
