@@ -16,8 +16,8 @@
 --   A ban has: 5, group, how many entries before it are its limits, how many denials begin it,
 --   within what time (us), how long it lasts (us), 1 if a limit that is not among KEYS did not fit, 0.
 --
---   Answer: { now (us), then for each check: its verdict, and for each limit fits 0|1, remaining,
---           wait (us) }. `remaining` of a ban is 1 if it begins now. Verdicts are
+--   Answer: { now (us), then for each check: its verdict, and for each limit remaining (-1 - remaining if it
+--           does not fit), wait (us) }. `remaining` of a ban is 1 if it begins now. Verdicts are
 --           0 denied, 1 admitted;
 --           4 denied, 5 admitted, and after the limits: how many of them were charged to their rule's
 --             overflow counter, and the i of each;
@@ -58,7 +58,7 @@ local now = time[1] * 1000000 + time[2]
 local written = {}
 -- The same by name. The keys of one check differ, so it needs none.
 local known = #ARGV > 1 and {} or nil
-local answer = { now, 1, 0, 0, 0 }
+local answer = { now, 1, 0, 0 }
 -- The check that is being decided.
 local current = 1
 
@@ -407,7 +407,7 @@ local function decide(now, written, known, answer, first, size, base)
           is_due = limit[7] == 1
           for j = i - cost, i - 1 do
             -- Nobody is banned for what others do.
-            if answer[size + 3 * j - 1] == 0 and not (shared and shared[-j]) then is_due = true end
+            if answer[size + 2 * j] < 0 and not (shared and shared[-j]) then is_due = true end
           end
           if is_due then denials = denials + 1 end
           if is_due and denials >= amount then
@@ -473,11 +473,9 @@ local function decide(now, written, known, answer, first, size, base)
         error('this script knows no algorithm ' .. algorithm, 0)
       end
 
-      local to = size + 3 * i
-      if fits then
-        answer[to - 1] = 1
-      else
-        answer[to - 1] = 0
+      if left < 0 then left = 0 end
+      if not fits then
+        left = -1 - left
         if limit[2] == 0 then
           denied = true
         else
@@ -485,7 +483,9 @@ local function decide(now, written, known, answer, first, size, base)
           shadows[limit[2]] = true
         end
       end
-      answer[to], answer[to + 1] = left > 0 and left or 0, wait
+      local to = size + 2 * i
+      answer[to] = left
+      answer[to + 1] = wait
       charged[i] = entry
       entry[5] = value
       entry[6] = expires
@@ -529,9 +529,9 @@ local function decide(now, written, known, answer, first, size, base)
           end
         end
       end
-      size = size + 1 + 3 * limits
+      size = size + 1 + 2 * limits
       if shared then
-        answer[size - 3 * limits] = answer[size - 3 * limits] + 4
+        answer[size - 2 * limits] = answer[size - 2 * limits] + 4
         answer[size + 1] = #shared
         for j, i in ipairs(shared) do
           answer[size + 1 + j] = i
@@ -558,9 +558,9 @@ local function after_errors(answer)
   local function length_of(c, at)
     local verdict, limits = answer[at], limits_of(c)
     if verdict == 0 or verdict == 1 then
-      return 1 + 3 * limits
+      return 1 + 2 * limits
     elseif verdict == 4 or verdict == 5 then
-      return 2 + 3 * limits + answer[at + 1 + 3 * limits]
+      return 2 + 2 * limits + answer[at + 1 + 2 * limits]
     end
     return 1
   end

@@ -343,9 +343,12 @@ impl Replies {
     fn result(&mut self, verdict: u64, charges: usize) -> Result<ChargeResult, StoreError> {
         let mut outcomes = Vec::with_capacity(charges);
         for _ in 0..charges {
+            // Below zero, it is all bits of what is left inverted, and the limit does not fit.
+            let left = self.integer()?;
+            let allowed = left >= 0;
             outcomes.push(Outcome {
-                allowed: self.number()? == 1,
-                remaining: self.number()?,
+                allowed,
+                remaining: if allowed { left } else { !left }.unsigned_abs(),
                 wait_us: self.number()?,
             });
         }
@@ -366,8 +369,13 @@ impl Replies {
     }
 
     fn number(&mut self) -> Result<u64, StoreError> {
+        let number = self.integer()?;
+        u64::try_from(number).map_err(|_| malformed(&number))
+    }
+
+    fn integer(&mut self) -> Result<i64, StoreError> {
         match self.rest.next() {
-            Some(Value::Int(number)) if number >= 0 => Ok(number.unsigned_abs()),
+            Some(Value::Int(number)) => Ok(number),
             Some(other) => Err(malformed(&other)),
             None => Err(malformed(&"it ends too early")),
         }
@@ -480,6 +488,18 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_that_does_not_fit_has_what_is_left_below_zero() {
+        let answer = Value::Array([17, 0, 3, 5, -1, 7, -4, 9].map(Value::Int).to_vec());
+        let result = decode(answer, 3).unwrap().verdict.unwrap();
+        assert!(!result.admitted);
+        let outcomes = result.outcomes.iter();
+        let outcomes: Vec<_> = outcomes
+            .map(|outcome| (outcome.allowed, outcome.remaining, outcome.wait_us))
+            .collect();
+        assert_eq!(outcomes, [(true, 3, 5), (false, 0, 7), (false, 3, 9)]);
+    }
+
+    #[test]
     fn an_answer_of_the_wrong_shape_is_an_error_and_not_a_verdict() {
         for answer in [
             Value::Nil,
@@ -490,12 +510,17 @@ mod tests {
                 Value::Int(1),
                 Value::Int(1),
                 Value::Int(-1),
-                Value::Int(0),
             ]),
             Value::Array(vec![Value::Nil; 5]),
             Value::Array(vec![Value::Int(1), Value::Int(2), Value::Int(1)]),
+            Value::Array(vec![
+                Value::Int(1),
+                Value::Int(-1),
+                Value::Int(1),
+                Value::Int(0),
+            ]),
             Value::Array(vec![Value::Int(1), Value::Int(6)]),
-            Value::Array([1, 5, 1, 1, 0, 1, 2].map(Value::Int).to_vec()),
+            Value::Array([1, 5, 1, 0, 1, 2].map(Value::Int).to_vec()),
         ] {
             let error = decode(answer, 1).unwrap_err();
             assert!(matches!(error, StoreError::Malformed(_)), "{error}");
