@@ -4,7 +4,8 @@
 --   ARGV[c]  what check c asks: for each of its limits, in binary (`LAYOUT` below), its algorithm, group,
 --            cost, amount (of a bucket: its burst), window (us), tokens, period (us), and how many
 --            counters of its rule may be new per second (0: any number). One more byte at the end says
---            that limits are not charged, whatever fits.
+--            that limits are not charged, whatever fits. If there are fewer of ARGV than checks, the rest
+--            asks as the last: each argument costs Redis time.
 --   KEYS     the counters of these limits: those of the first check, then those of the second, and so on
 --
 -- The algorithm is one of 1 fixed_window, 2 sliding_window, 3 token_bucket, 4 sliding_log,
@@ -56,8 +57,8 @@ local now = time[1] * 1000000 + time[2]
 -- decided would give it }. `users` are checks that need it although it is not among their KEYS.
 -- Here are those that must be written.
 local written = {}
--- The same by name. The keys of one check differ, so it needs none.
-local known = #ARGV > 1 and {} or nil
+-- The same by name. The keys of one check differ, so it needs none: of each it says at least 49 bytes.
+local known = (#ARGV > 1 or #KEYS * 49 > #ARGV[1]) and {} or nil
 local answer = { now, 1, 0, 0 }
 -- The check that is being decided.
 local current = 1
@@ -89,15 +90,17 @@ local function decide(now, written, known, answer, first, size, base)
   local time_for, clock
   -- The entry of each limit of a check.
   local charged = { false }
-  local checks = #ARGV
+  local keys = #KEYS
   -- What checks ask, decoded. Many ask the same.
-  local plans, asked, plan, limits, peeks = checks > 1 and {}, nil, nil, nil, nil
+  local plans, asked, plan, limits, peeks = #ARGV > 1 and {}, nil, nil, nil, nil
 
-  for c = first, checks do
+  -- Each has one key or more.
+  for c = first, keys do
     current = c
     answer[size + 1] = 1
-    if ARGV[c] ~= asked then
-      asked = ARGV[c]
+    local asks = ARGV[c] or asked or ARGV[#ARGV]
+    if asks ~= asked then
+      asked = asks
       plan = plans and plans[asked]
       if not plan then
         local at, count, length, unpack = 1, 0, #asked, struct.unpack
@@ -540,6 +543,9 @@ local function decide(now, written, known, answer, first, size, base)
       end
     end
     base = base + limits
+    if base >= keys then
+      break
+    end
   end
 end
 
@@ -547,7 +553,7 @@ end
 local function after_errors(answer)
   -- How many limits a check asks about.
   local function limits_of(c)
-    local count, at, asked = 0, 1, ARGV[c]
+    local count, at, asked = 0, 1, ARGV[c] or ARGV[#ARGV]
     while at < #asked do
       count, at = count + 1, at + (string.byte(asked, at) == 6 and 65 or 49)
     end
@@ -577,7 +583,7 @@ local function after_errors(answer)
 end
 
 local first, size, base = 1, 1, 0
-while first <= #ARGV do
+while base < #KEYS do
   local is_done, caught = pcall(decide, now, written, known, answer, first, size, base)
   if is_done then
     break
@@ -614,8 +620,9 @@ end
 
 -- The checks that charged or saw what could not be written have an error for an answer.
 local limits_of, length_of, failure_of = after_errors(answer)
-local corrected, at, base = { now }, 2, 0
-for c = 1, #ARGV do
+local corrected, at, base, c = { now }, 2, 0, 0
+while base < #KEYS do
+  c = c + 1
   local failure
   for i = base + 1, base + limits_of(c) do
     local entry = unwritten[KEYS[i]]

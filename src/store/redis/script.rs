@@ -172,20 +172,26 @@ pub fn command<'a>(
     script: &str,
     checks: impl Iterator<Item = &'a Check> + Clone,
 ) -> Cmd {
-    let (mut count, mut keys, mut bytes) = (0, 0, 0);
+    // The last of what is asked holds for all checks after it.
+    let (mut count, mut asks, mut keys, mut bytes) = (0, 0, 0, 0);
+    let mut asked = None;
     for check in checks.clone() {
         count += 1;
+        if asked != Some(check.asked()) {
+            asked = Some(check.asked());
+            asks = count;
+        }
         keys += check.ends.len();
         bytes += check.bytes.len();
     }
-    let mut cmd = Cmd::with_capacity(3 + keys + count, bytes + 64);
+    let mut cmd = Cmd::with_capacity(3 + keys + asks, bytes + 64);
     cmd.arg(verb).arg(script).arg(keys);
     for check in checks.clone() {
         for key in check.keys() {
             cmd.arg(key);
         }
     }
-    for check in checks {
+    for check in checks.take(asks) {
         cmd.arg(check.asked());
     }
     cmd
@@ -451,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_carries_every_key_and_limit() {
+    fn the_command_carries_every_key_and_limit_and_what_is_last_asked_once() {
         let mut batch = Batch::default();
         let bucket = Limit::new(Algorithm::TokenBucket, 20, 60_000_000, Some(40)).unwrap();
         batch.push(bucket, 1, ENFORCED, |key| {
@@ -459,7 +465,9 @@ mod tests {
         });
         let check = Check::new(&batch, batch.charges().iter(), Mode::Peek);
         assert_eq!(check.charges(), 1);
-        let cmd = command("EVALSHA", "sha", [&check, &check].into_iter());
+        let charging = Check::new(&batch, batch.charges().iter(), Mode::Charge);
+        let checks = [&check, &charging, &check, &check];
+        let cmd = command("EVALSHA", "sha", checks.into_iter());
         let args: Vec<&[u8]> = cmd
             .args_iter()
             .map(|arg| match arg {
@@ -474,8 +482,11 @@ mod tests {
         }
         asked.extend_from_slice(&[0, 0, 0, 0]);
         assert_eq!(asked.len(), CHARGE);
+        let charges = asked.clone();
         asked.push(0);
-        let expected: [&[u8]; 7] = [b"EVALSHA", b"sha", b"2", key, key, &asked, &asked];
+        let expected: [&[u8]; 10] = [
+            b"EVALSHA", b"sha", b"4", key, key, key, key, &asked, &charges, &asked,
+        ];
         assert_eq!(args, expected);
     }
 
