@@ -275,27 +275,28 @@ local function decide(now, written, known, answer, first, size, base)
 
       elseif algorithm == 1 then
         -- fixed_window. See src/limit/fixed_window.rs.
-        local count, start = 0, now
+        local count, start, since = 0, now, nil
         if stored then
-          count, start = match(stored, '^(%d+) (%d+)$')
+          count, since = match(stored, '^(%d+)( %d+)$')
           if not count then
             error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
           end
-          count, start = count + 0, start + 0
+          count = count + 0
+          start = since + 0
           if now >= start + window then
-            count, start = 0, now
+            count, start, since = 0, now, nil
           elseif start > now then
-            start = now
+            start, since = now, nil
           end
         end
+        expires = start + window
         fits = count + cost <= amount
         if fits then
           count = count + cost
+          value = since and format('%d', count) .. since or format('%d %d', count, start)
         end
         left = amount - count
-        expires = start + window
         wait = cost > amount and window or expires - now
-        value = format('%d %d', count, start)
 
       elseif algorithm == 6 then
         -- fixed_window in windows of a calendar. See src/limit/fixed_window.rs.
