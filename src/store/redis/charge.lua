@@ -453,25 +453,26 @@ local function decide(now, written, known, answer, first, size, base)
         end
         -- How long it takes until `count` tokens have flowed back.
         time_for = time_for or function(count, tokens, period)
-          local periods = floor(count / tokens)
+          local part = count % tokens
+          local periods = (count - part) / tokens
           if periods * period >= 70368744177664 then -- 2^46, as MAX_WAIT_US
             return 70368744177664
           end
-          local quotient, rest = mul_div(count % tokens, period, tokens)
+          local quotient, rest = mul_div(part, period, tokens)
           return periods * period + (rest > 0 and quotient + 1 or quotient)
         end
         fits = used - refilled + cost <= amount
         if fits then
           used = used + cost
           wait = since + time_for(refilled + 1, tokens, period) - now
+          value = format('%d %d', used, since)
+          expires = since + time_for(used, tokens, period)
         elseif cost > amount then
           wait = window
         else
           wait = since + time_for(used + cost - amount, tokens, period) - now
         end
         left = amount - (used - refilled)
-        value = format('%d %d', used, since)
-        expires = since + time_for(used, tokens, period)
 
       else
         error('this script knows no algorithm ' .. algorithm, 0)
