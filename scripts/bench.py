@@ -43,6 +43,15 @@ def head(path):
             f"x-forwarded-uri: {path}\r\nx-real-ip: {{caller}}\r\n\r\n")
 
 
+# What a browser sends along.
+BROWSER = "\r\n".join([
+    "GET /keyed HTTP/1.1", "Host: api.example.com", "x-api-key: {caller}",
+    "user-agent: Mozilla/5.0 (X11; Linux x86_64; rv:144.0) Gecko/20100101 Firefox/144.0",
+    "accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "accept-language: en-US,en;q=0.5",
+    "accept-encoding: gzip, deflate, br, zstd", "referer: https://www.example.com/", "dnt: 1",
+    "cookie: session=f3b1c2d4e5a69788; theme=dark; consent=all", "sec-fetch-dest: document",
+    "sec-fetch-mode: navigate", "sec-fetch-site: same-origin", "cache-control: no-cache", "", ""])
+
 THROUGH_ENVOY = "GET /keyed HTTP/1.1\r\nHost: api.example.com\r\nx-api-key: {caller}\r\n\r\n"
 
 
@@ -236,15 +245,16 @@ class Stage:
         process.wait_for(lambda: accepts(port))
         return Server(port, [process])
 
-    def tollgate(self, *args, redis=None, redis_port=None, rules=RULES):
+    def tollgate(self, *args, redis=None, redis_port=None, rules=RULES, unix=None):
         port, admin = free_port(), free_port()
+        listen = f"unix:{unix}" if unix else f"127.0.0.1:{port}"
         path = os.path.join(self.dir, f"rules-{port}.yaml")
         with open(path, "w") as file:
             file.write(rules)
         env = {k: v for k, v in os.environ.items() if not k.startswith("TOLLGATE_") and k != "REDIS_URL"}
         store = ([f"--redis-url=redis://127.0.0.1:{redis_port or redis.port}"] if redis else ["--store=memory"])
         process = Process(self, [
-            self.bench.args.tollgate, "serve", f"--rules={path}", f"--listen=127.0.0.1:{port}",
+            self.bench.args.tollgate, "serve", f"--rules={path}", f"--listen={listen}",
             f"--admin=127.0.0.1:{admin}", "--log-level=error", "--log-decisions=none", *store, *args], env)
         process.wait_for(lambda: is_ready(admin))
         return Server(port, [process], redis)
@@ -699,6 +709,44 @@ class Bench:
         return table(["asked by Envoy", "requests/s", "× bare", "CPU of Envoy per request",
                       f"p50 at {rate:,}/s", f"p99 at {rate:,}/s", "more than bare"], rows) + unexpected(named)
 
+    def ways(self):
+        """how Envoy asks: over TCP or a Unix socket, with few or many headers"""
+        with Stage(self) as stage:
+            unix = os.path.join(stage.dir, "checks.sock")
+            tcp, behind = stage.tollgate(), stage.tollgate(unix=unix)
+            # Each time the same tollgate, so that only the way differs.
+            servers = {"as shipped": tcp, "Unix socket": behind, "all headers of the client": tcp,
+                       "no header back": tcp}
+
+            def change(name, cluster, authz):
+                service = authz["http_service"]
+                if name == "Unix socket":
+                    endpoints = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
+                    endpoints[0]["endpoint"]["address"] = {"pipe": {"path": unix}}
+                    cluster["type"] = "STATIC"
+                elif name == "all headers of the client":
+                    authz["allowed_headers"] = {"patterns": [{"safe_regex": {"regex": ".*"}}]}
+                elif name == "no header back":
+                    del service["authorization_response"]
+
+            fronts = start_envoy(stage, stage.bare(), servers, change)
+            del fronts["none"]
+            for front in fronts.values():
+                finish(stage.wrk(front, BROWSER, seconds=1, connections=32))
+
+            def load(name):
+                before = servers[name].cpu()
+                row = stage.load(fronts[name], BROWSER, connections=32)
+                return row | {"own": (servers[name].cpu() - before) / (row["rps"] * self.seconds)}
+
+            results = self.rounds(5, {name: lambda name=name: load(name) for name in fronts})
+        shipped = results["as shipped"]
+        return table(["", "requests/s", "× as shipped", "CPU of Envoy per request", "× as shipped",
+                      "CPU of tollgate per check"], [
+            [name, f"{median(runs, 'rps'):,.0f}", times(ratio(runs, shipped, "rps")), us(median(runs, "cpu")),
+             times(ratio(runs, shipped, "cpu")), us(median(runs, "own"))]
+            for name, runs in results.items()]) + unexpected(results)
+
     def parts(self):
         """`cargo bench`: matching, normalising, charging and deciding without a network"""
         # Criterion writes its progress to where errors go.
@@ -783,10 +831,10 @@ PARTS = [
 ]
 
 SECTIONS = {name: getattr(Bench, name) for name in [
-    "endpoint", "raw", "hot", "rates", "callers", "rules", "replicas", "threads", "hang", "envoy", "parts"]}
+    "endpoint", "raw", "hot", "rates", "callers", "rules", "replicas", "threads", "hang", "envoy", "ways", "parts"]}
 
 
-def start_envoy(stage, upstream, servers):
+def start_envoy(stage, upstream, servers, change=lambda name, cluster, authz: None):
     """One Envoy with a listener for each limiter and one for none, made of envoy/envoy.yaml."""
     import yaml
 
@@ -826,7 +874,9 @@ def start_envoy(stage, upstream, servers):
             ask["typed_config"]["http_service"]["server_uri"]["cluster"] = name
             # So that a check that fails is noticed.
             ask["typed_config"]["failure_mode_allow"] = False
-            statics["clusters"].append(at(limiter, name, servers[name].port))
+            cluster = at(limiter, name, servers[name].port)
+            change(name, cluster, ask["typed_config"])
+            statics["clusters"].append(cluster)
         statics["listeners"].append(front)
     path = os.path.join(stage.dir, "envoy.yaml")
     with open(path, "w") as file:

@@ -282,7 +282,7 @@ def parts(program):
 
     print("\n| counters in memory | before | held | each | after 80 s, all expired |")
     print("|---|---|---|---|---|")
-    rules = RULES.replace("1000/h", "1000/m")
+    rules = RULES.replace("1000/h", "1000/m, max_new_keys: 0")
     tollgate = Tollgate(program, rules, "--max-keys=1100000")
     try:
         ask_many(tollgate, ["192.0.2.1"] * 1000)

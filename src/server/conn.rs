@@ -28,8 +28,12 @@ const CLOSE_LINGER_BYTES: usize = 1 << 20;
 const TOO_LATE: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
-/// Serves one connection to its end.
-pub(super) async fn run<H: Handler>(stream: Stream, common: Arc<Common<H>>) {
+/// Serves one connection to its end. What it is counted by is dropped then.
+pub(super) async fn run<H: Handler>(
+    stream: Stream,
+    common: Arc<Common<H>>,
+    _counted: impl Send + 'static,
+) {
     common.events.opened();
     let _end = EndWatch(Arc::clone(&common.events));
     let mut resting = Resting::new(stream);

@@ -200,12 +200,8 @@ impl<H: Handler> Server<H> {
             connections,
         } = &self.workers[worker];
         let counted = Counted::new(connections);
-        let serving = conn::run(stream, Arc::clone(&self.common));
-        let task = async move {
-            serving.await;
-            drop(counted);
-        };
-        self.tasks.spawn_on(task, runtime);
+        let serving = conn::run(stream, Arc::clone(&self.common), counted);
+        self.tasks.spawn_on(serving, runtime);
     }
 
     async fn drain(mut self, listener: Listener) -> DrainReport {

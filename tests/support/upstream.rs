@@ -59,6 +59,7 @@ impl Upstream {
                 tokio::spawn(async move {
                     // A proxy may close a connection at any time.
                     let _ = http1::Builder::new()
+                        .max_headers(2_000)
                         .serve_connection(TokioIo::new(stream), service)
                         .await;
                 });
