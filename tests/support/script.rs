@@ -4,7 +4,10 @@ use redis::{Value, aio::MultiplexedConnection};
 use tokio::runtime::{Builder, Runtime};
 use tollgate::store::{
     Batch, StoreError,
-    redis::script::{self, Check, Mode, Replies, ScriptReply},
+    redis::{
+        script::{self, Check, Mode, Replies, ScriptReply},
+        shares::Shares,
+    },
 };
 
 use super::redis::Redis;
@@ -46,18 +49,60 @@ impl Scripted {
         batches: &[&Batch],
         now: u64,
     ) -> Vec<Result<ScriptReply, StoreError>> {
-        let checks: Vec<Check> = batches
+        let each: Vec<_> = batches.iter().map(|batch| (*batch, 1)).collect();
+        let replies = self.charge_counted(&each, now);
+        replies.into_iter().flatten().collect()
+    }
+
+    /// The replies of the script at `now`, to one call about all of these batches, each of which is
+    /// asked so many times.
+    pub fn charge_counted(
+        &self,
+        batches: &[(&Batch, u32)],
+        now: u64,
+    ) -> Vec<Vec<Result<ScriptReply, StoreError>>> {
+        self.call(batches, now, |shares, times| {
+            let each = (0..times).map(|_| match &mut *shares {
+                Ok(shares) => Ok(shares.take(1).unwrap()),
+                Err(error) => Err(error.clone()),
+            });
+            each.collect()
+        })
+    }
+
+    /// The reply of the script at `now` to the question how many of `times` equal checks fit.
+    pub fn charge_ahead(&self, batch: &Batch, times: u32, now: u64) -> ScriptReply {
+        let take = |shares: &mut Result<Shares, StoreError>, times| {
+            shares.as_mut().unwrap().take(times).unwrap()
+        };
+        self.call(&[(batch, times)], now, take).remove(0)
+    }
+
+    fn call<T>(
+        &self,
+        batches: &[(&Batch, u32)],
+        now: u64,
+        mut take: impl FnMut(&mut Result<Shares, StoreError>, u32) -> T,
+    ) -> Vec<T> {
+        let checks: Vec<(Check, u32)> = batches
             .iter()
-            .map(|batch| Check::new(batch, batch.charges().iter(), Mode::Charge))
+            .map(|(batch, times)| {
+                let charges = batch.charges().iter();
+                (Check::new(batch, charges, Mode::Charge), *times)
+            })
             .collect();
-        let mut command = script::command("EVAL", &self.source, checks.iter());
+        let asked = checks.iter().map(|(check, times)| (check, *times));
+        let mut command = script::command("EVAL", &self.source, asked);
         command.arg(now);
         // An error of one check is not one of the call.
         let mut connection = self.connection.clone();
         let sent = connection.send_packed_command(&command);
         let mut replies = Replies::read(self.runtime.block_on(sent).unwrap()).unwrap();
         assert_eq!(replies.now_us(), now);
-        let replies = checks.iter().map(|check| replies.next(check.charges()));
+        let replies = checks.iter().map(|(check, times)| {
+            let mut shares = Shares::read(&mut replies, check, *times);
+            take(&mut shares, *times)
+        });
         replies.collect()
     }
 

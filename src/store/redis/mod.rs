@@ -14,6 +14,7 @@ mod read;
 mod redirect;
 mod replicas;
 pub mod script;
+pub mod shares;
 mod time;
 
 use std::{sync::Arc, time::Duration};
@@ -153,7 +154,7 @@ impl Store for RedisStore {
 async fn charge(node: &Node, batch: &Batch, deadline: Instant) -> Result<Answer, StoreError> {
     let charges = batch.charges();
     let call = Call {
-        work: Work::Check(Check::new(batch, charges.iter(), Mode::Charge)),
+        work: Work::Check(Check::new(batch, charges.iter(), Mode::Charge), 1),
         key: charges.first().map_or("", |charge| batch.key(charge)),
         slot: 0,
         asking: false,

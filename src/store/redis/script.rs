@@ -1,12 +1,13 @@
 //! Encodes checks as a Redis command, and decodes the reply.
 
-use std::{fmt::Debug, sync::LazyLock, time::Duration};
+use std::{fmt::Debug, hash::BuildHasher as _, ops::Range, sync::LazyLock, time::Duration};
 
+use foldhash::fast::FixedState;
 use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 
 use crate::{
     limit::{Algorithm, Outcome, calendar::Edges},
-    store::{Batch, Charge, ChargeResult, Counted, StoreError},
+    store::{Batch, Charge, ChargeResult, Counted, ENFORCED, StoreError},
 };
 
 /// The script, as it is loaded into Redis.
@@ -65,10 +66,16 @@ pub struct Check {
     bytes: Vec<u8>,
     /// Where each key ends.
     ends: Vec<usize>,
+    /// A bit for each key. Checks without a common bit have no common key.
+    marks: u64,
+    /// Whether equal ones can be asked for as one.
+    is_countable: bool,
 }
 
-/// The bytes of a charge, in what is asked.
+/// The bytes of a charge, in what is asked; of its edges, which some have; and where its cost is.
 const CHARGE: usize = 49;
+const EDGES: usize = 16;
+const COST: Range<usize> = 5..13;
 
 /// In place of a budget of new counters: nothing is written if a counter would be new.
 const ASK: u32 = u32::MAX;
@@ -81,19 +88,40 @@ impl Check {
         mode: Mode,
     ) -> Self {
         let keys: usize = charges.clone().map(|charge| batch.key(charge).len()).sum();
-        let mut bytes = Vec::with_capacity(keys + charges.len() * (CHARGE + 16) + 1);
+        let mut bytes = Vec::with_capacity(keys + charges.len() * (CHARGE + EDGES) + 1);
         let mut ends = Vec::with_capacity(charges.len());
+        let mut marks = 0;
         for charge in charges.clone() {
-            bytes.extend_from_slice(batch.key(charge).as_bytes());
+            let key = batch.key(charge).as_bytes();
+            bytes.extend_from_slice(key);
             ends.push(bytes.len());
+            marks |= 1 << (FixedState::default().hash_one(key) >> 58);
         }
+        let mut is_countable = matches!(mode, Mode::Charge | Mode::ChargePart { .. });
         for charge in charges {
             push_charge(&mut bytes, charge, mode);
+            is_countable &= charge.group == ENFORCED && charge.limit().is_some();
         }
         if mode == Mode::Peek {
             bytes.push(0);
         }
-        Self { bytes, ends }
+        Self {
+            bytes,
+            ends,
+            marks,
+            is_countable,
+        }
+    }
+
+    /// Whether many equal ones can be asked for as one: all that they charge are enforced limits,
+    /// so those that fit come first, and the others change nothing.
+    pub fn is_countable(&self) -> bool {
+        self.is_countable
+    }
+
+    /// Whether the decision about one depends on what the other charges.
+    pub fn shares_keys(&self, other: &Self) -> bool {
+        self.marks & other.marks != 0 && self.keys().any(|key| other.keys().any(|k| k == key))
     }
 
     /// How many charges are decided about.
@@ -110,6 +138,20 @@ impl Check {
 
     fn asked(&self) -> &[u8] {
         &self.bytes[self.ends.last().copied().unwrap_or(0)..]
+    }
+
+    /// What each charge costs.
+    pub fn costs(&self) -> impl Iterator<Item = u64> {
+        let mut asked = self.asked();
+        std::iter::from_fn(move || {
+            let (cost, edges) = (
+                asked.get(COST)?,
+                if asked[0] == CALENDAR { EDGES } else { 0 },
+            );
+            let cost = u64::from_le_bytes(cost.try_into().ok()?);
+            asked = asked.get(CHARGE + edges..)?;
+            Some(cost)
+        })
     }
 }
 
@@ -161,32 +203,36 @@ fn push_charge(out: &mut Vec<u8>, charge: &Charge, mode: Mode) {
 }
 
 /// The command that decides about checks, in this order, by the loaded script.
-pub fn call<'a>(checks: impl Iterator<Item = &'a Check> + Clone) -> Cmd {
+pub fn call<'a>(checks: impl Iterator<Item = (&'a Check, u32)> + Clone) -> Cmd {
     command("EVALSHA", &SHA, checks)
 }
 
-/// The command that decides about checks. `script` is [`SHA`] for `EVALSHA`, or a source for
-/// `EVAL`.
+/// The command that decides about checks, each of which is asked so many times, at least once and
+/// more only if it [is countable](Check::is_countable). `script` is [`SHA`] for `EVALSHA`, or a
+/// source for `EVAL`.
 pub fn command<'a>(
     verb: &str,
     script: &str,
-    checks: impl Iterator<Item = &'a Check> + Clone,
+    checks: impl Iterator<Item = (&'a Check, u32)> + Clone,
 ) -> Cmd {
     let (mut count, mut keys, mut bytes) = (0, 0, 0);
-    for check in checks.clone() {
+    for (check, _) in checks.clone() {
         count += 1;
         keys += check.ends.len();
         bytes += check.bytes.len();
     }
     let mut cmd = Cmd::with_capacity(3 + keys + count, bytes + 64);
     cmd.arg(verb).arg(script).arg(keys);
-    for check in checks.clone() {
+    for (check, _) in checks.clone() {
         for key in check.keys() {
             cmd.arg(key);
         }
     }
-    for check in checks {
-        cmd.arg(check.asked());
+    for (check, times) in checks {
+        match times {
+            0..=1 => cmd.arg(check.asked()),
+            _ => cmd.arg([check.asked(), &times.to_le_bytes()].concat()),
+        };
     }
     cmd
 }
@@ -222,13 +268,16 @@ pub fn give_back_command<'a>(
     cmd
 }
 
+/// The number of a `fixed_window` that follows the calendar.
+const CALENDAR: u8 = 6;
+
 /// The number by which the script knows what a charge counts.
 ///
 /// The script refuses a number without a branch, and a test looks for the branch of each algorithm.
 fn kind(counted: &Counted) -> u8 {
     match counted {
         Counted::Limit(limit) => match limit.algorithm() {
-            Algorithm::FixedWindow if limit.edges().is_some() => 6,
+            Algorithm::FixedWindow if limit.edges().is_some() => CALENDAR,
             Algorithm::FixedWindow => 1,
             Algorithm::SlidingWindow => 2,
             Algorithm::TokenBucket => 3,
@@ -267,6 +316,8 @@ pub struct ScriptReply {
     pub asks_for_new: bool,
     /// The decision; or [`StoreError::Clock`], if that time lies outside the edges of a window.
     pub verdict: Result<ChargeResult, StoreError>,
+    /// How many checks are admitted, of those that it is about.
+    pub granted: u64,
 }
 
 /// The verdict of a check that is not decided, because Redis' time lies outside the edges of a
@@ -306,19 +357,35 @@ impl Replies {
         self.now_us
     }
 
+    /// How many of the next checks, which are `most` equal ones, have the reply that follows.
+    pub fn copies(&mut self, most: u64) -> Result<u64, StoreError> {
+        self.read_next(|replies| {
+            let copies = replies.number()?;
+            let is_valid = (1..=most).contains(&copies);
+            is_valid.then_some(copies).ok_or_else(|| malformed(&copies))
+        })
+    }
+
     /// The reply about the next check, which has so many charges.
     pub fn next(&mut self, charges: usize) -> Result<ScriptReply, StoreError> {
+        self.read_next(|replies| replies.reply(charges))
+    }
+
+    fn read_next<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         if let [Value::ServerError(error), ..] = self.rest.as_slice() {
             let error = refused(&error.clone().into());
             self.rest.next();
             return Err(error);
         }
-        let reply = self.reply(charges);
-        if reply.is_err() {
+        let next = read(self);
+        if next.is_err() {
             // Nobody knows where the reply about the next one begins.
             self.rest = Vec::new().into_iter();
         }
-        reply
+        next
     }
 
     fn reply(&mut self, charges: usize) -> Result<ScriptReply, StoreError> {
@@ -333,10 +400,12 @@ impl Replies {
             verdict @ (0..=1 | 4..=5) => (false, Ok(self.result(verdict, charges)?)),
             other => return Err(malformed(&other)),
         };
+        let is_admitted = verdict.as_ref().is_ok_and(|result| result.admitted);
         Ok(ScriptReply {
             now_us: self.now_us,
             asks_for_new,
             verdict,
+            granted: u64::from(is_admitted),
         })
     }
 
@@ -422,7 +491,7 @@ fn malformed(value: &dyn Debug) -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{limit::Limit, store::ENFORCED};
+    use crate::limit::Limit;
 
     #[test]
     fn the_script_has_a_branch_for_every_algorithm() {
@@ -451,7 +520,7 @@ mod tests {
         });
         let check = Check::new(&batch, batch.charges().iter(), Mode::Peek);
         assert_eq!(check.charges(), 1);
-        let cmd = command("EVALSHA", "sha", [&check, &check].into_iter());
+        let cmd = command("EVALSHA", "sha", [(&check, 1), (&check, 1)].into_iter());
         let args: Vec<&[u8]> = cmd
             .args_iter()
             .map(|arg| match arg {

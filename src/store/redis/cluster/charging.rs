@@ -191,7 +191,7 @@ impl<'a> Charging<'a> {
             .map(|&place| &self.batch.charges()[place]);
         let first = charges.clone().next();
         send(self.nodes, part.slot, self.deadline, |slot, asking| Call {
-            work: Work::Check(Check::new(self.batch, charges.clone(), mode)),
+            work: Work::Check(Check::new(self.batch, charges.clone(), mode), 1),
             key: first.map_or("", |charge| self.batch.key(charge)),
             slot,
             asking,
@@ -212,7 +212,7 @@ impl<'a> Charging<'a> {
         let alone = Batch::alone(charge, key);
         let called = send(self.nodes, slot_of(key), self.deadline, |slot, asking| {
             Call {
-                work: Work::Check(Check::new(&alone, alone.charges().iter(), mode)),
+                work: Work::Check(Check::new(&alone, alone.charges().iter(), mode), 1),
                 key,
                 slot,
                 asking,
