@@ -4,6 +4,7 @@ mod combine;
 mod decision;
 mod denials;
 mod fallback;
+mod leases;
 mod live;
 mod log;
 pub mod trace;
@@ -18,6 +19,7 @@ use self::{
     combine::{Deciding, OutcomeLabels},
     denials::Denials,
     fallback::Fallback,
+    leases::{Leased, Leases, Request, Terms},
     log::DecisionLog,
     walk::{Walk, WalkContext},
 };
@@ -41,11 +43,13 @@ pub use self::{
 /// Decides about requests by the rule set in force.
 pub struct Engine {
     live: ArcSwap<Live>,
-    store: Guarded,
+    store: Arc<Guarded>,
     fallback: Arc<MemoryStore>,
     metrics: Arc<Metrics>,
     /// If denials are remembered.
     denials: Option<Denials>,
+    /// If the store can be charged ahead.
+    leases: Option<Arc<Leases>>,
     log: DecisionLog,
     options: Options,
 }
@@ -86,12 +90,16 @@ impl Engine {
         options: Options,
     ) -> Self {
         let live = Live::new(set, 1, &metrics);
+        let store = Arc::new(store);
+        let leases = || Leases::new(Arc::clone(&store), Arc::clone(&metrics));
+        let leases = store.ahead().map(|_| Arc::new(leases()));
         Self {
             live: ArcSwap::from_pointee(live),
             store,
             fallback,
             metrics,
             denials: options.remember_denials.then(Denials::new),
+            leases,
             log: DecisionLog::new(options.log),
             options,
         }
@@ -116,6 +124,22 @@ impl Engine {
         generation
     }
 
+    /// Ends leases that are over, and gives back what was charged for them and not used. To be
+    /// called some times a second, within a tokio runtime.
+    pub fn sweep_leases(&self) {
+        if let Some(leases) = &self.leases {
+            leases.sweep(self.live.load().generation, Instant::now());
+        }
+    }
+
+    /// Ends all leases, and gives back what was charged for them and not used; waits for that until
+    /// `deadline`.
+    pub async fn end_leases(&self, deadline: Instant) {
+        if let Some(leases) = &self.leases {
+            leases.end_all(deadline).await;
+        }
+    }
+
     /// Decides about a request. `proxy_waits` is how long the proxy will wait, if it said so.
     pub async fn decide(
         &self,
@@ -137,12 +161,11 @@ impl Engine {
             Decision::allowed()
         } else {
             let now = Instant::now();
-            match self.remembered(&deciding, now) {
-                Some(denied) => {
-                    self.metrics.denials_remembered.inc();
-                    deciding.combine(deciding.walk.charges(), &denied, OutcomeLabels::STORE)
+            match self.known(&deciding, now) {
+                Known::Answer(result) => {
+                    deciding.combine(deciding.walk.charges(), &result, OutcomeLabels::STORE)
                 }
-                None => self.ask(&mut deciding, proxy_waits, now).await,
+                Known::Nothing(fetch) => self.ask(&mut deciding, fetch, proxy_waits, now).await,
             }
         };
         let decision = deciding.walk.ended(decision);
@@ -155,6 +178,33 @@ impl Engine {
         decision
     }
 
+    /// What is known without asking the store: what it was charged ahead, or has denied.
+    fn known(&self, deciding: &Deciding<'_>, now: Instant) -> Known {
+        let mut fetch = None;
+        if let Some(leases) = &self.leases
+            && let Some(terms) = Terms::of(&deciding.walk)
+        {
+            let request = Request {
+                batch: &deciding.walk.batch,
+                terms: &terms,
+                generation: deciding.live.generation,
+                now,
+            };
+            match leases.ask(request) {
+                Leased::Admitted(result) => return Known::Answer(result),
+                Leased::Fetch(times) => fetch = Some((terms, times)),
+                Leased::No => {}
+            }
+        }
+        match self.remembered(deciding, now) {
+            Some(denied) => {
+                self.metrics.denials_remembered.inc();
+                Known::Answer(denied)
+            }
+            None => Known::Nothing(fetch),
+        }
+    }
+
     /// The answer to a batch that is known to be denied.
     fn remembered(&self, deciding: &Deciding<'_>, now: Instant) -> Option<ChargeResult> {
         let denials = self.denials.as_ref()?;
@@ -162,15 +212,31 @@ impl Engine {
         denials.find(&deciding.walk.batch, generation, now)
     }
 
-    /// Has the store decide, which is `asked` now.
+    /// Has the store decide, which is `asked` now, also about further requests if a lease can be
+    /// fetched.
     async fn ask(
         &self,
         deciding: &mut Deciding<'_>,
+        fetch: Option<(Terms, u32)>,
         proxy_waits: Option<Duration>,
         asked: Instant,
     ) -> Decision {
         let deadline = asked + budget(self.options.deadline, proxy_waits);
-        let mut answer = self.store.charge(&deciding.walk.batch, deadline).await;
+        let replicas = self.options.replicas.max(self.store.replicas());
+        let fetching = fetch.and_then(|(terms, times)| {
+            let request = Request {
+                batch: &deciding.walk.batch,
+                terms: &terms,
+                generation: deciding.live.generation,
+                now: asked,
+            };
+            let leases = self.leases.as_ref()?;
+            leases.fetch(request, times, replicas, deadline)
+        });
+        let mut answer = match fetching {
+            Some(fetching) => fetching.await,
+            None => self.store.charge(&deciding.walk.batch, deadline).await,
+        };
         if let Some(unsettled) = at_other_time(&mut answer) {
             // The store has learnt what time it is, so its windows are known now.
             unsettled.give_back(deadline).await;
@@ -183,7 +249,7 @@ impl Engine {
         }
         let fallback = Fallback {
             counters: &self.fallback,
-            replicas: self.options.replicas.max(self.store.replicas()),
+            replicas,
         };
         match answer {
             Ok(answer) => deciding.with_answer(answer, fallback, deadline).await,
@@ -198,6 +264,14 @@ impl Engine {
             now_us: self.store.now_us(),
         })
     }
+}
+
+/// What is known about a request before the store is asked.
+enum Known {
+    /// What the store would answer.
+    Answer(ChargeResult),
+    /// Nothing, but how far ahead it can be charged, if it can.
+    Nothing(Option<(Terms, u32)>),
 }
 
 /// What was charged, if the store could not decide about a calendar window, because its time is not

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Answer, Batch, Store, StoreError,
+    Ahead, Answer, Batch, ChargedAhead, Store, StoreError,
     read::{Read, Reads},
 };
 use crate::metrics::Metrics;
@@ -39,13 +39,44 @@ impl Guarded {
 
     /// Like [`Store::charge`], but never later than `deadline`.
     pub async fn charge(&self, batch: &Batch, deadline: Instant) -> Result<Answer, StoreError> {
+        let charging = self.store.charge(batch, deadline);
+        self.measured(charging, deadline, |answer| answer).await
+    }
+
+    /// Like [`Store::ahead`], whose `charge_ahead` is [that of the guard](Self::charge_ahead).
+    pub fn ahead(&self) -> Option<&dyn Ahead> {
+        self.store.ahead()
+    }
+
+    /// Like [`Ahead::charge_ahead`], but never later than `deadline`. A store without it charges
+    /// once.
+    pub async fn charge_ahead(
+        &self,
+        batch: &Batch,
+        times: u32,
+        deadline: Instant,
+    ) -> Result<ChargedAhead, StoreError> {
+        let Some(ahead) = self.store.ahead() else {
+            return self.charge(batch, deadline).await.map(ChargedAhead::once);
+        };
+        let charging = ahead.charge_ahead(batch, times, deadline);
+        self.measured(charging, deadline, |charged| &charged.answer)
+            .await
+    }
+
+    async fn measured<T>(
+        &self,
+        charging: impl Future<Output = Result<T, StoreError>>,
+        deadline: Instant,
+        answer: impl Fn(&T) -> &Answer,
+    ) -> Result<T, StoreError> {
         let started = Instant::now();
-        let result = timeout_at(deadline, self.store.charge(batch, deadline))
+        let result = timeout_at(deadline, charging)
             .await
             .unwrap_or(Err(StoreError::Deadline));
         self.metrics.store_took(started.elapsed());
         let failure = match &result {
-            Ok(answer) => answer.lost.first().map(|lost| &lost.error),
+            Ok(result) => answer(result).lost.first().map(|lost| &lost.error),
             Err(error) => Some(error),
         };
         if let Some(error) = failure {

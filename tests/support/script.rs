@@ -3,7 +3,7 @@
 use redis::{Value, aio::MultiplexedConnection};
 use tokio::runtime::{Builder, Runtime};
 use tollgate::store::{
-    Batch, StoreError,
+    Batch, StoreError, Unused,
     redis::{
         script::{self, Check, Mode, Replies, ScriptReply},
         shares::Shares,
@@ -113,11 +113,20 @@ impl Scripted {
         let _: Value = self.query(&command);
     }
 
-    /// Takes back at `now` what was charged at `charged_at`.
-    pub fn give_back(&self, batch: &Batch, charged_at: u64, now: u64) {
+    /// Takes back at `now` what was charged at `charged_us`.
+    pub fn give_back(&self, batch: &Batch, charged_us: u64, now: u64) {
+        let unused = Unused {
+            copies: 1,
+            charged_us,
+            remaining: Vec::new(),
+        };
+        self.take_back(batch, &unused, now);
+    }
+
+    /// Takes equal charges back at `now`.
+    pub fn take_back(&self, batch: &Batch, unused: &Unused, now: u64) {
         let source = inject_clock(script::GIVE_BACK_SOURCE).replace("'XX', 'KEEPTTL'", "'XX'");
-        let charges = batch.charges().iter();
-        let mut command = script::give_back_command("EVAL", &source, batch, charges, charged_at);
+        let mut command = script::give_back_command("EVAL", &source, batch, unused);
         command.arg(now);
         let _: Value = self.query(&command);
     }

@@ -326,15 +326,11 @@ impl Lane {
         &self,
         connection: &mut MultiplexedConnection,
     ) -> Result<(), redis::RedisError> {
-        // Only across nodes is there anything to give back.
-        let sources: &[&str] = match self.node {
-            Some(_) => &[
-                script::SOURCE,
-                script::HEARTBEAT_SOURCE,
-                script::GIVE_BACK_SOURCE,
-            ],
-            None => &[script::SOURCE, script::HEARTBEAT_SOURCE],
-        };
+        let sources = [
+            script::SOURCE,
+            script::HEARTBEAT_SOURCE,
+            script::GIVE_BACK_SOURCE,
+        ];
         for source in sources {
             let mut cmd = redis::cmd("SCRIPT");
             cmd.arg("LOAD").arg(source);

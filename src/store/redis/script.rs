@@ -7,7 +7,7 @@ use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 
 use crate::{
     limit::{Algorithm, Outcome, calendar::Edges},
-    store::{Batch, Charge, ChargeResult, Counted, ENFORCED, StoreError},
+    store::{Batch, Charge, ChargeResult, ChargedAhead, Counted, ENFORCED, StoreError, Unused},
 };
 
 /// The script, as it is loaded into Redis.
@@ -237,33 +237,27 @@ pub fn command<'a>(
     cmd
 }
 
-/// The command that takes back the limits among `charges`, which were charged at `charged_us`, by
-/// the loaded script.
-pub fn give_back<'a>(
-    batch: &Batch,
-    charges: impl Iterator<Item = &'a Charge> + Clone,
-    charged_us: u64,
-) -> Cmd {
-    give_back_command("EVALSHA", &GIVE_BACK_SHA, batch, charges, charged_us)
+/// The command that takes back charges to the limits of `batch`, by the loaded script.
+pub fn give_back(batch: &Batch, unused: &Unused) -> Cmd {
+    give_back_command("EVALSHA", &GIVE_BACK_SHA, batch, unused)
 }
 
 /// As [`give_back`]. `script` is a name for `EVALSHA`, or a source for `EVAL`.
-pub fn give_back_command<'a>(
-    verb: &str,
-    script: &str,
-    batch: &Batch,
-    charges: impl Iterator<Item = &'a Charge> + Clone,
-    charged_us: u64,
-) -> Cmd {
-    let limits = charges.filter(|charge| charge.limit().is_some());
+pub fn give_back_command(verb: &str, script: &str, batch: &Batch, unused: &Unused) -> Cmd {
+    let charges = batch.charges().iter().enumerate();
+    let limits = charges.filter_map(|(place, charge)| Some((place, charge, charge.limit()?)));
     let mut cmd = redis::cmd(verb);
     cmd.arg(script).arg(limits.clone().count());
-    for charge in limits.clone() {
+    for (_, charge, _) in limits.clone() {
         cmd.arg(batch.key(charge));
     }
-    cmd.arg(charged_us);
-    for charge in limits {
-        cmd.arg(kind(&charge.counted)).arg(charge.cost);
+    cmd.arg(unused.charged_us);
+    for (place, charge, limit) in limits {
+        let cost = charge.cost.saturating_mul(unused.copies.into());
+        cmd.arg(kind(&charge.counted)).arg(cost);
+        let rate = limit.rate();
+        cmd.arg(rate.tokens).arg(rate.period_us);
+        cmd.arg(unused.used_before(place, limit, charge.cost));
     }
     cmd
 }
@@ -318,6 +312,18 @@ pub struct ScriptReply {
     pub verdict: Result<ChargeResult, StoreError>,
     /// How many checks are admitted, of those that it is about.
     pub granted: u64,
+}
+
+impl TryFrom<ScriptReply> for ChargedAhead {
+    type Error = StoreError;
+
+    fn try_from(reply: ScriptReply) -> Result<Self, StoreError> {
+        Ok(Self {
+            answer: reply.verdict?.into(),
+            granted: u32::try_from(reply.granted).unwrap_or(u32::MAX),
+            charged_us: reply.now_us,
+        })
+    }
 }
 
 /// The verdict of a check that is not decided, because Redis' time lies outside the edges of a
