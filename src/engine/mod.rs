@@ -91,8 +91,11 @@ impl Engine {
     ) -> Self {
         let live = Live::new(set, 1, &metrics);
         let store = Arc::new(store);
-        let leases = || Leases::new(Arc::clone(&store), Arc::clone(&metrics));
-        let leases = store.ahead().map(|_| Arc::new(leases()));
+        let leases = || {
+            let (store, metrics) = (Arc::clone(&store), Arc::clone(&metrics));
+            Arc::new(Leases::new(store, metrics, options.replicas))
+        };
+        let leases = store.ahead().map(|_| leases());
         Self {
             live: ArcSwap::from_pointee(live),
             store,
@@ -222,7 +225,6 @@ impl Engine {
         asked: Instant,
     ) -> Decision {
         let deadline = asked + budget(self.options.deadline, proxy_waits);
-        let replicas = self.options.replicas.max(self.store.replicas());
         let fetching = fetch.and_then(|(terms, times)| {
             let request = Request {
                 batch: &deciding.walk.batch,
@@ -231,7 +233,7 @@ impl Engine {
                 now: asked,
             };
             let leases = self.leases.as_ref()?;
-            leases.fetch(request, times, replicas, deadline)
+            leases.fetch(request, times, deadline)
         });
         let mut answer = match fetching {
             Some(fetching) => fetching.await,
@@ -249,7 +251,7 @@ impl Engine {
         }
         let fallback = Fallback {
             counters: &self.fallback,
-            replicas,
+            replicas: self.options.replicas.max(self.store.replicas()),
         };
         match answer {
             Ok(answer) => deciding.with_answer(answer, fallback, deadline).await,

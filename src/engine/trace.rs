@@ -102,7 +102,8 @@ pub struct LimitStatuses {
     /// The ban and its state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ban: Option<LimitStatus>,
-    /// How far ahead these limits may be charged, in words. What is charged ahead is no longer left.
+    /// How far ahead these limits may be charged, in words. What is charged ahead is no longer
+    /// left.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease: Option<String>,
 }

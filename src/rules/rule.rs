@@ -308,8 +308,8 @@ pub struct Lease {
     /// How much of a limit all replicas together may hold at a time, in percent: 1 to
     /// [`MAX_SHARE`](Self::MAX_SHARE).
     pub share: u8,
-    /// How long what was charged may be used, in microseconds: from [`MIN_TTL_US`](Self::MIN_TTL_US)
-    /// to [`MAX_TTL_US`](Self::MAX_TTL_US).
+    /// How long what was charged may be used, in microseconds: from
+    /// [`MIN_TTL_US`](Self::MIN_TTL_US) to [`MAX_TTL_US`](Self::MAX_TTL_US).
     pub ttl_us: u64,
 }
 

@@ -21,6 +21,10 @@ pub trait Ahead: Send + Sync {
         deadline: Instant,
     ) -> ChargingAhead<'a>;
 
+    /// How many replicas of tollgate share the store. Before that is known, nothing can be charged
+    /// ahead: it is a share of each limit.
+    fn replicas(&self) -> Option<u64>;
+
     /// Gives back what was charged ahead and is not used. The store then admits no more than if it
     /// had never been charged.
     fn give_back(&self, batch: &Batch, unused: &Unused) -> Vec<GivingBack>;

@@ -81,6 +81,8 @@ impl Terms {
 pub(super) struct Leases {
     store: Arc<Guarded>,
     metrics: Arc<Metrics>,
+    /// How many replicas there are at least.
+    replicas: u64,
     shards: Box<[Mutex<Shard>]>,
     hasher: RandomState,
     held: Held,
@@ -113,11 +115,12 @@ pub(super) struct Request<'a> {
 }
 
 impl Leases {
-    /// No leases yet, of what `store` can be charged ahead.
-    pub(super) fn new(store: Arc<Guarded>, metrics: Arc<Metrics>) -> Self {
+    /// No leases yet, of what `store` can be charged ahead. There are at least so many `replicas`.
+    pub(super) fn new(store: Arc<Guarded>, metrics: Arc<Metrics>, replicas: u64) -> Self {
         Self {
             store,
             metrics,
+            replicas,
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::default(),
             held: Held::new(),
@@ -160,9 +163,9 @@ impl Leases {
         self: &Arc<Self>,
         request: Request<'_>,
         times: u32,
-        replicas: u64,
         deadline: Instant,
     ) -> Option<impl Future<Output = Result<Answer, StoreError>> + use<>> {
+        let replicas = self.store.ahead()?.replicas()?.max(self.replicas);
         let batch = {
             let mut shard = self.shard(request.batch);
             let caller = shard.callers.get_mut(request.batch)?;

@@ -150,7 +150,7 @@ impl Store for RedisStore {
     }
 
     fn ahead(&self) -> Option<&dyn Ahead> {
-        Some(&self.servers)
+        Some(self)
     }
 }
 
