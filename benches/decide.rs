@@ -16,7 +16,6 @@ use std::{
 };
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use http::HeaderMap;
 use tollgate::{
     clock::SystemClock,
     counter_key::KeySettings,
@@ -27,6 +26,7 @@ use tollgate::{
     rulefile::{self, LoadContext},
     rules::RuleSet,
     store::{Batch, ENFORCED, deadline::Guarded, memory::MemoryStore},
+    wire::Headers,
 };
 
 /// `n` rules that differ in one condition; requests of this benchmark match the last.
@@ -63,7 +63,7 @@ fn rule_set(n: usize) -> RuleSet {
     rules_by("path", n)
 }
 
-fn request<'a>(target: &'a str, headers: &'a HeaderMap) -> Attributes<'a> {
+fn request<'a>(target: &'a str, headers: &'a Headers) -> Attributes<'a> {
     let client_ip = Some(IpAddr::from([203, 0, 113, 7]));
     Attributes::new("GET", "api.example.com", target, client_ip, headers)
 }
@@ -87,8 +87,8 @@ fn matching(c: &mut Criterion) {
             let [_, _, high, low] = u32::try_from(last).unwrap().to_be_bytes();
             let client_ip = IpAddr::from([10, high, low, 7]);
             let host = format!("h{last}.example.com");
-            let mut headers = HeaderMap::new();
-            headers.insert("x-tenant", format!("t{last}").parse().unwrap());
+            let mut headers = Headers::default();
+            headers.append("x-tenant", format!("t{last}"));
             group.bench_with_input(BenchmarkId::new(kind, n), &set, |b, set| {
                 b.iter(|| {
                     let request = Attributes {
@@ -132,7 +132,7 @@ fn lists(c: &mut Criterion) {
             rulefile::load_with("bench", text, context).set.unwrap()
         };
         let set = load();
-        let headers = HeaderMap::new();
+        let headers = Headers::default();
         // As many clients in the list as not, and never the same twice in a row.
         let listed: Vec<IpAddr> = list
             .lines()
@@ -205,7 +205,7 @@ fn deciding(c: &mut Criterion) {
         .enable_all()
         .build()
         .unwrap();
-    let headers = HeaderMap::new();
+    let headers = Headers::default();
     let metrics = Arc::new(Metrics::new());
     let engine = Engine::new(
         rule_set(10),
@@ -219,7 +219,11 @@ fn deciding(c: &mut Criterion) {
             runtime.block_on(async {
                 let live = engine.live();
                 let request = request(black_box("/v1/service9/42?q=1"), &headers);
-                engine.decide(&live, &request, None).await.quotas.len()
+                engine
+                    .decide(&live, &request, None, tokio::time::Instant::now())
+                    .await
+                    .quotas
+                    .len()
             })
         });
     });

@@ -2,9 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::Full;
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -14,6 +11,7 @@ use crate::{
     metrics::{BusyCounter, ContractFault, Metrics},
     problem::Problem,
     throttle::FirstTime,
+    wire::{Request, Response},
 };
 
 /// What answers on the check port.
@@ -39,16 +37,15 @@ impl CheckPort {
         }
     }
 
-    /// Answers one check. Its body, if it announces one, is not waited for.
-    pub async fn respond<B>(&self, request: Request<B>) -> Response<Full<Bytes>> {
+    /// Answers one check.
+    pub async fn respond(&self, request: Request) -> Response {
         let started = Instant::now();
-        let (parts, _) = request.into_parts();
         let live = self.engine.live();
         let reading = Reading {
             client_ip: &live.set.client_ip,
             paths: live.set.paths,
         };
-        let check = match contract::read(&parts, reading) {
+        let check = match contract::read(&request, reading) {
             Ok(check) => check,
             Err(Unreadable::Fault(fault)) => {
                 self.note(&fault);
@@ -75,7 +72,7 @@ impl CheckPort {
         }
         let decision = self
             .engine
-            .decide(&live, &check.request, check.proxy_waits)
+            .decide(&live, &check.request, check.proxy_waits, started)
             .await;
         let answer = contract::answer(&decision, check.endpoint, self.options);
         self.metrics.check_took(started.elapsed());

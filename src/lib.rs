@@ -39,5 +39,6 @@ pub mod server;
 pub mod store;
 pub mod throttle;
 pub mod watch;
+pub mod wire;
 mod words;
 pub mod workers;

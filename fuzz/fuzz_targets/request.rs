@@ -5,7 +5,6 @@ mod checks;
 
 use std::{collections::BTreeMap, fmt::Write as _, sync::LazyLock};
 
-use http::{HeaderMap, HeaderName, HeaderValue, request::Parts};
 use libfuzzer_sys::fuzz_target;
 use tollgate::{
     contract::{self, Reading, Unreadable},
@@ -16,6 +15,7 @@ use tollgate::{
     },
     rulefile,
     rules::{RuleSet, key::claim},
+    wire::{Headers, Request},
 };
 
 /// Every kind of condition and key.
@@ -64,48 +64,47 @@ fuzz_target!(|data: &[u8]| {
     let at = first.iter().position(|&byte| byte == b' ');
     let (method, target) = first.split_at(at.unwrap_or(first.len()));
     let target = target.get(1..).unwrap_or_default();
-    let mut headers = HeaderMap::new();
-    for line in lines {
-        let at = line.iter().position(|&byte| byte == b':');
-        let (name, value) = line.split_at(at.unwrap_or(line.len()));
-        if let (Ok(name), Ok(value)) = (
-            HeaderName::from_bytes(name),
-            HeaderValue::from_bytes(value.get(1..).unwrap_or_default().trim_ascii()),
-        ) {
-            headers.append(name, value);
-        }
-    }
-    checked(method, target, &headers);
+    // What is no field makes the head none.
+    let is_field = |line: &&[u8]| line.contains(&b':') && !line.starts_with(b":");
+    let lines: Vec<&[u8]> = lines.filter(is_field).collect();
+    checked(method, target, &lines);
     target_has_one_form(&String::from_utf8_lossy(target));
     for path in [&["sub"][..], &["realm", "id"]] {
         let path: Vec<String> = path.iter().map(|&name| name.to_owned()).collect();
+        let mut headers = Headers::default();
+        for line in &lines {
+            let value = line.strip_prefix(b"authorization:").unwrap_or_default();
+            headers.append("authorization", value);
+        }
         claim(&headers, &path);
     }
     counters(&String::from_utf8_lossy(rest.get(2..).unwrap_or_default()));
 });
 
 /// Each contract reads it or says what is wrong, and both of Envoy's see the same request.
-fn checked(method: &[u8], target: &[u8], headers: &HeaderMap) {
+fn checked(method: &[u8], target: &[u8], lines: &[&[u8]]) {
     let prefixed = [b"/v1/envoy", target].concat();
-    let envoy = parts(method, &prefixed, headers.clone());
-    let mut forwarded = headers.clone();
+    let envoy = request(method, &prefixed, lines);
     let url = [b"http://h", target].concat();
-    for (name, value) in [
-        ("x-forwarded-method", method),
-        ("x-forwarded-uri", target),
-        ("x-original-method", method),
-        ("x-original-url", &url),
-    ] {
-        forwarded.remove(name);
-        if let Ok(value) = HeaderValue::from_bytes(value) {
-            forwarded.insert(name, value);
-        }
-    }
+    let set = [
+        (&b"x-forwarded-method"[..], method),
+        (b"x-forwarded-uri", target),
+        (b"x-original-method", method),
+        (b"x-original-url", &url),
+    ];
+    let is_set = |line: &&&[u8]| {
+        let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
+        set.iter().any(|(own, _)| own.eq_ignore_ascii_case(name))
+    };
+    let others = lines.iter().filter(|line| !is_set(line)).map(|line| line.to_vec());
+    let own = set.iter().map(|(name, value)| [name, &b":"[..], value].concat());
+    let forwarded: Vec<Vec<u8>> = others.chain(own).collect();
+    let forwarded: Vec<&[u8]> = forwarded.iter().map(Vec::as_slice).collect();
     let fixed = ["/v1/check", "/v1/auth-request"]
-        .map(|path| parts(b"GET", path.as_bytes(), forwarded.clone()));
-    let as_it_is = parts(method, target, headers.clone());
+        .map(|path| request(b"GET", path.as_bytes(), &forwarded));
+    let as_it_is = request(method, target, lines);
     let seen: Vec<_> = [&envoy, &fixed[0], &fixed[1], &as_it_is]
-        .map(|parts| parts.as_ref().and_then(read))
+        .map(|request| request.as_ref().and_then(read))
         .into();
     // A host that is refused is in one of the two only.
     if let [_, Some(nginx), Some(ingress), _] = &seen[..]
@@ -137,15 +136,23 @@ fn ascii(text: &str) -> String {
     })
 }
 
-fn parts(method: &[u8], target: &[u8], headers: HeaderMap) -> Option<Parts> {
-    let request = http::Request::builder().method(method).uri(target).body(());
-    let mut parts = request.ok()?.into_parts().0;
-    parts.headers = headers;
-    Some(parts)
+/// A request of these lines, if it is one.
+fn request(method: &[u8], target: &[u8], lines: &[&[u8]]) -> Option<Request> {
+    let mut head = [method, b" ", target, b" HTTP/1.1\r\n"].concat();
+    for line in lines {
+        head.extend([line, &b"\r\n"[..]].concat());
+    }
+    head.extend(b"\r\n");
+    let (request, _) = Request::parse(head).ok()?;
+    let mut out = Vec::new();
+    let answer = tollgate::wire::Response::new(http::StatusCode::OK);
+    answer.write_to(&mut out, request.exchange(), true, std::time::SystemTime::UNIX_EPOCH);
+    assert!(out.ends_with(b"\r\n\r\n"));
+    Some(request)
 }
 
 /// The path and the query, if it can be read. Rules can be matched against it.
-fn read(parts: &Parts) -> Option<(String, String)> {
+fn read(request: &Request) -> Option<(String, String)> {
     let reading = Reading {
         client_ip: &RULES.client_ip,
         paths: PathPolicy {
@@ -155,7 +162,7 @@ fn read(parts: &Parts) -> Option<(String, String)> {
             parameters: Parameters::Keep,
         },
     };
-    let check = match contract::read(parts, reading) {
+    let check = match contract::read(request, reading) {
         Ok(check) => check,
         Err(Unreadable::Fault(fault)) => {
             let answer = contract::fault_answer(&fault);
@@ -201,7 +208,7 @@ fn target_has_one_form(target: &str) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         first.entry(decoded(name)).or_insert_with(|| decoded(value));
     }
-    let headers = HeaderMap::new();
+    let headers = Headers::default();
     let target = format!("/?{query}");
     let request = Attributes::new("GET", "", &target, None, &headers);
     for (name, value) in &first {

@@ -1,75 +1,58 @@
 //! `/explain`: what would be decided about a request by the rules in force, and why.
 
-use std::time::Duration;
+use http::{StatusCode, header::ACCEPT};
 
-use bytes::Bytes;
-use http::{Request, StatusCode, header::ACCEPT};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use hyper::body::Body;
-use tokio::time::timeout;
-
-use super::answer::{Answer, BoxError};
+use super::answer;
 use crate::{
     contract::AnswerOptions,
     engine::Engine,
     explain::{Counters, ExplainReport, Query},
     problem::Problem,
+    wire::{Body, Request, Response},
 };
 
 /// The longest query that is read, in bytes.
 pub(super) const MAX_QUERY: usize = 128 * 1024;
 
-/// How long a query may take to arrive.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 /// What a query looks like, for whoever sent something else.
 const EXAMPLE: &str = r#"{"method":"GET","path":"/v1/items?page=2","host":"api.example.com","ip":"203.0.113.7","headers":{"x-api-key":"k"}}"#;
 
 /// Explains the request that the body describes as JSON; as text for `Accept: text/plain`.
-pub(super) async fn explain<B>(
+pub(super) async fn explain(
     engine: &Engine,
     options: AnswerOptions,
-    request: Request<B>,
-) -> Answer
-where
-    B: Body<Data = Bytes, Error: Into<BoxError>>,
-{
-    let (parts, body) = request.into_parts();
-    let accept = parts.headers.get(ACCEPT);
-    let as_text = accept.is_some_and(|accept| accept.as_bytes().starts_with(b"text/plain"));
-    let query = match read(body).await {
-        Ok(query) => query,
-        Err(refusal) => return refusal,
+    request: &Request,
+) -> Response {
+    let accept = request.headers().get(&ACCEPT);
+    let as_text = accept.is_some_and(|accept| accept.starts_with(b"text/plain"));
+    let query = match request.body() {
+        Body::Whole(query) => query,
+        other => return incomplete(other),
     };
-    match report(engine, options, &query).await {
-        Ok(report) if as_text => Answer::text(StatusCode::OK, format!("{report}\n")),
-        Ok(report) => Answer::json(StatusCode::OK, report.to_json() + "\n"),
-        Err(problem) => Answer::text(StatusCode::BAD_REQUEST, format!("{problem}\n")),
+    match report(engine, options, query).await {
+        Ok(report) if as_text => answer::text(StatusCode::OK, format!("{report}\n")),
+        Ok(report) => answer::json(StatusCode::OK, report.to_json() + "\n"),
+        Err(problem) => answer::text(StatusCode::BAD_REQUEST, format!("{problem}\n")),
     }
 }
 
-/// The whole body, if it is not too long and does not take too long.
-async fn read<B>(body: B) -> Result<Bytes, Answer>
-where
-    B: Body<Data = Bytes, Error: Into<BoxError>>,
-{
-    let collected = Limited::new(body, MAX_QUERY).collect();
-    let (status, text) = match timeout(PATIENCE, collected).await {
-        Ok(Ok(query)) => return Ok(query.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => (
+/// The response to a query that did not come.
+fn incomplete(body: &Body) -> Response {
+    let (status, text) = match body {
+        Body::TooLong => (
             StatusCode::PAYLOAD_TOO_LARGE,
             format!("a query has at most {MAX_QUERY} bytes\n"),
         ),
-        Ok(Err(error)) => (
-            StatusCode::BAD_REQUEST,
-            format!("the query broke off: {error}\n"),
-        ),
-        Err(_) => (
+        Body::Late => (
             StatusCode::REQUEST_TIMEOUT,
-            format!("the query did not arrive within {PATIENCE:?}\n"),
+            "the query did not arrive in time\n".to_owned(),
+        ),
+        Body::Whole(_) | Body::Broken => (
+            StatusCode::BAD_REQUEST,
+            "the query broke off, or has no Content-Length\n".to_owned(),
         ),
     };
-    Err(Answer::text(status, text))
+    answer::text(status, text)
 }
 
 async fn report(

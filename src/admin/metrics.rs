@@ -2,10 +2,13 @@
 
 use http::StatusCode;
 
-use super::answer::Answer;
-use crate::metrics::{CONTENT_TYPE, Metrics};
+use super::answer::answer;
+use crate::{
+    metrics::{CONTENT_TYPE, Metrics},
+    wire::Response,
+};
 
 /// All metrics.
-pub(super) fn metrics(metrics: &Metrics) -> Answer {
-    Answer::new(StatusCode::OK, CONTENT_TYPE, metrics.encode())
+pub(super) fn metrics(metrics: &Metrics) -> Response {
+    answer(StatusCode::OK, CONTENT_TYPE, metrics.encode())
 }

@@ -22,14 +22,15 @@ mod rules;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header::ALLOW};
-use http_body_util::Full;
-use hyper::body::Body;
+use http::StatusCode;
 
-use self::answer::{Answer, BoxError};
 use crate::{
-    contract::AnswerOptions, engine::Engine, health::Health, metrics::Metrics, words::words,
+    contract::AnswerOptions,
+    engine::Engine,
+    health::Health,
+    metrics::Metrics,
+    wire::{Request, Response},
+    words::words,
 };
 
 /// What answers on the admin port.
@@ -88,46 +89,47 @@ impl Admin {
         }
     }
 
+    /// The longest body that is wanted of a request, in bytes.
+    pub fn wants(request: &Request) -> usize {
+        match Endpoint::at(request.path()) {
+            Some(Endpoint::Explain) => explain::MAX_QUERY,
+            _ => 0,
+        }
+    }
+
     /// Answers one request. The query is ignored: probes and scrapers append all sorts of things.
-    pub async fn respond<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
-    where
-        B: Body<Data = Bytes, Error: Into<BoxError>>,
-    {
-        let method = request.method().clone();
-        let Some(endpoint) = Endpoint::at(request.uri().path()) else {
-            return not_found().into_response(&method);
+    pub async fn respond(&self, request: Request) -> Response {
+        let Some(endpoint) = Endpoint::at(request.path()) else {
+            return not_found();
         };
         let mut methods = endpoint.methods().split(", ");
-        if !methods.any(|allowed| allowed == method) {
-            return method_not_allowed(&method, endpoint.methods());
+        if !methods.any(|allowed| allowed == request.method()) {
+            return method_not_allowed(endpoint.methods());
         }
-        let answer = match endpoint {
+        match endpoint {
             Endpoint::Livez => health::livez(),
             Endpoint::Readyz => health::readyz(&self.health),
             Endpoint::Metrics => metrics::metrics(&self.metrics),
             Endpoint::Rules => rules::rules(&self.engine.live()),
-            Endpoint::Explain => explain::explain(&self.engine, self.options, request).await,
-        };
-        answer.into_response(&method)
+            Endpoint::Explain => explain::explain(&self.engine, self.options, &request).await,
+        }
     }
 }
 
-fn not_found() -> Answer {
-    let mut text = "not found; the resources are:\n".to_owned();
+fn not_found() -> Response {
+    let mut list = "not found; the resources are:\n".to_owned();
     for endpoint in Endpoint::ALL {
-        text.push_str(endpoint.as_str());
-        text.push('\n');
+        list.push_str(endpoint.as_str());
+        list.push('\n');
     }
-    Answer::text(StatusCode::NOT_FOUND, text)
+    answer::text(StatusCode::NOT_FOUND, list)
 }
 
-fn method_not_allowed(method: &Method, allow: &'static str) -> Response<Full<Bytes>> {
+fn method_not_allowed(allow: &'static str) -> Response {
     let text = format!("only {} is allowed here\n", allow.replace(", ", " and "));
-    let refusal = Answer::text(StatusCode::METHOD_NOT_ALLOWED, text);
-    let mut response = refusal.into_response(method);
-    let allow = HeaderValue::from_static(allow);
-    response.headers_mut().insert(ALLOW, allow);
-    response
+    let mut refusal = answer::text(StatusCode::METHOD_NOT_ALLOWED, text);
+    refusal.set("allow", allow);
+    refusal
 }
 
 #[cfg(test)]

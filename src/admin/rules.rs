@@ -5,8 +5,7 @@ use std::time::Duration;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::answer::Answer;
-
+use super::answer;
 use crate::{
     engine::Live,
     rules::{
@@ -14,11 +13,12 @@ use crate::{
         matcher::{Conditions, Matcher, Networks},
         span::span_text,
     },
+    wire::Response,
 };
 
 /// The rule set in force.
-pub(super) fn rules(live: &Live) -> Answer {
-    Answer::json(StatusCode::OK, rules_json(live).to_string() + "\n")
+pub(super) fn rules(live: &Live) -> Response {
+    answer::json(StatusCode::OK, rules_json(live).to_string() + "\n")
 }
 
 fn rules_json(live: &Live) -> Value {

@@ -29,8 +29,9 @@ use crate::{
     health::Health,
     metrics::Metrics,
     rules::RuleSet,
-    server::{self, ConnEvents, DrainReport, Listener, UnwantedBody},
+    server::{self, ConnEvents, DrainReport, Handler, Listener},
     store::deadline::Guarded,
+    wire::{Request, Response},
     workers::{WorkerThreads, Workers},
 };
 
@@ -142,19 +143,10 @@ async fn serve_checks(
         metrics,
         port: Arc::clone(&port),
     };
-    let handler = move |request| {
-        let port = Arc::clone(&port);
-        async move {
-            let (request, body) = UnwantedBody::of(request);
-            let mut response = port.respond(request).await;
-            body.discard(&mut response).await;
-            response
-        }
-    };
     server::serve_on(
         workers,
         listener,
-        handler,
+        Checks(port),
         options,
         Arc::new(events),
         shutdown,
@@ -168,13 +160,30 @@ async fn serve_admin(
     metrics: Arc<Metrics>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let admin = Arc::new(admin);
-    let handler = move |request| {
-        let admin = Arc::clone(&admin);
-        async move { admin.respond(request).await }
-    };
     let events = Arc::new(AdminEvents(metrics));
-    server::serve(listener, handler, ADMIN_PORT, events, shutdown).await;
+    server::serve(listener, Questions(admin), ADMIN_PORT, events, shutdown).await;
+}
+
+/// The check port as a handler.
+struct Checks(Arc<CheckPort>);
+
+impl Handler for Checks {
+    fn respond(&self, request: Request) -> impl Future<Output = Response> + Send {
+        self.0.respond(request)
+    }
+}
+
+/// The admin port as a handler.
+struct Questions(Admin);
+
+impl Handler for Questions {
+    fn respond(&self, request: Request) -> impl Future<Output = Response> + Send {
+        self.0.respond(request)
+    }
+
+    fn wants(&self, request: &Request) -> usize {
+        Admin::wants(request)
+    }
 }
 
 /// The connections of the check port are counted, and a proxy that speaks HTTP/2 is at fault.

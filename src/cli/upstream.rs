@@ -4,12 +4,13 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use clap::Args;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http::StatusCode;
 
-use crate::server::{self, BindError, DrainReport, ListenAddr, Listener, Options, UnwantedBody};
+use crate::{
+    server::{self, BindError, DrainReport, ListenAddr, Listener, Options},
+    wire::{Request, Response},
+};
 
 /// Options of `tollgate upstream`.
 #[derive(Debug, Clone, Args)]
@@ -38,12 +39,7 @@ pub async fn serve(listener: Listener, shutdown: impl Future<Output = ()>) -> Dr
     if let Ok(addr) = listener.local_addr() {
         tracing::info!(%addr, "demo upstream is listening");
     }
-    let handler = async |request| {
-        let (request, body) = UnwantedBody::of(request);
-        let mut response = respond(&request);
-        body.discard(&mut response).await;
-        response
-    };
+    let handler = async |request| respond(&request);
     server::serve(
         listener,
         handler,
@@ -56,15 +52,11 @@ pub async fn serve(listener: Listener, shutdown: impl Future<Output = ()>) -> Dr
 
 /// Answers one request: `/status/{code}` with that status, `/readyz` with `ok`, anything else with
 /// an echo of the request.
-pub fn respond<B>(request: &Request<B>) -> Response<Full<Bytes>> {
-    let path = request.uri().path();
+pub fn respond(request: &Request) -> Response {
+    let path = request.path();
     if path == "/readyz" {
-        return response(
-            request.method(),
-            StatusCode::OK,
-            "text/plain; charset=utf-8",
-            "ok\n".to_owned(),
-        );
+        let content_type = "text/plain; charset=utf-8";
+        return response(StatusCode::OK, content_type, "ok\n".to_owned());
     }
     let status = match path.strip_prefix("/status/") {
         None => StatusCode::OK,
@@ -76,66 +68,43 @@ pub fn respond<B>(request: &Request<B>) -> Response<Full<Bytes>> {
     };
     let echo = serde_json::json!({
         "service": "upstream",
-        "method": request.method().as_str(),
+        "method": request.method(),
         "path": path,
-        "query": request.uri().query(),
+        "query": request.query(),
         "status": status.as_u16(),
     });
-    response(
-        request.method(),
-        status,
-        "application/json",
-        format!("{echo}\n"),
-    )
+    response(status, "application/json", format!("{echo}\n"))
 }
 
-fn response(
-    method: &Method,
-    status: StatusCode,
-    content_type: &'static str,
-    body: String,
-) -> Response<Full<Bytes>> {
-    let bodiless = *method == Method::HEAD
-        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let body = if bodiless {
-        Bytes::new()
-    } else {
-        Bytes::from(body)
-    };
-    let mut response = Response::new(Full::new(body));
-    *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+fn response(status: StatusCode, content_type: &str, body: String) -> Response {
+    let mut response = Response::new(status).with_body(body);
+    response.set("content-type", content_type);
     response
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http_body_util::BodyExt;
 
-    async fn ask(method: &str, uri: &str) -> (u16, String) {
-        let request = Request::builder().method(method).uri(uri).body(()).unwrap();
-        let response = respond(&request);
-        let status = response.status().as_u16();
-        let body = response.into_body().collect().await.unwrap().to_bytes();
-        (status, String::from_utf8(body.to_vec()).unwrap())
+    fn ask(method: &str, target: &str) -> (u16, String) {
+        let response = respond(&Request::of(method, target, &[]).unwrap());
+        let body = String::from_utf8(response.body().to_vec()).unwrap();
+        (response.status().as_u16(), body)
     }
 
-    #[tokio::test]
-    async fn echoes_what_was_asked() {
-        let (status, body) = ask("PURGE", "/a/../b?x=1").await;
+    #[test]
+    fn echoes_what_was_asked() {
+        let (status, body) = ask("PURGE", "/a/../b?x=1");
         assert_eq!(status, 200);
         let echo: serde_json::Value = serde_json::from_str(&body).unwrap();
         assert_eq!(echo["method"], "PURGE");
         assert_eq!(echo["path"], "/a/../b");
         assert_eq!(echo["query"], "x=1");
-        assert_eq!(ask("GET", "/readyz").await, (200, "ok\n".to_owned()));
+        assert_eq!(ask("GET", "/readyz"), (200, "ok\n".to_owned()));
     }
 
-    #[tokio::test]
-    async fn answers_with_the_status_asked_for() {
+    #[test]
+    fn answers_with_the_status_asked_for() {
         for (path, status) in [
             ("/status/200", 200),
             ("/status/404", 404),
@@ -146,9 +115,8 @@ mod tests {
             ("/status/x", 400),
             ("/status/", 400),
         ] {
-            assert_eq!(ask("GET", path).await.0, status, "{path}");
+            assert_eq!(ask("GET", path).0, status, "{path}");
         }
-        assert_eq!(ask("GET", "/status/204").await, (204, String::new()));
-        assert_eq!(ask("HEAD", "/status/418").await, (418, String::new()));
+        assert_eq!(ask("HEAD", "/status/418").0, 418);
     }
 }

@@ -9,31 +9,26 @@
 
 use std::io::{self, Write as _};
 
-use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
-    header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
-};
-use http_body_util::Full;
+use http::StatusCode;
 use serde::Serialize;
 use serde_json::{Map, Value};
-use smallvec::SmallVec;
 
-use super::{
-    fault::Fault,
-    headers::{NO_STORE, RATELIMIT, RATELIMIT_POLICY, X_TOLLGATE_LIMIT, X_TOLLGATE_RULE},
-    refusal::Refusal,
-};
+use super::{fault::Fault, refusal::Refusal};
 use crate::{
     engine::{Decision, Quota, Verdict},
     jitter,
     metrics::Contract as Endpoint,
     rules::answer::{Body, Facts, Json},
+    wire::Response,
 };
 
-const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+/// The rule that decided.
+const X_TOLLGATE_RULE: &str = "x-tollgate-rule";
+/// The limit that denied.
+const X_TOLLGATE_LIMIT: &str = "x-tollgate-limit";
+const PROBLEM_JSON: &str = "application/problem+json";
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
 const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
 const ABNORMAL_USAGE: &str =
     "https://iana.org/assignments/http-problem-types#abnormal-usage-detected";
@@ -62,15 +57,10 @@ struct Problem<'a> {
     retry_after: Option<u64>,
 }
 
-/// The response to a check. A HEAD check gets only the headers; hyper leaves the body out and keeps
-/// its length.
-pub fn answer(
-    decision: &Decision,
-    endpoint: Endpoint,
-    options: AnswerOptions,
-) -> Response<Full<Bytes>> {
+/// The response to a check. A HEAD check gets only the headers, with the length of the body.
+pub fn answer(decision: &Decision, endpoint: Endpoint, options: AnswerOptions) -> Response {
     let mut response = match decision.verdict {
-        Verdict::Allowed => Response::new(Full::default()),
+        Verdict::Allowed => Response::new(StatusCode::OK),
         Verdict::Limited { retry_after_us } | Verdict::Banned { retry_after_us } => {
             let jitter = decision
                 .answer
@@ -87,45 +77,49 @@ pub fn answer(
             decision.rule.as_deref(),
         ),
     };
-    describe(response.headers_mut(), decision, options);
+    describe(&mut response, decision, options);
     response
 }
 
 /// Adds the headers that say which rule decided and what is left of its limits.
-fn describe(headers: &mut HeaderMap, decision: &Decision, options: AnswerOptions) {
+fn describe(response: &mut Response, decision: &Decision, options: AnswerOptions) {
     if let Some(rule) = &decision.rule {
-        insert(headers, X_TOLLGATE_RULE, rule);
+        response.set(X_TOLLGATE_RULE, &**rule);
     }
     let quotas = &decision.quotas;
     if decision.verdict != Verdict::Allowed
         && let Some(denied) = quotas.first()
     {
-        insert(headers, X_TOLLGATE_LIMIT, &denied.name);
+        response.set(X_TOLLGATE_LIMIT, &*denied.name);
     }
     let Some(nearest) = quotas.iter().min_by_key(|quota| quota.remaining) else {
         return;
     };
-    let policy = joined(quotas, |out, quota| out.write_all(quota.policy.as_bytes()));
-    insert_bytes(headers, RATELIMIT_POLICY, &policy);
-    let ratelimit = joined(quotas, |out, quota| {
-        let (name, remaining) = (&quota.name, quota.remaining);
-        let wait = seconds(quota.wait_us);
-        write!(out, "\"{name}\";r={remaining};t={wait}")
+    response.write("ratelimit-policy", |out| {
+        joined(out, quotas, |out, quota| {
+            out.write_all(quota.policy.as_bytes())
+        })
     });
-    insert_bytes(headers, RATELIMIT, &ratelimit);
+    response.write("ratelimit", |out| {
+        joined(out, quotas, |out, quota| {
+            let (name, remaining) = (&quota.name, quota.remaining);
+            let wait = seconds(quota.wait_us);
+            write!(out, "\"{name}\";r={remaining};t={wait}")
+        })
+    });
     if options.legacy_headers {
-        legacy(headers, nearest);
+        legacy(response, nearest);
     }
 }
 
 /// The response to a check that cannot be understood: never a 4xx, which would reach clients as a
 /// denial.
-pub fn fault_answer(fault: &Fault) -> Response<Full<Bytes>> {
+pub fn fault_answer(fault: &Fault) -> Response {
     problem(StatusCode::SERVICE_UNAVAILABLE, fault.to_string(), None)
 }
 
 /// The response for a request that is refused before any rule is asked: a denial.
-pub fn refusal_answer(refusal: &Refusal, endpoint: Endpoint) -> Response<Full<Bytes>> {
+pub fn refusal_answer(refusal: &Refusal, endpoint: Endpoint) -> Response {
     let status = match endpoint {
         Endpoint::Check | Endpoint::Envoy => StatusCode::BAD_REQUEST,
         Endpoint::AuthRequest => StatusCode::FORBIDDEN,
@@ -135,11 +129,7 @@ pub fn refusal_answer(refusal: &Refusal, endpoint: Endpoint) -> Response<Full<By
 
 /// The response for a denied request, as the rule's answer or else as usual. `retry_after` is in
 /// seconds, if waiting helps.
-fn denied(
-    decision: &Decision,
-    endpoint: Endpoint,
-    retry_after: Option<u64>,
-) -> Response<Full<Bytes>> {
+fn denied(decision: &Decision, endpoint: Endpoint, retry_after: Option<u64>) -> Response {
     let usual = match retry_after {
         Some(_) => StatusCode::TOO_MANY_REQUESTS,
         None => StatusCode::FORBIDDEN,
@@ -176,16 +166,14 @@ fn denied(
     if body.last().is_some_and(|byte| *byte != b'\n') {
         body.push(b'\n');
     }
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, content_type);
-    headers.insert(CACHE_CONTROL, NO_STORE);
+    let mut response = Response::new(status).with_body(body);
+    response.set("content-type", content_type);
+    response.set("cache-control", "no-store");
     if let Some(seconds) = retry_after {
-        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        response.write("retry-after", |out| write!(out, "{seconds}"));
     }
     for (name, template) in custom.into_iter().flat_map(|answer| &answer.headers) {
-        insert(headers, name.clone(), &template.render(&facts));
+        response.set(name.as_str(), template.render(&facts));
     }
     response
 }
@@ -266,11 +254,7 @@ fn to_vec(value: &impl Serialize) -> Vec<u8> {
 }
 
 /// A response that is about no limit: its problem has the title of its status.
-fn problem(
-    status: StatusCode,
-    detail: impl Into<String>,
-    rule: Option<&str>,
-) -> Response<Full<Bytes>> {
+fn problem(status: StatusCode, detail: impl Into<String>, rule: Option<&str>) -> Response {
     let mut body = to_vec(&Problem {
         kind: "about:blank",
         title: status.canonical_reason().unwrap_or_default(),
@@ -281,46 +265,34 @@ fn problem(
         retry_after: None,
     });
     body.push(b'\n');
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, PROBLEM_JSON);
-    response.headers_mut().insert(CACHE_CONTROL, NO_STORE);
+    let mut response = Response::new(status).with_body(body);
+    response.set("content-type", PROBLEM_JSON);
+    response.set("cache-control", "no-store");
     response
 }
 
-/// The text of a header. Most are short, and written without an allocation.
-type Line = SmallVec<[u8; 128]>;
-
-fn joined(quotas: &[Quota], mut write: impl FnMut(&mut Line, &Quota) -> io::Result<()>) -> Line {
-    let mut out = Line::new();
+/// Writes one member of a list for each quota.
+fn joined(
+    out: &mut Vec<u8>,
+    quotas: &[Quota],
+    mut write: impl FnMut(&mut Vec<u8>, &Quota) -> io::Result<()>,
+) -> io::Result<()> {
     for (index, quota) in quotas.iter().enumerate() {
         if index > 0 {
             out.extend_from_slice(b", ");
         }
-        // Writing to memory cannot fail.
-        let _ = write(&mut out, quota);
+        write(out, quota)?;
     }
-    out
+    Ok(())
 }
 
-fn legacy(headers: &mut HeaderMap, quota: &Quota) {
+fn legacy(response: &mut Response, quota: &Quota) {
     for (name, value) in [
         ("x-ratelimit-limit", quota.amount),
         ("x-ratelimit-remaining", quota.remaining),
         ("x-ratelimit-reset", seconds(quota.wait_us)),
     ] {
-        headers.insert(HeaderName::from_static(name), HeaderValue::from(value));
-    }
-}
-
-/// Rule names are checked when they are loaded, so the value is always valid in a header.
-fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    insert_bytes(headers, name, value.as_bytes());
-}
-
-fn insert_bytes(headers: &mut HeaderMap, name: HeaderName, value: &[u8]) {
-    if let Ok(value) = HeaderValue::from_bytes(value) {
-        headers.insert(name, value);
+        response.write(name, |out| write!(out, "{value}"));
     }
 }
 
@@ -331,8 +303,6 @@ fn seconds(us: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::BodyExt as _;
-
     use super::*;
 
     fn quota(name: &str, remaining: u64, wait_us: u64) -> Quota {
@@ -355,20 +325,16 @@ mod tests {
         }
     }
 
-    fn header<'a>(response: &'a Response<Full<Bytes>>, name: &str) -> &'a str {
-        response
-            .headers()
-            .get(name)
-            .map_or("", |value| value.to_str().unwrap())
+    fn header<'a>(response: &'a Response, name: &str) -> &'a str {
+        std::str::from_utf8(response.get(name).unwrap_or_default()).unwrap()
     }
 
-    async fn body(response: Response<Full<Bytes>>) -> String {
-        let bytes = response.into_body().collect().await.unwrap().to_bytes();
-        String::from_utf8(bytes.to_vec()).unwrap()
+    fn body(response: &Response) -> &str {
+        std::str::from_utf8(response.body()).unwrap()
     }
 
-    #[tokio::test]
-    async fn an_admission_is_200_with_one_member_for_each_limit_and_no_body() {
+    #[test]
+    fn an_admission_is_200_with_one_member_for_each_limit_and_no_body() {
         let decision = decision(
             Verdict::Allowed,
             vec![quota("a/1s", 3, 36_500_000), quota("a/60s", 2, 1)],
@@ -386,11 +352,11 @@ mod tests {
         assert_eq!(header(&response, "x-tollgate-rule"), "data");
         assert_eq!(header(&response, "retry-after"), "");
         assert_eq!(header(&response, "x-ratelimit-limit"), "");
-        assert_eq!(body(response).await, "");
+        assert_eq!(body(&response), "");
     }
 
-    #[tokio::test]
-    async fn a_denial_says_when_and_why() {
+    #[test]
+    fn a_denial_says_when_and_why() {
         let decision = decision(
             Verdict::Limited {
                 retry_after_us: 36_000_001,
@@ -415,7 +381,7 @@ mod tests {
         assert_eq!(header(&response, "x-ratelimit-limit"), "5");
         assert_eq!(header(&response, "x-ratelimit-remaining"), "0");
         assert_eq!(header(&response, "x-ratelimit-reset"), "37");
-        insta::assert_snapshot!(body(response).await, @r#"{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Too Many Requests","status":429,"detail":"the limit data of 5/m is reached; try again in 37 s","rule":"data","violated-policies":["data"],"retry-after":37}"#);
+        insta::assert_snapshot!(body(&response), @r#"{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Too Many Requests","status":429,"detail":"the limit data of 5/m is reached; try again in 37 s","rule":"data","violated-policies":["data"],"retry-after":37}"#);
     }
 
     #[test]
@@ -454,8 +420,8 @@ mod tests {
         assert_eq!(fault_answer(&Fault::UnknownPath).status(), 503);
     }
 
-    #[tokio::test]
-    async fn an_answer_without_a_limit_has_the_title_of_its_status() {
+    #[test]
+    fn an_answer_without_a_limit_has_the_title_of_its_status() {
         let refused = |endpoint| refusal_answer(&Refusal::Method, endpoint);
         let unavailable = decision(Verdict::Unavailable, Vec::new());
         let unavailable = answer(&unavailable, Endpoint::Check, AnswerOptions::default());
@@ -471,7 +437,7 @@ mod tests {
                 "application/problem+json"
             );
             assert_eq!(header(&response, "cache-control"), "no-store");
-            told += &body(response).await;
+            told += body(&response);
         }
         insta::assert_snapshot!(told, @r#"
         {"type":"about:blank","title":"Bad Request","status":400,"detail":"the request method is not a valid token"}

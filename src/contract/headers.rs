@@ -1,6 +1,6 @@
-//! The headers of checks and of their responses.
+//! The headers of checks.
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
 
 pub(super) const X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
 pub(super) const X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
@@ -12,10 +12,3 @@ pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwar
 pub(super) const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub(super) const X_ENVOY_BUDGET: HeaderName =
     HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
-pub(super) const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
-pub(super) const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-/// The rule that decided.
-pub(super) const X_TOLLGATE_RULE: HeaderName = HeaderName::from_static("x-tollgate-rule");
-/// The limit that denied.
-pub(super) const X_TOLLGATE_LIMIT: HeaderName = HeaderName::from_static("x-tollgate-limit");
-pub(super) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");

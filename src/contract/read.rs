@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt::Write as _, net::IpAddr, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header::HOST, request::Parts};
+use http::{HeaderName, Method, header::HOST};
 
 use super::{
     fault::Fault,
@@ -18,6 +18,7 @@ use crate::{
         Ambiguity, Attributes, ClientIpPolicy, PathPolicy, Scheme, normal_host, normal_method,
         query_of,
     },
+    wire::{Headers, Request},
 };
 
 /// A check, understood.
@@ -50,18 +51,18 @@ pub enum Unreadable {
 }
 
 /// Reads a check.
-pub fn read<'a>(parts: &'a Parts, reading: Reading<'_>) -> Result<Check<'a>, Unreadable> {
-    let endpoint = endpoint(parts).map_err(Unreadable::Fault)?;
-    let request = request(parts, endpoint, reading).map_err(|problem| match problem {
+pub fn read<'a>(check: &'a Request, reading: Reading<'_>) -> Result<Check<'a>, Unreadable> {
+    let endpoint = endpoint(check).map_err(Unreadable::Fault)?;
+    let request = request(check, endpoint, reading).map_err(|problem| match problem {
         NotARequest::Fault(fault) => Unreadable::Fault(fault),
         NotARequest::Refused(refusal) => Unreadable::Refused(refusal, endpoint),
     })?;
     let budget = match endpoint {
-        Endpoint::Check | Endpoint::Envoy => parts.headers.get(X_ENVOY_BUDGET),
+        Endpoint::Check | Endpoint::Envoy => check.headers().get(&X_ENVOY_BUDGET),
         // ingress-nginx passes on what a client sends under this name.
         Endpoint::AuthRequest => None,
     };
-    let budget = budget.and_then(|value| value.to_str().ok()?.parse().ok());
+    let budget = budget.and_then(|value| ascii(value)?.parse().ok());
     Ok(Check {
         endpoint,
         request,
@@ -76,8 +77,8 @@ const PREFIX: &str = "/v1/envoy";
 ///
 /// The path is compared as it came: normalising first would let a client's `/v1/envoy/../check`
 /// change the endpoint.
-fn endpoint(parts: &Parts) -> Result<Endpoint, Fault> {
-    match parts.uri.path() {
+fn endpoint(check: &Request) -> Result<Endpoint, Fault> {
+    match check.path() {
         "/v1/check" => Ok(Endpoint::Check),
         "/v1/auth-request" => Ok(Endpoint::AuthRequest),
         path => match path.strip_prefix(PREFIX) {
@@ -85,7 +86,7 @@ fn endpoint(parts: &Parts) -> Result<Endpoint, Fault> {
                 Ok(Endpoint::Envoy)
             }
             _ if path == "/" => Err(Fault::Probe),
-            _ if path.is_empty() && parts.method == Method::CONNECT => Err(Fault::Tunnel),
+            _ if path.is_empty() && check.method() == "CONNECT" => Err(Fault::Tunnel),
             _ => Err(Fault::UnknownPath),
         },
     }
@@ -118,14 +119,14 @@ struct RequestLine<'a> {
 }
 
 fn request<'a>(
-    parts: &'a Parts,
+    check: &'a Request,
     endpoint: Endpoint,
     reading: Reading<'_>,
 ) -> Result<Attributes<'a>, NotARequest> {
     let line = match endpoint {
-        Endpoint::Check => forwarded_line(parts)?,
-        Endpoint::AuthRequest => original_line(parts)?,
-        Endpoint::Envoy => own_line(parts)?,
+        Endpoint::Check => forwarded_line(check)?,
+        Endpoint::AuthRequest => original_line(check)?,
+        Endpoint::Envoy => own_line(check)?,
     };
     Ok(Attributes {
         with_parameters: reading.paths.with_parameters(&line.target),
@@ -143,16 +144,16 @@ fn request<'a>(
         })?,
         scheme: line.scheme,
         host: in_form(line.host, normal_host).map_err(|_| Refusal::Host)?,
-        client_ip: client_ip(&parts.headers, reading.client_ip)?,
-        headers: &parts.headers,
+        client_ip: client_ip(check.headers(), reading.client_ip)?,
+        headers: check.headers(),
     })
 }
 
 /// The request line in the `X-Forwarded-` headers.
-fn forwarded_line(parts: &Parts) -> Result<RequestLine<'_>, NotARequest> {
-    let headers = &parts.headers;
+fn forwarded_line(check: &Request) -> Result<RequestLine<'_>, NotARequest> {
+    let headers = check.headers();
     let host = match once(headers, &X_FORWARDED_HOST)? {
-        None => authority(parts)?,
+        None => authority(check)?,
         Some(value) => any_text(value),
     };
     let method = any_text(needed(headers, &X_FORWARDED_METHOD)?);
@@ -174,8 +175,8 @@ fn forwarded_line(parts: &Parts) -> Result<RequestLine<'_>, NotARequest> {
 }
 
 /// The request line in the `X-Original-` headers of ingress-nginx.
-fn original_line(parts: &Parts) -> Result<RequestLine<'_>, NotARequest> {
-    let headers = &parts.headers;
+fn original_line(check: &Request) -> Result<RequestLine<'_>, NotARequest> {
+    let headers = check.headers();
     let method = any_text(needed(headers, &X_ORIGINAL_METHOD)?);
     let url = text(needed(headers, &X_ORIGINAL_URL)?)?;
     let split = |url: &str| {
@@ -196,15 +197,12 @@ fn original_line(parts: &Parts) -> Result<RequestLine<'_>, NotARequest> {
 }
 
 /// The request line of the check itself, without the prefix.
-fn own_line(parts: &Parts) -> Result<RequestLine<'_>, NotARequest> {
-    let target = parts
-        .uri
-        .path_and_query()
-        .map_or("", |target| target.as_str());
+fn own_line(check: &Request) -> Result<RequestLine<'_>, NotARequest> {
+    let target = check.path_and_query();
     Ok(RequestLine {
-        method: Cow::Borrowed(parts.method.as_str()),
-        scheme: forwarded_scheme(&parts.headers),
-        host: authority(parts)?,
+        method: Cow::Borrowed(check.method()),
+        scheme: forwarded_scheme(check.headers()),
+        host: authority(check)?,
         target: Cow::Borrowed(target.strip_prefix(PREFIX).unwrap_or(target)),
     })
 }
@@ -221,38 +219,36 @@ fn without_authority<'a>(method: &str, target: Cow<'a, str>) -> Cow<'a, str> {
 }
 
 /// The scheme that the last proxy has reported.
-fn forwarded_scheme(headers: &HeaderMap) -> Option<Scheme> {
-    let line = headers.get_all(X_FORWARDED_PROTO).iter().next_back()?;
-    Scheme::parse(line.to_str().ok()?.rsplit(',').next()?.trim())
+fn forwarded_scheme(headers: &Headers) -> Option<Scheme> {
+    let line = headers.get_all(&X_FORWARDED_PROTO).next_back()?;
+    Scheme::parse(ascii(line)?.rsplit(',').next()?.trim())
 }
 
 /// The client's address, from the hops that the proxy reports.
-fn client_ip(headers: &HeaderMap, policy: &ClientIpPolicy) -> Result<Option<IpAddr>, Refusal> {
+fn client_ip(headers: &Headers, policy: &ClientIpPolicy) -> Result<Option<IpAddr>, Refusal> {
     // What is not text is no address.
-    let real_ip = once(headers, &X_REAL_IP)?.map(|value| value.to_str().unwrap_or(""));
+    let real_ip = once(headers, &X_REAL_IP)?.map(|value| ascii(value).unwrap_or(""));
     let forwarded_for: Vec<&str> = match real_ip {
         // The common case costs nothing: the address that the proxy saw is the client's.
         Some(_) if policy.trusted_proxies.is_empty() => Vec::new(),
-        _ => {
-            let lines = headers.get_all(X_FORWARDED_FOR).iter();
-            lines
-                .map(|value| value.to_str().unwrap_or("unreadable"))
-                .collect()
-        }
+        _ => headers
+            .get_all(&X_FORWARDED_FOR)
+            .map(|value| ascii(value).unwrap_or("unreadable"))
+            .collect(),
     };
     Ok(policy.client_ip(real_ip, &forwarded_for))
 }
 
 /// The host that the check was sent to; empty if there is none.
-fn authority(parts: &Parts) -> Result<Cow<'_, str>, Refusal> {
-    if let Some(authority) = parts.uri.authority() {
-        return Ok(Cow::Borrowed(authority.as_str()));
+fn authority(check: &Request) -> Result<Cow<'_, str>, Refusal> {
+    if let Some(authority) = check.authority() {
+        return Ok(Cow::Borrowed(authority));
     }
-    Ok(once(&parts.headers, &HOST)?.map_or(Cow::Borrowed(""), any_text))
+    Ok(once(check.headers(), &HOST)?.map_or(Cow::Borrowed(""), any_text))
 }
 
 /// The value of a header that a check must have.
-fn needed<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<&'a HeaderValue, NotARequest> {
+fn needed<'a>(headers: &'a Headers, name: &HeaderName) -> Result<&'a [u8], NotARequest> {
     match once(headers, name)? {
         Some(value) if !value.is_empty() => Ok(value),
         _ => Err(Fault::MissingHeader(name.clone()).into()),
@@ -260,8 +256,8 @@ fn needed<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<&'a HeaderVal
 }
 
 /// The value of a header that must not occur twice.
-fn once<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a HeaderValue>, Refusal> {
-    let mut values = headers.get_all(name).iter();
+fn once<'a>(headers: &'a Headers, name: &HeaderName) -> Result<Option<&'a [u8]>, Refusal> {
+    let mut values = headers.get_all(name);
     let value = values.next();
     if values.next().is_some() {
         return Err(Refusal::RepeatedHeader(name.clone()));
@@ -269,18 +265,24 @@ fn once<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a Head
     Ok(value)
 }
 
+/// The text of a header that has nothing but visible ASCII characters, spaces and tabs.
+fn ascii(value: &[u8]) -> Option<&str> {
+    let is_ascii = |byte: &u8| byte.is_ascii_graphic() || matches!(byte, b' ' | b'\t');
+    let text = value.iter().all(is_ascii).then_some(value)?;
+    std::str::from_utf8(text).ok()
+}
+
 /// The request target in a header. Bytes that are no UTF-8 make it ambiguous: some servers take A0
 /// and 85, which are white space in Latin-1, for the end of the target.
-fn text(value: &HeaderValue) -> Result<&str, Refusal> {
-    std::str::from_utf8(value.as_bytes()).map_err(|_| Refusal::Target(Ambiguity::Control))
+fn text(value: &[u8]) -> Result<&str, Refusal> {
+    std::str::from_utf8(value).map_err(|_| Refusal::Target(Ambiguity::Control))
 }
 
 /// The text of a header that the proxy copied from the client.
 ///
 /// nginx passes raw bytes on. If they were a fault, a proxy that fails open would let the request
 /// through; so bytes that are not text are percent-encoded, as in a path's normal form.
-fn any_text(value: &HeaderValue) -> Cow<'_, str> {
-    let bytes = value.as_bytes();
+fn any_text(bytes: &[u8]) -> Cow<'_, str> {
     if let Ok(text) = std::str::from_utf8(bytes) {
         return Cow::Borrowed(text);
     }
@@ -311,15 +313,21 @@ fn in_form<E>(
 mod tests {
     use super::*;
 
-    fn parts(method: &str, target: &str, headers: &[(&str, &str)]) -> Parts {
-        let mut request = http::Request::builder().method(method).uri(target);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        request.body(()).unwrap().into_parts().0
+    fn parts(method: &str, target: &str, headers: &[(&str, &str)]) -> Request {
+        Request::of(method, target, headers).unwrap()
     }
 
-    fn try_read(parts: &Parts) -> Result<Check<'_>, Unreadable> {
+    /// A check with fields that are no text.
+    fn raw(target: &str, fields: &[(&str, &[u8])]) -> Request {
+        let mut head = format!("GET {target} HTTP/1.1\r\n").into_bytes();
+        for (name, value) in fields {
+            head.extend([name.as_bytes(), b": ", value, b"\r\n"].concat());
+        }
+        head.extend(b"\r\n");
+        Request::parse(head).unwrap().0
+    }
+
+    fn try_read(parts: &Request) -> Result<Check<'_>, Unreadable> {
         let reading = Reading {
             client_ip: &ClientIpPolicy::default(),
             paths: PathPolicy::default(),
@@ -327,14 +335,14 @@ mod tests {
         read(parts, reading)
     }
 
-    fn refused(parts: &Parts) -> Refusal {
+    fn refused(parts: &Request) -> Refusal {
         match try_read(parts) {
             Err(Unreadable::Refused(refusal, _)) => refusal,
             other => panic!("{other:?}"),
         }
     }
 
-    fn seen(parts: &Parts) -> Result<String, Unreadable> {
+    fn seen(parts: &Request) -> Result<String, Unreadable> {
         try_read(parts).map(|check| {
             let r = check.request;
             let ip = r.client_ip.map_or("-".to_owned(), |ip| ip.to_string());
@@ -373,32 +381,34 @@ mod tests {
 
     #[test]
     fn bytes_that_are_not_text_do_not_avoid_a_limit() {
-        let mut check = parts("GET", "/v1/check", &[URI, METHOD]);
-        let raw = |bytes: &[u8]| HeaderValue::from_bytes(bytes).unwrap();
+        let (uri, method) = (
+            ("x-forwarded-uri", &b"/data"[..]),
+            ("x-forwarded-method", &b"GET"[..]),
+        );
         // To Python, A0 and 85 end the target.
         for target in [&b"/data\xa0"[..], b"/data\x85", b"/data?x=\xfe"] {
-            let mut check = parts("GET", "/v1/check", &[METHOD]);
-            check.headers.insert(X_FORWARDED_URI, raw(target));
+            let check = raw("/v1/check", &[method, ("x-forwarded-uri", target)]);
             assert_eq!(refused(&check), Refusal::Target(Ambiguity::Control));
-            let method = ("x-original-method", "GET");
-            let mut check = parts("GET", "/v1/auth-request", &[method]);
             let url = [b"http://h", target].concat();
-            check.headers.insert(X_ORIGINAL_URL, raw(&url));
+            let method = ("x-original-method", &b"GET"[..]);
+            let check = raw("/v1/auth-request", &[method, ("x-original-url", &url)]);
             assert_eq!(refused(&check), Refusal::Target(Ambiguity::Control));
         }
-        check.headers.insert(X_REAL_IP, raw(b"\xff"));
-        assert_eq!(seen(&check).unwrap(), "check POST  /data -");
-        check
-            .headers
-            .insert(X_FORWARDED_HOST, raw(b"Api\xff.example.com:80"));
-        assert_eq!(refused(&check), Refusal::Host);
-        check.headers.insert(X_FORWARDED_METHOD, raw(b"PO(ST\xff"));
-        assert_eq!(refused(&check), Refusal::Method);
+        let check = |name, value| {
+            let fields = [uri, method, (name, value)];
+            raw("/v1/check", &fields)
+        };
+        let address = check("x-real-ip", &b"\xff"[..]);
+        assert_eq!(seen(&address).unwrap(), "check GET  /data -");
+        let host = check("x-forwarded-host", b"Api\xff.example.com:80");
+        assert_eq!(refused(&host), Refusal::Host);
+        let method = raw("/v1/check", &[uri, ("x-forwarded-method", b"PO(ST\xff")]);
+        assert_eq!(refused(&method), Refusal::Method);
     }
 
     #[test]
     fn the_query_is_the_clients() {
-        let query = |parts: &Parts| {
+        let query = |parts: &Request| {
             let check = try_read(parts).unwrap();
             check.request.query.into_owned()
         };

@@ -17,6 +17,8 @@ pub struct Live {
     /// The number of good rule files loaded so far.
     pub generation: u64,
     pub(super) metrics: Vec<RuleMetrics>,
+    /// Whether some limit follows the calendar.
+    pub(super) has_calendars: bool,
     /// Denials by the name of the limit.
     denials: HashMap<Arc<str>, Counter, RandomState>,
 }
@@ -34,8 +36,10 @@ impl Live {
                 denials.insert(Arc::clone(limit), counter);
             }
         }
+        let has_calendars = set.limits().any(|limit| limit.calendar.is_some());
         metrics.retain_limits(|limit| denials.contains_key(limit));
         Self {
+            has_calendars,
             set,
             generation,
             metrics: of_rules,

@@ -85,10 +85,10 @@ impl ExplainReport {
         options: AnswerOptions,
     ) -> Self {
         let answer = contract::answer(&explanation.decision, Endpoint::Check, options);
-        let headers = answer.headers().iter().map(|(name, value)| {
-            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
-            (name.to_string(), value)
-        });
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        let headers = answer
+            .fields()
+            .map(|(name, value)| (text(name), text(value)));
         Self {
             request: Shown::new(request),
             counters,

@@ -2,13 +2,14 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header::HOST};
+use http::{HeaderName, HeaderValue, Method, header::HOST};
 use serde::Deserialize;
 
 use crate::{
     contract::Refusal,
     problem::Problem,
     request::{Attributes, PathPolicy, Scheme, normal_host, parse_ip},
+    wire::Headers,
 };
 
 /// A request to be explained.
@@ -117,7 +118,7 @@ pub struct ValidQuery {
     scheme: Option<Scheme>,
     host: String,
     ip: Option<IpAddr>,
-    headers: HeaderMap,
+    headers: Headers,
 }
 
 impl Query {
@@ -139,7 +140,7 @@ impl Query {
             _ if self.target.starts_with('/') => (None, None, &*self.target),
             _ => return Err(InvalidQuery::Target(self.target)),
         };
-        let mut headers = HeaderMap::new();
+        let mut headers = Headers::default();
         for (name, lines) in &self.headers {
             let Ok(header) = HeaderName::from_bytes(name.as_bytes()) else {
                 return Err(InvalidQuery::HeaderName(name.clone()));
@@ -151,19 +152,17 @@ impl Query {
             for line in lines {
                 let value = HeaderValue::from_str(line)
                     .map_err(|_| InvalidQuery::HeaderValue(name.clone()))?;
-                headers.append(&header, value);
+                headers.append(header.as_str(), value);
             }
         }
-        let named = headers.get(HOST).and_then(|value| value.to_str().ok());
+        let named = headers.get(&HOST).and_then(text);
         let host = self.host.as_deref().or(authority).or(named);
         let host = host.unwrap_or_default();
         if normal_host(host).is_err() {
             return Err(InvalidQuery::Host(host.to_owned()));
         }
-        let forwarded = headers.get(X_FORWARDED_PROTO);
-        let scheme = forwarded
-            .and_then(|value| value.to_str().ok())
-            .or(url_scheme);
+        let forwarded = headers.get(&HeaderName::from_static(X_FORWARDED_PROTO));
+        let scheme = forwarded.and_then(text).or(url_scheme);
         // Read in the same way as the address of a check.
         let ip = match &self.ip {
             None => None,
@@ -178,6 +177,10 @@ impl Query {
             headers,
         })
     }
+}
+
+fn text(value: &[u8]) -> Option<&str> {
+    std::str::from_utf8(value).ok()
 }
 
 /// `name: value`, as curl's `-H` takes it.

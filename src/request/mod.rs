@@ -13,7 +13,9 @@ mod target;
 
 use std::{borrow::Cow, net::IpAddr};
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
+
+use crate::wire::Headers;
 
 pub(crate) use self::path::normal_part;
 pub use self::{
@@ -46,7 +48,7 @@ pub struct Attributes<'a> {
     /// The client's address; `None` if the proxy sent none that can be parsed.
     pub client_ip: Option<IpAddr>,
     /// The headers that the proxy forwarded.
-    pub headers: &'a HeaderMap,
+    pub headers: &'a Headers,
 }
 
 impl<'a> Attributes<'a> {
@@ -64,7 +66,7 @@ impl<'a> Attributes<'a> {
         host: &'a str,
         target: &'a str,
         client_ip: Option<IpAddr>,
-        headers: &'a HeaderMap,
+        headers: &'a Headers,
     ) -> Self {
         Self {
             method: normal_method(method),

@@ -324,7 +324,7 @@ rules:
     let set = loaded
         .set
         .unwrap_or_else(|| panic!("{}", loaded.diagnostics));
-    let headers = http::HeaderMap::new();
+    let headers = crate::wire::Headers::default();
     for (ip, rules, is_bot) in [
         ("192.0.2.9", "denied both tiered", true),
         ("198.51.100.7", "denied both tiered", true),

@@ -191,7 +191,7 @@ fn number_in(request: &Attributes<'_>, name: &http::HeaderName, default: u64, ma
     let Some(value) = request.headers.get(name) else {
         return default;
     };
-    let digits = value.as_bytes().trim_ascii();
+    let digits = value.trim_ascii();
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return default;
     }

@@ -1,6 +1,6 @@
 //! The memory for requests, shared by all connections of a port.
 //!
-//! Two thirds are *places*: whoever reads a request with hyper and answers it has one, and no byte
+//! Two thirds are *places*: whoever reads a request and answers it has one, and no byte
 //! is read without. When there is none, bytes stay in the kernel, and connections wait in turn; a
 //! place is held for as long as a check takes. One third is for *heads* that have not arrived
 //! whole. They can be held back for as long as the time limit of heads allows, so when there is no
@@ -21,14 +21,8 @@ use super::head::MAX_HEAD;
 /// Permits are for as many bytes.
 const UNIT: usize = 1024;
 
-/// What a request costs beside the bytes of its head: hyper's buffers and its state.
+/// What a request costs: what is read at first, the state of the check, and the response.
 const PLACE: usize = 20 * UNIT;
-
-/// What a head of many lines costs beside that: up to [`MAX_FIELDS`] fields of a hundred bytes and
-/// a name each, in a table with places to spare.
-///
-/// [`MAX_FIELDS`]: super::head::MAX_FIELDS
-const MANY: usize = 192 * UNIT;
 
 /// The most that is read of a head in its first place.
 pub(super) const FIRST_READ: usize = 8 * 1024;
@@ -51,7 +45,6 @@ fn units(bytes: usize) -> u32 {
 #[derive(Debug)]
 pub(super) struct Budget {
     places: Arc<Semaphore>,
-    all_places: usize,
     heads: Arc<Heads>,
 }
 
@@ -63,11 +56,10 @@ impl Budget {
     /// A budget of so many bytes.
     pub(super) fn new(bytes: usize) -> Self {
         // Room for the largest request at least, whatever is asked for.
-        let all_places = (bytes / 3 * 2).max(PLACE + 2 * MAX_HEAD + MANY) / UNIT;
+        let all_places = (bytes / 3 * 2).max(PLACE + 2 * MAX_HEAD) / UNIT;
         let heads = (bytes / 3).max(2 * MAX_HEAD) / UNIT;
         Self {
             places: Arc::new(Semaphore::new(all_places)),
-            all_places,
             heads: Arc::new(Heads {
                 room: Arc::new(Semaphore::new(heads)),
                 oldest: Mutex::default(),
@@ -76,25 +68,19 @@ impl Budget {
         }
     }
 
-    /// Waits for a place for a head of so many bytes, and maybe of many lines.
-    pub(super) async fn place(&self, head: usize, is_many: bool) -> Place {
+    /// Waits for a place for a head of so many bytes.
+    pub(super) async fn place(&self, head: usize) -> Place {
         let mut size = PLACE;
         if head > FIRST_READ {
-            // hyper's buffer grows by doubling while it takes the head over.
+            // The head, and where its fields are.
             size += 2 * head.min(MAX_HEAD);
         }
-        if is_many {
-            size += MANY;
+        let places = Arc::clone(&self.places);
+        if let Ok(permit) = Arc::clone(&places).try_acquire_many_owned(units(size)) {
+            return Place(Some(permit));
         }
         // The semaphore is never closed, so there is a permit.
-        let permit = Arc::clone(&self.places).acquire_many_owned(units(size));
-        Place(permit.await.ok())
-    }
-
-    /// Whether more than half of the places are taken: then no connection keeps one for its next
-    /// request.
-    pub(super) fn is_tight(&self) -> bool {
-        self.places.available_permits() < self.all_places / 2
+        Place(places.acquire_many_owned(units(size)).await.ok())
     }
 
     /// Room for a head that begins now.

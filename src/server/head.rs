@@ -1,28 +1,13 @@
 //! A request head while it is read: its bytes, and whether they are all there.
 //!
-//! hyper reads into buffers of 8 kB and more, and keeps them for as long as it has a connection. So
-//! a head is collected here, in as much memory as it has bytes, and hyper gets it when it is
-//! complete. Nothing is judged here: whatever cannot be the beginning of a head counts as complete,
-//! and hyper answers it.
+//! Collected in as much memory as it has bytes. Nothing is judged here: whatever cannot be the
+//! beginning of a head counts as complete, and the parser refuses it.
 
 use super::http2::PREFACE;
 
 /// The longest request head: Envoy takes 60 kB of headers by default, and targets of 50 kB get
 /// through it.
 pub(super) const MAX_HEAD: usize = 64 * 1024;
-
-/// The most header fields of a check. More than a hundred are rare, but a request that has them is
-/// to be decided about, and not refused. nginx takes a thousand, and adds some.
-pub(super) const MAX_FIELDS: usize = 1024;
-
-/// The most lines of an ordinary head. hyper has room for a hundred fields without asking for
-/// memory; others are [served apart](Head::is_many).
-pub(super) const FEW_LINES: usize = 100;
-
-/// The number of lines in some bytes.
-pub(super) fn count_lines(bytes: &[u8]) -> usize {
-    memchr::memchr_iter(b'\n', bytes).count()
-}
 
 /// What has arrived of a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +16,7 @@ pub(super) enum Seen {
     Nothing,
     /// A part.
     Part,
-    /// All of it, or something that hyper refuses.
+    /// All of it, or something that the parser refuses.
     Whole,
     /// HTTP/2, which is [not spoken here](super::http2).
     Http2,
@@ -43,7 +28,7 @@ pub(super) struct Head {
     bytes: Vec<u8>,
     /// No end of the head begins before this.
     scanned: usize,
-    /// Something was read by hyper already, so this is not the beginning of a connection.
+    /// A request was answered already, so this is not the beginning of a connection.
     is_later: bool,
 }
 
@@ -58,7 +43,12 @@ impl Head {
         head
     }
 
-    /// Adds bytes. Empty lines before the head are left out, as hyper does.
+    /// Whether nothing has arrived.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Adds bytes. Empty lines before the head are left out (RFC 9112 §2.2).
     pub(super) fn push(&mut self, bytes: &[u8]) {
         let blank = |byte: &&u8| matches!(byte, b'\r' | b'\n');
         let skipped = if self.bytes.is_empty() {
@@ -94,15 +84,16 @@ impl Head {
         Seen::Part
     }
 
-    /// Whether there is an empty line; like hyper's parser it takes a bare LF for a line's end.
+    /// Whether there is an empty line; like the parser it takes a bare LF for a line's end.
     fn has_end(&mut self) -> bool {
         let from = self.scanned;
-        let end = self.bytes[from..]
-            .windows(3)
-            .position(|three| three[0] == b'\n' && (three[1] == b'\n' || three[1..] == *b"\r\n"));
+        let end = memchr::memchr_iter(b'\n', &self.bytes[from..]).any(|at| {
+            let rest = &self.bytes[from + at + 1..];
+            rest.starts_with(b"\n") || rest.starts_with(b"\r\n")
+        });
         // One that is not complete yet.
         self.scanned = self.bytes.len().saturating_sub(2).max(from);
-        end.is_some() || self.bytes.ends_with(b"\n\n")
+        end
     }
 
     /// The number of bytes.
@@ -110,18 +101,12 @@ impl Head {
         self.bytes.len()
     }
 
-    /// Whether there are more lines than an ordinary head has. What follows the head counts too: it
-    /// may be another one, which hyper finds before anybody can look at it.
-    pub(super) fn is_many(&self) -> bool {
-        count_lines(&self.bytes) > FEW_LINES
-    }
-
     /// The memory that the bytes take.
     pub(super) fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
 
-    /// The bytes, for hyper.
+    /// The bytes.
     pub(super) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }

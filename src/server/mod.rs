@@ -6,46 +6,45 @@
 //! - A connection that does not finish a head in time gets a 408 and is closed. An idle one is kept
 //!   for long, also before its first request: a proxy that picks a connection which is just being
 //!   closed has a failed check.
-//! - A request body that a handler does not want is [thrown away](UnwantedBody).
+//! - A request body that a handler does not want is thrown away, see `unread.rs`.
 //! - Over the cap, connections are closed at once: the proxy learns it now and not by its timeout.
 //! - A drain loses no request that was written to an accepted connection.
 
 mod addr;
 mod backoff;
-mod body;
+mod between;
 mod budget;
+mod common;
 mod conn;
+mod exchange;
 mod head;
 mod http2;
 mod listen;
 mod options;
+mod rest;
 mod stream;
-mod timed_io;
+mod timer;
 mod unix;
+mod unread;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::Full;
-use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use backoff::Backoff;
 use budget::Budget;
-use conn::{Common, Drain};
+use common::{Common, Drain};
 
 use crate::throttle::Throttle;
 use crate::workers::Workers;
 
 pub use addr::{BindError, ListenAddr, ParseListenAddrError};
-pub use body::{UnwantedBody, WholeBody};
 pub use listen::{Listener, Waiting};
-pub use options::{ConnEvents, Options};
+pub use options::{ConnEvents, Handler, Options};
 pub use stream::Stream;
 
 /// How often the same problem is logged at most.
@@ -63,17 +62,13 @@ pub struct DrainReport {
 }
 
 /// As [`serve_on`], on the runtime of the caller.
-pub async fn serve<H, F>(
+pub async fn serve<H: Handler>(
     listener: Listener,
     handler: H,
     options: Options,
     events: Arc<dyn ConnEvents>,
     shutdown: impl Future<Output = ()>,
-) -> DrainReport
-where
-    H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
-    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
-{
+) -> DrainReport {
     let here = Workers::here();
     serve_on(&here, listener, handler, options, events, shutdown).await
 }
@@ -86,25 +81,20 @@ where
 /// what is left after [`Options::drain_timeout`] is cut off.
 ///
 /// Dropping the future cuts off all its connections.
-pub async fn serve_on<H, F>(
+pub async fn serve_on<H: Handler>(
     workers: &Workers,
     listener: Listener,
     handler: H,
     options: Options,
     events: Arc<dyn ConnEvents>,
     shutdown: impl Future<Output = ()>,
-) -> DrainReport
-where
-    H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
-    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
-{
+) -> DrainReport {
     let mut server = Server {
         common: Arc::new(Common {
             handler,
             options,
-            builders: conn::Builders::new(),
-            budget: Arc::new(Budget::new(options.request_memory)),
-            drain: Arc::new(Drain::new()),
+            budget: Budget::new(options.request_memory),
+            drain: Drain::new(),
             events,
         }),
         tasks: JoinSet::new(),
@@ -153,11 +143,7 @@ impl Drop for Counted {
     }
 }
 
-impl<H, F> Server<H>
-where
-    H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
-    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
-{
+impl<H: Handler> Server<H> {
     async fn accept_until(&mut self, listener: &Listener, shutdown: impl Future<Output = ()>) {
         let mut shutdown = std::pin::pin!(shutdown);
         let mut backoff = Backoff::default();

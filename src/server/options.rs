@@ -2,6 +2,31 @@
 
 use std::time::Duration;
 
+use crate::wire::{Request, Response};
+
+/// What answers the requests of a server.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers a request.
+    fn respond(&self, request: Request) -> impl Future<Output = Response> + Send;
+
+    /// The longest body that it wants of a request, in bytes. A shorter one is read before it is
+    /// asked; if it wants none, bodies are thrown away.
+    fn wants(&self, request: &Request) -> usize {
+        let _ = request;
+        0
+    }
+}
+
+impl<H, F> Handler for H
+where
+    H: Fn(Request) -> F + Send + Sync + 'static,
+    F: Future<Output = Response> + Send,
+{
+    fn respond(&self, request: Request) -> impl Future<Output = Response> + Send {
+        self(request)
+    }
+}
+
 /// Limits of a server.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {

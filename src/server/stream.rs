@@ -4,7 +4,8 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::BufMut as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::addr::ListenAddr;
@@ -35,6 +36,37 @@ impl Stream {
             Self::Tcp(tcp) => tcp.readable().await,
             Self::Unix(unix) => unix.readable().await,
         }
+    }
+
+    /// As [`readable`](Self::readable). An error shows when it is read.
+    pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Tcp(tcp) => tcp.poll_read_ready(cx).map(drop),
+            Self::Unix(unix) => unix.poll_read_ready(cx).map(drop),
+        }
+    }
+
+    /// Waits until the kernel has room for something to write.
+    pub(super) async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => tcp.writable().await,
+            Self::Unix(unix) => unix.writable().await,
+        }
+    }
+
+    /// Reads what is there into the spare room of a buffer.
+    ///
+    /// Unlike [`try_read`](Self::try_read), it knows that there is no more after less than there
+    /// was room for. That saves a system call for each request.
+    pub(super) fn poll_read_into(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut Vec<u8>,
+    ) -> Poll<io::Result<usize>> {
+        // A `Vec` would offer to grow.
+        let room = buf.capacity() - buf.len();
+        let mut buf = buf.limit(room);
+        std::pin::pin!(self.read_buf(&mut buf)).poll(cx)
     }
 
     /// Reads what is there, without waiting.

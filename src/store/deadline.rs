@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Ahead, Answer, Batch, ChargedAhead, Store, StoreError,
+    Ahead, Answer, Batch, ChargedAhead, Charging, Store, StoreError,
     read::{Read, Reads},
 };
 use crate::metrics::Metrics;
@@ -39,8 +39,13 @@ impl Guarded {
 
     /// Like [`Store::charge`], but never later than `deadline`.
     pub async fn charge(&self, batch: &Batch, deadline: Instant) -> Result<Answer, StoreError> {
-        let charging = self.store.charge(batch, deadline);
-        self.measured(charging, deadline, |answer| answer).await
+        let result = match self.store.charge(batch, deadline) {
+            // Nobody waits for it.
+            Charging::Known(result) => result.into_inner(),
+            awaited @ Charging::Awaited(_) => self.waited(awaited, deadline).await,
+        };
+        self.note(result.as_ref());
+        result
     }
 
     /// Like [`Store::ahead`], whose `charge_ahead` is [that of the guard](Self::charge_ahead).
@@ -60,29 +65,32 @@ impl Guarded {
             return self.charge(batch, deadline).await.map(ChargedAhead::once);
         };
         let charging = ahead.charge_ahead(batch, times, deadline);
-        self.measured(charging, deadline, |charged| &charged.answer)
-            .await
+        let result = self.waited(charging, deadline).await;
+        self.note(result.as_ref().map(|charged| &charged.answer));
+        result
     }
 
-    async fn measured<T>(
+    /// Waits for a result until `deadline`, and measures it.
+    async fn waited<T>(
         &self,
         charging: impl Future<Output = Result<T, StoreError>>,
         deadline: Instant,
-        answer: impl Fn(&T) -> &Answer,
     ) -> Result<T, StoreError> {
         let started = Instant::now();
-        let result = timeout_at(deadline, charging)
-            .await
-            .unwrap_or(Err(StoreError::Deadline));
+        let result = timeout_at(deadline, charging).await;
         self.metrics.store_took(started.elapsed());
-        let failure = match &result {
-            Ok(result) => answer(result).lost.first().map(|lost| &lost.error),
+        result.unwrap_or(Err(StoreError::Deadline))
+    }
+
+    /// Counts a failure.
+    fn note(&self, result: Result<&Answer, &StoreError>) {
+        let failure = match result {
+            Ok(answer) => answer.lost.first().map(|lost| &lost.error),
             Err(error) => Some(error),
         };
         if let Some(error) = failure {
             self.metrics.store_failed(error.kind());
         }
-        result
     }
 }
 

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use http::Request;
 use tollgate::{
     check::CheckPort,
     clock::SystemClock,
@@ -11,6 +10,7 @@ use tollgate::{
     engine::{Engine, Options},
     metrics::Metrics,
     store::{deadline::Guarded, memory::MemoryStore},
+    wire::Request,
 };
 
 use crate::support::world::compile;
@@ -30,13 +30,14 @@ fn allocations(rules: &str) -> u64 {
     );
     let port = CheckPort::new(Arc::new(engine), metrics, AnswerOptions::default());
     let check = || {
-        let request = Request::get("/v1/check")
-            .header("host", "tollgate:8081")
-            .header("x-forwarded-method", "GET")
-            .header("x-forwarded-uri", "/data/17?page=2")
-            .header("x-forwarded-host", "api.example.com")
-            .header("x-real-ip", "192.0.2.1");
-        request.body(()).unwrap()
+        let headers = [
+            ("host", "tollgate:8081"),
+            ("x-forwarded-method", "GET"),
+            ("x-forwarded-uri", "/data/17?page=2"),
+            ("x-forwarded-host", "api.example.com"),
+            ("x-real-ip", "192.0.2.1"),
+        ];
+        Request::of("GET", "/v1/check", &headers).unwrap()
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()

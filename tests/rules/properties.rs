@@ -3,7 +3,6 @@
 use std::{fmt::Write as _, io, net::IpAddr, path::Path, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD as URL_SAFE_NO_PAD};
-use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use tokio::runtime::Builder;
 use tollgate::{
@@ -14,6 +13,7 @@ use tollgate::{
     rulefile::{self, LoadContext},
     rules::RuleSet,
     store::read::Untouched,
+    wire::Headers,
 };
 
 use crate::support::world::{Ask, GET, World, compile};
@@ -180,8 +180,10 @@ proptest! {
         for (segments, method, scheme, host, header, query, ip) in requests {
             let query = query.map_or_else(String::new, |value| format!("?{value}"));
             let target = format!("/{}{query}", segments.join("/"));
-            let mut headers = HeaderMap::new();
-            headers.extend(header.map(|value| (HeaderName::from_static("x-h"), HeaderValue::from_static(value))));
+            let mut headers = Headers::default();
+            if let Some(value) = header {
+                headers.append("x-h", value);
+            }
             let ip = ip.map(|ip| ip.parse::<IpAddr>().unwrap());
             let request = Attributes { scheme, ..Attributes::new(method, host, &target, ip, &headers) };
             let found: Vec<usize> = set.matching(&request).map(|(number, ..)| number).collect();
@@ -526,7 +528,7 @@ fn key(counted: &Counted) -> String {
     );
     let set = rulefile::load("rules.yaml", &text).unwrap_or_else(|report| panic!("{report}"));
 
-    let mut headers = HeaderMap::new();
+    let mut headers = Headers::default();
     let cookie = caller
         .cookie
         .as_ref()
@@ -539,7 +541,7 @@ fn key(counted: &Counted) -> String {
         ("cookie", &cookie),
     ] {
         if let Some(value) = value {
-            headers.insert(name, HeaderValue::from_bytes(value).unwrap());
+            headers.append(name, value);
         }
     }
     let query: Vec<String> = ["q", "s"]

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http::StatusCode;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tollgate::server::{ConnEvents, DrainReport, ListenAddr, Listener, Options, serve};
+use tollgate::{
+    server::{ConnEvents, DrainReport, Handler, ListenAddr, Listener, Options, serve},
+    wire::Response,
+};
 
 use super::{client::Connection, eventually};
 
@@ -55,11 +55,7 @@ pub struct Server {
 }
 
 impl Server {
-    pub async fn start<H, F>(addr: &str, options: Options, handler: H) -> Self
-    where
-        H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
-        F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
-    {
+    pub async fn start(addr: &str, options: Options, handler: impl Handler) -> Self {
         let listener = Listener::bind(&addr.parse().unwrap()).await.unwrap();
         let addr = listener.local_addr().unwrap();
         let counts = Arc::new(Counts::default());
@@ -92,6 +88,6 @@ pub async fn until(what: &str, mut done: impl FnMut() -> bool) {
     eventually(what, async || done()).await;
 }
 
-pub fn text(text: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    Response::new(Full::new(text.into()))
+pub fn text(text: &str) -> Response {
+    Response::new(StatusCode::OK).with_body(text)
 }

@@ -2,16 +2,18 @@
 //! it. It lets scripts of all origins read `/for-all-origins`.
 
 use std::{
+    convert::Infallible,
     net::SocketAddr,
     sync::{Arc, Mutex},
 };
 
-use http::{HeaderMap, HeaderValue, header::ACCESS_CONTROL_ALLOW_ORIGIN};
-use http_body_util::BodyExt as _;
-use tollgate::{
-    cli::upstream::respond,
-    server::{self, ListenAddr, Listener},
-};
+use bytes::Bytes;
+use http::{HeaderMap, request::Parts};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tollgate::{cli::upstream::respond, wire::Request};
 
 /// A request that reached the application.
 #[derive(Debug, Clone)]
@@ -30,45 +32,38 @@ pub struct Upstream {
 
 impl Upstream {
     pub async fn start() -> Self {
-        let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap())
-            .await
-            .unwrap();
-        let ListenAddr::Tcp(addr) = listener.local_addr().unwrap() else {
-            unreachable!("asked for TCP")
-        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let record = Arc::clone(&seen);
-        let handler = move |request: http::Request<hyper::body::Incoming>| {
+        let service = service_fn(move |request: http::Request<Incoming>| {
             let record = Arc::clone(&record);
             async move {
                 let (parts, body) = request.into_parts();
-                let body = body
-                    .collect()
-                    .await
-                    .map(|body| body.to_bytes().to_vec())
-                    .unwrap_or_default();
+                let body = body.collect().await;
+                let body = body.map(|body| body.to_bytes().to_vec());
+                let answer = answer(&parts);
                 record.lock().unwrap().push(Seen {
                     method: parts.method.to_string(),
                     target: parts.uri.to_string(),
-                    headers: parts.headers.clone(),
-                    body,
+                    headers: parts.headers,
+                    body: body.unwrap_or_default(),
                 });
-                let for_all_origins = parts.uri.path() == "/for-all-origins";
-                let mut answer = respond(&http::Request::from_parts(parts, ()));
-                if for_all_origins {
-                    let origins = (ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-                    answer.headers_mut().extend([origins]);
-                }
-                answer
+                Ok::<_, Infallible>(answer)
             }
-        };
-        tokio::spawn(server::serve(
-            listener,
-            handler,
-            server::Options::default(),
-            Arc::new(()),
-            std::future::pending(),
-        ));
+        });
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let service = service.clone();
+                tokio::spawn(async move {
+                    // A proxy may close a connection at any time.
+                    let _ = http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                });
+            }
+        });
         Self { addr, seen }
     }
 
@@ -105,4 +100,20 @@ impl Upstream {
             .expect("a request has come")
             .clone()
     }
+}
+
+/// The response of the demo upstream.
+fn answer(parts: &Parts) -> http::Response<Full<Bytes>> {
+    let target = parts.uri.to_string();
+    let request = Request::of(parts.method.as_str(), &target, &[]).unwrap();
+    let answer = respond(&request);
+    let mut response = http::Response::builder().status(answer.status());
+    for (name, value) in answer.fields() {
+        response = response.header(name, value);
+    }
+    if parts.uri.path() == "/for-all-origins" {
+        response = response.header("access-control-allow-origin", "*");
+    }
+    let body = Bytes::copy_from_slice(answer.body());
+    response.body(Full::new(body)).unwrap()
 }

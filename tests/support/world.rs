@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use http::HeaderMap;
 use tokio::time::Instant;
 use tollgate::{
     clock::{Clock, ManualClock},
@@ -24,6 +23,7 @@ use tollgate::{
         memory::MemoryStore,
         read::{Read, Reads},
     },
+    wire::Headers,
 };
 
 /// How long a check waits for the store.
@@ -111,14 +111,16 @@ impl World {
     }
 
     pub async fn ask(&self, ask: Ask<'_>) -> Decision {
-        let mut headers = HeaderMap::new();
+        let mut headers = Headers::default();
         for (name, value) in ask.headers {
-            headers.append(*name, value.parse().unwrap());
+            headers.append(name, value);
         }
         let client_ip = ask.ip.map(|ip| ip.parse::<IpAddr>().unwrap());
         let attributes = Attributes::new(ask.method, ask.host, ask.target, client_ip, &headers);
         let live = self.engine.live();
-        self.engine.decide(&live, &attributes, None).await
+        self.engine
+            .decide(&live, &attributes, None, Instant::now())
+            .await
     }
 
     pub async fn admits(&self, ask: Ask<'_>) -> bool {

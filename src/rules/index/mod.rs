@@ -160,7 +160,7 @@ impl Index {
         }
         for (name, values) in &self.headers {
             if let Some(value) = request.headers.get(name)
-                && let Some(rules) = values.get(value.as_bytes())
+                && let Some(rules) = values.get(value)
             {
                 found.extend_from_slice(rules);
             }
@@ -299,7 +299,7 @@ mod tests {
             writeln!(text, "  - {{ name: r{number}, match: {{ path: {{ regex: \"/[a-z]+/{number}\" }} }}, limit: 1/s }}").unwrap();
         }
         let set = rulefile::load("rules.yaml", &text).unwrap();
-        let headers = http::HeaderMap::new();
+        let headers = crate::wire::Headers::default();
         for (compiled, automata) in [(2_000_000, 32), (2_000, 2), (100, 2), (2_000_000, 0)] {
             let limits = SetLimits { compiled, automata };
             let index = Index::within(limits, &set.rules);
@@ -348,7 +348,7 @@ rules:
             .unwrap();
         let index = Index::new(&set.rules);
         assert_eq!(index.always, [0]);
-        let headers = http::HeaderMap::new();
+        let headers = crate::wire::Headers::default();
         let ip = Some([192, 0, 2, 1].into());
         let request = Attributes::new("GET", "", "/b", ip, &headers);
         assert_eq!(index.candidates(&request)[..], [0, 1]);

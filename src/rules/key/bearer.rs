@@ -9,8 +9,10 @@ use base64::{
     alphabet::URL_SAFE,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use http::{HeaderMap, header::AUTHORIZATION};
+use http::header::AUTHORIZATION;
 use serde_json::Value;
+
+use crate::wire::Headers;
 
 /// The longest token that is read. Proxies take heads of 8 to 60 kB; real tokens have one or two.
 const MAX_TOKEN: usize = 16 * 1024;
@@ -28,8 +30,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 ///
 /// `path` leads to the claim. A string is returned as it is, a number or boolean as JSON writes it.
 /// `None` without such a token or claim, or if the claim is a list, an object or null.
-pub fn claim(headers: &HeaderMap, path: &[String]) -> Option<String> {
-    let header = headers.get(AUTHORIZATION)?.as_bytes();
+pub fn claim(headers: &Headers, path: &[String]) -> Option<String> {
+    let header = headers.get(&AUTHORIZATION)?;
     let (scheme, token) = header.split_at_checked(b"bearer ".len())?;
     if !scheme.eq_ignore_ascii_case(b"bearer ") || token.len() > MAX_TOKEN {
         return None;
@@ -59,8 +61,8 @@ mod tests {
     use super::*;
 
     fn bearer(authorization: &str, path: &[&str]) -> Option<String> {
-        let mut headers = HeaderMap::new();
-        headers.insert(AUTHORIZATION, authorization.parse().unwrap());
+        let mut headers = Headers::default();
+        headers.append("authorization", authorization);
         let path: Vec<String> = path.iter().map(|&name| name.to_owned()).collect();
         claim(&headers, &path)
     }

@@ -178,7 +178,7 @@ impl Part {
             Self::Host if request.host.is_empty() => return None,
             Self::Host => Cow::Borrowed(request.host.as_bytes()),
             Self::Path { place, .. } => decoded_segment(params.get(*place)?),
-            Self::Header { name, .. } => Cow::Borrowed(request.headers.get(name)?.as_bytes()),
+            Self::Header { name, .. } => Cow::Borrowed(request.headers.get(name)?),
             Self::Cookie { name } => Cow::Borrowed(cookie(request, name)?),
             Self::Query { name, .. } => request.query_value(name)?,
             Self::Jwt { path, .. } => Cow::Owned(claim(request.headers, path)?.into_bytes()),
@@ -228,9 +228,9 @@ pub struct Context<'a> {
 
 /// The value of the first cookie of a name. Browsers send one `Cookie` line; HTTP/2 may split it.
 fn cookie<'a>(request: &Attributes<'a>, name: &str) -> Option<&'a [u8]> {
-    let lines = request.headers.get_all(COOKIE).iter();
+    let lines = request.headers.get_all(&COOKIE);
     lines
-        .flat_map(|line| line.as_bytes().split(|&byte| byte == b';'))
+        .flat_map(|line| line.split(|&byte| byte == b';'))
         .find_map(|pair| {
             let pair = pair.trim_ascii();
             let at = pair.iter().position(|&byte| byte == b'=')?;

@@ -149,7 +149,7 @@ impl Conditions {
         }
         for header in headers {
             let value = request.headers.get(&header.name);
-            if !header.test.holds(value.map(http::HeaderValue::as_bytes)) {
+            if !header.test.holds(value) {
                 return Err(Failed::Header(header));
             }
         }

@@ -119,7 +119,7 @@ impl fmt::Display for InWords<'_> {
                 None => write!(f, "the client's address is not known to be in {networks}"),
             },
             Failed::Header(HeaderTest { name, test }) => {
-                let value = request.headers.get(name).map(http::HeaderValue::as_bytes);
+                let value = request.headers.get(name);
                 let is_hidden = is_secret(name) || !(self.may_show)(Named::Header(name));
                 let shown = value.map(|value| (value, is_hidden));
                 value_mismatch(f, "header", name.as_str(), test, shown)

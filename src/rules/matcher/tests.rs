@@ -1,16 +1,15 @@
 use std::{io, net::IpAddr, path::Path};
 
-use http::{HeaderMap, HeaderValue};
-
 use super::*;
 use crate::{
     counter_key::KeySettings,
     request::{Attributes, Scheme},
     rulefile::{LoadContext, load_with},
+    wire::Headers,
 };
 
 /// A request as `METHOD [scheme://]host target [client address]`, with headers.
-pub(in crate::rules) fn request<'a>(text: &'a str, headers: &'a HeaderMap) -> Attributes<'a> {
+pub(in crate::rules) fn request<'a>(text: &'a str, headers: &'a Headers) -> Attributes<'a> {
     let mut words = text.split(' ');
     let (method, host) = (words.next().unwrap(), words.next().unwrap());
     let (scheme, host) = match host.split_once("://") {
@@ -25,10 +24,10 @@ pub(in crate::rules) fn request<'a>(text: &'a str, headers: &'a HeaderMap) -> At
     }
 }
 
-fn headers(lines: &[(&'static str, &[u8])]) -> HeaderMap {
-    let mut headers = HeaderMap::new();
+fn headers(lines: &[(&'static str, &[u8])]) -> Headers {
+    let mut headers = Headers::default();
     for (name, value) in lines {
-        headers.append(*name, HeaderValue::from_bytes(value).unwrap());
+        headers.append(name, value);
     }
     headers
 }
