@@ -331,3 +331,32 @@ impl Drop for Fetch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        limit::{Algorithm, Limit},
+        store::ENFORCED,
+    };
+
+    #[test]
+    fn the_number_of_callers_is_bounded_and_idle_ones_make_room() {
+        let limit = Limit::new(Algorithm::FixedWindow, 5, 60_000_000, None).unwrap();
+        let (mut shard, now) = (Shard::default(), Instant::now());
+        let ttl = Duration::from_millis(100);
+        let mut ask = |client: usize, now: Instant| {
+            let mut batch = Batch::default();
+            batch.push(limit, 1, ENFORCED, |out| out.push_str(&client.to_string()));
+            let caller = shard.caller(&batch, now);
+            let is_known = caller.map(|caller| caller.ask(ttl, 1, now)).is_some();
+            (is_known, shard.callers.len())
+        };
+        for client in 0..3 * MAX_IN_SHARD {
+            let (is_known, _) = ask(client, now);
+            assert_eq!(is_known, client < MAX_IN_SHARD);
+        }
+        assert_eq!(ask(0, now), (true, MAX_IN_SHARD));
+        assert_eq!(ask(MAX_IN_SHARD, now + 2 * ttl), (true, 1));
+    }
+}
