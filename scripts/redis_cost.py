@@ -82,7 +82,7 @@ def payload(sha, algorithm, is_old, keys):
     if is_old:
         return b"".join(encoded("EVALSHA", sha, 1, key, number, 0, *numbers) for key in keys), len(keys)
     asked = struct.pack("<BIQQQQQI", number, 0, *numbers)
-    return encoded("EVALSHA", sha, len(keys), *keys, *[asked] * len(keys)), 1
+    return encoded("EVALSHA", sha, len(keys), *keys, asked), 1
 
 
 def measure(redis, source, algorithm, is_old, size, callers, checks):

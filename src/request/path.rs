@@ -51,17 +51,29 @@ pub(super) fn absolute(target: &str) -> Option<(&str, &str)> {
 }
 
 fn is_normal(path: &str) -> bool {
-    let bytes = path.as_bytes();
-    if bytes == b"/" {
+    let Some(segments) = path.strip_prefix('/') else {
+        return false;
+    };
+    if segments.is_empty() {
         return true;
     }
-    bytes.first() == Some(&b'/')
-        && bytes.last() != Some(&b'/')
-        && bytes.iter().all(|&byte| is_plain(byte))
-        && !bytes.windows(2).any(|pair| pair == b"//")
-        && !path
-            .split('/')
-            .any(|segment| segment == "." || segment == "..")
+    // One look at each byte: this is done for every check.
+    let (mut length, mut is_dots) = (0, true);
+    let is_segment = |length, is_dots: bool| length > 2 || length > 0 && !is_dots;
+    for byte in segments.bytes() {
+        if byte == b'/' {
+            if !is_segment(length, is_dots) {
+                return false;
+            }
+            (length, is_dots) = (0, true);
+        } else if is_plain(byte) {
+            length += 1;
+            is_dots &= byte == b'.';
+        } else {
+            return false;
+        }
+    }
+    is_segment(length, is_dots)
 }
 
 fn normalise(path: &str) -> String {

@@ -45,8 +45,11 @@ pub(super) async fn run<H: Handler>(stream: Stream, common: Arc<Common<H>>) {
             }
         };
         let head = std::mem::take(&mut resting.head);
-        // In a box, so that a connection has the room for it only while it is answered.
-        let exchanged = Box::pin(exchange(&mut resting.stream, head, &common)).await;
+        // In a box, so that a connection has the room for it only while it is answered. It is made
+        // where it stays: to move it there would cost more than to allocate it.
+        let room = Box::new_uninit();
+        let exchange = Box::write(room, exchange(&mut resting.stream, head, &common));
+        let exchanged = Box::into_pin(exchange).await;
         drop(place);
         match exchanged {
             Exchanged::Kept(next) => resting.answered(next, &common.options, &common.drain),

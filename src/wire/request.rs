@@ -43,8 +43,9 @@ pub struct Exchange {
 /// The request target (RFC 9112 §3.2).
 #[derive(Debug)]
 enum Target {
-    /// A path, maybe with a query, of characters about which there is no question.
-    Plain(Range<u32>),
+    /// A path, maybe with a query, of characters about which there is no question; and where the
+    /// path ends.
+    Plain(Range<u32>, u32),
     /// Any other that is one.
     Uri(Box<Uri>),
 }
@@ -104,7 +105,12 @@ impl Request {
             start..start + place(part.len())
         };
         let target = match target.strip_prefix('/') {
-            Some(rest) if rest.bytes().all(is_plain) => Target::Plain(within(target.as_bytes())),
+            Some(rest) if rest.bytes().all(is_plain) => {
+                let range = within(target.as_bytes());
+                let path = memchr::memchr(b'?', target.as_bytes()).unwrap_or(target.len());
+                let end = range.start + place(path);
+                Target::Plain(range, end)
+            }
             _ => {
                 let uri = Uri::try_from(target).map_err(|_| NotARequest::Malformed)?;
                 Target::Uri(Box::new(uri))
@@ -142,7 +148,7 @@ impl Request {
     /// Path and query of the target; empty if it has none.
     pub fn path_and_query(&self) -> &str {
         match &self.target {
-            Target::Plain(range) => text(self.headers.slice(range)),
+            Target::Plain(range, _) => text(self.headers.slice(range)),
             Target::Uri(uri) => uri.path_and_query().map_or("", |both| both.as_str()),
         }
     }
@@ -150,10 +156,7 @@ impl Request {
     /// The path of the target, as it came; `*` for the target `*`, and empty if there is none.
     pub fn path(&self) -> &str {
         match &self.target {
-            Target::Plain(range) => {
-                let target = text(self.headers.slice(range));
-                target.split_once('?').map_or(target, |(path, _)| path)
-            }
+            Target::Plain(range, end) => text(self.headers.slice(&(range.start..*end))),
             Target::Uri(uri) => uri.path(),
         }
     }
@@ -167,7 +170,7 @@ impl Request {
     /// The host and port in the target, if they are there.
     pub fn authority(&self) -> Option<&str> {
         match &self.target {
-            Target::Plain(_) => None,
+            Target::Plain(..) => None,
             Target::Uri(uri) => uri.authority().map(http::uri::Authority::as_str),
         }
     }

@@ -161,7 +161,7 @@ fn with_injected_clock() -> String {
     let store = "local function store(key, value, px, ttl)\n\
                  if string.find(key, 'unwritable', 1, true) then return { err = 'OOM no' } end\n\
                  return redis.call('MSET', key, value, key .. ':ttl', ttl)\nend\n";
-    let source = inject_clock(script::SOURCE).replace("redis.pcall('SET', ", "store(");
+    let source = inject_clock(script::SOURCE).replace("write('SET', ", "store(");
     let source = format!("{store}{source}");
     assert!(
         !source.contains("'SET'") && !source.contains("'TIME'"),

@@ -49,7 +49,10 @@ impl Node {
             found.extend_from_slice(&self.ends);
             return;
         }
-        let (head, tail) = rest.split_once('/').unwrap_or((rest, ""));
+        let (head, tail) = match memchr::memchr(b'/', rest.as_bytes()) {
+            Some(at) => (&rest[..at], &rest[at + 1..]),
+            None => (rest, ""),
+        };
         if let Some(node) = self.literals.get(head) {
             node.collect(tail, found);
         }

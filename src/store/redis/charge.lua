@@ -5,7 +5,8 @@
 --            cost, amount (of a bucket: its burst), window (us), tokens, period (us), and how many
 --            counters of its rule may be new per second (0: any number). One more byte at the end says
 --            that limits are not charged, whatever fits. Or four more (u32): so many equal checks, one
---            after the other, all of whose limits are in group 0.
+--            after the other, all of whose limits are in group 0. If there are fewer of ARGV than checks,
+--            the rest asks as the last: each argument costs Redis time.
 --   KEYS     the counters of these limits: those of the first check, then those of the second, and so on
 --
 -- The algorithm is one of 1 fixed_window, 2 sliding_window, 3 token_bucket, 4 sliding_log,
@@ -17,8 +18,8 @@
 --   A ban has: 5, group, how many entries before it are its limits, how many denials begin it,
 --   within what time (us), how long it lasts (us), 1 if a limit that is not among KEYS did not fit, 0.
 --
---   Answer: { now (us), then for each check: its verdict, and for each limit fits 0|1, remaining,
---           wait (us) }. `remaining` of a ban is 1 if it begins now. Verdicts are
+--   Answer: { now (us), then for each check: its verdict, and for each limit remaining (-1 - remaining if it
+--           does not fit), wait (us) }. `remaining` of a ban is 1 if it begins now. Verdicts are
 --           0 denied, 1 admitted;
 --           4 denied, 5 admitted, and after the limits: how many of them were charged to their rule's
 --             overflow counter, and the i of each;
@@ -55,16 +56,18 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 
 -- What is known of each key that was read: { its text (false if there is none), its name, when it expires
--- if it must be written, the first check that wrote it (0 if none has), the text and the expiry that the
--- check being decided would give it }. `users` are checks that need it although it is not among their KEYS.
-local entries = {}
--- The same by name. The keys of one check differ, so it needs none.
-local known = #ARGV > 1 and {} or nil
--- The verdict of a check that is not decided yet is -1.
-local answer = { now, -1, 0, 0, 0 }
+-- and the first check that wrote it (nil as long as none has), the text and the expiry that the check being
+-- decided would give it }. `users` are checks that need it although it is not among their KEYS.
+-- Here are those that must be written.
+local written = {}
+-- The same by name. The keys of one check differ, so it needs none: of each it says at least 49 bytes.
+local known = (#ARGV > 1 or #KEYS * 49 > #ARGV[1]) and {} or nil
+local answer = { now, 1, 0, 0 }
+-- The check that is being decided.
+local current = 1
 
 -- Decides about the checks from `first` on. Before that one are `size` numbers of the answer, and `base` KEYS.
-local function decide(now, entries, known, answer, first, size, base)
+local function decide(now, written, known, answer, first, size, base)
   local match, format, floor = string.match, string.format, math.floor
   local KEYS, ARGV, call = KEYS, ARGV, redis.call
 
@@ -73,9 +76,10 @@ local function decide(now, entries, known, answer, first, size, base)
   local function mul_div(a, b, c)
     local product = a * b
     if product < 9007199254740992 then -- 2^53
-      return floor(product / c), product % c
+      local rest = product % c
+      return (product - rest) / c, rest
     end
-    local quotient, rest = 0, 0
+    local floor, quotient, rest = math.floor, 0, 0
     local digit = 4398046511104 -- 2^42
     while digit >= 1 do
       local sum = rest * 128 + a * (floor(b / digit) % 128)
@@ -85,69 +89,72 @@ local function decide(now, entries, known, answer, first, size, base)
     return quotient, rest
   end
 
-  local time_for
+  -- Made when it is needed: how long a bucket takes to gain tokens, and the text of `now` after a space.
+  local time_for, clock
   -- The entry of each limit of a check.
   local charged = { false }
-  local checks = #ARGV
+  local keys = #KEYS
   -- What checks ask, decoded. Many ask the same.
-  local plans, asked, plan, limits = checks > 1 and {}, nil, nil, nil
+  local plans, asked, plan, limits, peeks = #ARGV > 1 and {}, nil, nil, nil, nil
   -- Of equal checks: how many are not decided, and how many are tried at once. They fit one after the
   -- other if the sum of their costs fits.
-  local c, left, copies = first, 0, 1
+  local c, undecided, copies = first, 0, 1
 
-  while c <= checks do
-    answer[size + 1] = -1
-    if ARGV[c] ~= asked then
-      asked = ARGV[c]
+  while base < keys do
+    current = c
+    answer[size + 1] = 1
+    local asks = ARGV[c] or asked or ARGV[#ARGV]
+    if asks ~= asked then
+      asked = asks
       plan = plans and plans[asked]
       if not plan then
         local at, count, length, unpack = 1, 0, #asked, struct.unpack
         plan = { false }
         repeat
-          local algorithm, group, cost, amount, window, tokens, period, new
-          algorithm, group, cost, amount, window, tokens, period, new, at = unpack('<BI4I8I8I8I8I8I4', asked, at) -- LAYOUT
-          count = count + 1
-          plan[count] = { algorithm, group, cost, amount, window, tokens, period, new }
-          if algorithm == 6 then
-            plan[count][9], plan[count][10], at = unpack('<I8I8', asked, at)
+          local limit = { unpack('<BI4I8I8I8I8I8I4', asked, at) } -- LAYOUT
+          at = limit[9]
+          if limit[1] == 6 then
+            limit[9], limit[10], at = unpack('<I8I8', asked, at)
           end
+          count = count + 1
+          plan[count] = limit
         until at >= length - 3
         if at == length then
           plan.peeks = true
         elseif at < length then
-          plan.times = unpack('<I4', asked, at)
-          plan.most = plan.times
+          local most = unpack('<I4', asked, at)
+          plan.times = most
           for i = 1, count do
-            local most = floor(plan[i][4] / plan[i][3])
-            if most < plan.most then plan.most = most > 1 and most or 1 end
+            local fitting = floor(plan[i][4] / plan[i][3])
+            if fitting < most then most = fitting > 1 and fitting or 1 end
           end
+          plan.most = most
         end
         if plans then plans[asked] = plan end
       end
-      limits = #plan
+      limits, peeks = #plan, plan.peeks
     end
-    if plan.times then
+    local times = plan.times
+    if times then
       known = known or {}
-      if left == 0 then left, copies = plan.times, plan.most end
+      if undecided == 0 then undecided, copies = times, plan.most end
       size = size + 1
-      answer[size + 1] = -1
+      answer[size + 1] = 1
     end
     local counted = size
 
     -- Whether a limit of group 0 does not fit, and the other groups of which one does not.
-    local denied, shadows, bans = false, nil, nil
+    local denied, shadows, bans
     -- Of new counters: the budgets by their keys, the budget of limit i, the limits that are charged to their
     -- overflow counter (as a list, and each at minus its i), and whether one must be asked for.
-    local budgets, news, shared, unmade
-    local is_outside = false
+    local budgets, news, shared, unmade, is_outside
 
     for i = 1, limits do
       local key, limit = KEYS[base + i], plan[i]
       local algorithm, cost, amount, window = limit[1], limit[3] * copies, limit[4], limit[5]
       local entry = known and known[key]
       if not entry then
-        entry = { call('GET', key), key, false, 0, false, false }
-        entries[#entries + 1] = entry
+        entry = { call('GET', key), key, nil, nil, nil, nil }
         if known then known[key] = entry end
       end
       local stored = entry[1]
@@ -158,8 +165,8 @@ local function decide(now, entries, known, answer, first, size, base)
           known = known or {}
           local entry = known[key]
           if not entry then
-            entry = { call('GET', key), key, false, 0, false, false }
-            entries[#entries + 1], known[key] = entry, entry
+            entry = { call('GET', key), key, nil, nil, nil, nil }
+            known[key] = entry
           end
           entry.users = entry.users or {}
           entry.users[c] = true
@@ -209,87 +216,110 @@ local function decide(now, entries, known, answer, first, size, base)
 
       if algorithm == 2 then
         -- sliding_window: the current window, and the one before it. See src/limit/sliding_window.rs.
-        -- `before` is the text of the window before, as long as that is what it was. Often it is empty.
-        local count, first, last, old, old_first, old_last, before = 0, 0, 0, 0, 0, 0, '0 0 0'
+        -- `since` is the text of `first`, and `before` that of the window before, as long as they are what they
+        -- were: printing is slow. Often the window before is empty, and there is no `old`.
+        local count, first, last, old, old_first, old_last, since, before
+        clock = clock or format(' %d', now)
         if stored then
-          count, first, last, before = match(stored, '^(%d+) (%d+) (%d+) (%d+ %d+ %d+)$')
+          count, since, last, before = match(stored, '^(%d+)( %d+) (%d+)( .+)$')
           if not count then
             error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
           end
-          count, first, last = count + 0, first + 0, last + 0
-          if before ~= '0 0 0' then
-            old, old_first, old_last = match(before, '^(%d+) (%d+) (%d+)$')
+          count = count + 0
+          first = since + 0
+          last = last + 0
+          if before ~= ' 0 0 0' then
+            old, old_first, old_last = match(before, '^ (%d+) (%d+) (%d+)$')
+            if not old then
+              error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
+            end
             old, old_first, old_last = old + 0, old_first + 0, old_last + 0
           end
           -- After the clock went back, nothing lies in the future.
           if last > now then
-            if first > now then first = now end
-            if old_first > now then old_first = now end
-            if old_last > now then old_last = now end
-            last, before = now, nil
+            if first > now then first, since = now, clock end
+            if old then
+              if old_first > now then old_first = now end
+              if old_last > now then old_last = now end
+              before = nil
+            end
+            last = now
           end
+        else
+          count, first, last, before = 0, 0, 0, ' 0 0 0'
         end
         if now >= first + window then
           old, old_first, old_last, before = count, first, last, nil
           count, first, last = 0, 0, 0
         end
         local fading = 0
-        if now >= old_last + window then
-          old, old_first, old_last, before = 0, 0, 0, '0 0 0'
-        elseif old > 0 then
-          local remains, length = old_last + window - now, old_last - old_first
-          if remains >= length then
-            fading = old
-          else
-            local quotient, rest = mul_div(remains, old, length)
-            fading = rest > 0 and quotient + 1 or quotient
+        if old then
+          if now >= old_last + window then
+            old, old_first, old_last, before = 0, 0, 0, ' 0 0 0'
+          elseif old > 0 then
+            local remains, length = old_last + window - now, old_last - old_first
+            if remains >= length then
+              fading = old
+            else
+              local quotient, rest = mul_div(remains, old, length)
+              fading = rest > 0 and quotient + 1 or quotient
+            end
           end
         end
         fits = count + fading + cost <= amount
+        local keep = amount - cost
         if fits then
-          if count == 0 then first = now end
-          count, last = count + cost, now
+          if count == 0 then first, since = now, clock end
+          count = count + cost
+          last = now
+          before = before or format(' %d %d %d', old, old_first, old_last)
+          value = format('%d', count) .. since .. clock .. before
+          expires = (old and old_last > now and old_last or now) + window
+          keep = count + fading - 1
         end
-        -- When at most `target` requests count: then more is left, or this one fits.
-        local target = fits and count + fading - 1 or amount - cost
-        local span, from, to, keep = count, first, last, target
-        if target >= count then
-          span, from, to, keep = old, old_first, old_last, target - count
+        left = amount - count - fading
+        -- When at most `keep` requests count: then more is left, or this one fits. From here on, the window
+        -- that it depends on is the current one.
+        if keep >= count then
+          keep = keep - count
+          count, first, last = old, old_first, old_last
         end
         if keep < 0 then
           wait = window
         else
-          local length = to - from
-          wait = to + window - floor(length / span) * keep - mul_div(keep, length % span, span) - now
+          local length = last - first
+          local product = length * keep
+          if product < 9007199254740992 then -- 2^53
+            wait = last + window - (product - product % count) / count - now
+          else
+            wait = last + window - floor(length / count) * keep - mul_div(keep, length % count, count) - now
+          end
         end
-        left = amount - count - fading
-        before = before or format('%d %d %d', old, old_first, old_last)
-        value = format('%d %d %d %s', count, first, last, before)
-        expires = (last > old_last and last or old_last) + window
 
       elseif algorithm == 1 then
         -- fixed_window. See src/limit/fixed_window.rs.
-        local count, start = 0, now
+        local count, start, since = 0, now, nil
         if stored then
-          count, start = match(stored, '^(%d+) (%d+)$')
+          count, since = match(stored, '^(%d+)( %d+)$')
           if not count then
             error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
           end
-          count, start = count + 0, start + 0
+          count = count + 0
+          start = since + 0
           if now >= start + window then
-            count, start = 0, now
+            count, start, since = 0, now, nil
           elseif start > now then
-            start = now
+            start, since = now, nil
           end
         end
+        expires = start + window
         fits = count + cost <= amount
         if fits then
           count = count + cost
+          value = since and format('%d', count) .. since or format('%d %d', count, start)
         end
         left = amount - count
-        expires = start + window
         wait = cost > amount and window or expires - now
-        value = format('%d %d', count, start)
 
       elseif algorithm == 6 then
         -- fixed_window in windows of a calendar. See src/limit/fixed_window.rs.
@@ -407,7 +437,7 @@ local function decide(now, entries, known, answer, first, size, base)
           is_due = limit[7] == 1
           for j = i - cost, i - 1 do
             -- Nobody is banned for what others do.
-            if answer[size + 3 * j - 1] == 0 and not (shared and shared[-j]) then is_due = true end
+            if answer[size + 2 * j] < 0 and not (shared and shared[-j]) then is_due = true end
           end
           if is_due then denials = denials + 1 end
           if is_due and denials >= amount then
@@ -449,35 +479,34 @@ local function decide(now, entries, known, answer, first, size, base)
         end
         -- How long it takes until `count` tokens have flowed back.
         time_for = time_for or function(count, tokens, period)
-          local periods = floor(count / tokens)
+          local part = count % tokens
+          local periods = (count - part) / tokens
           if periods * period >= 70368744177664 then -- 2^46, as MAX_WAIT_US
             return 70368744177664
           end
-          local quotient, rest = mul_div(count % tokens, period, tokens)
+          local quotient, rest = mul_div(part, period, tokens)
           return periods * period + (rest > 0 and quotient + 1 or quotient)
         end
         fits = used - refilled + cost <= amount
         if fits then
           used = used + cost
           wait = since + time_for(refilled + 1, tokens, period) - now
+          value = format('%d %d', used, since)
+          expires = since + time_for(used, tokens, period)
         elseif cost > amount then
           wait = window
         else
           wait = since + time_for(used + cost - amount, tokens, period) - now
         end
         left = amount - (used - refilled)
-        value = format('%d %d', used, since)
-        expires = since + time_for(used, tokens, period)
 
       else
         error('this script knows no algorithm ' .. algorithm, 0)
       end
 
-      local to = size + 3 * i
-      if fits then
-        answer[to - 1] = 1
-      else
-        answer[to - 1] = 0
+      if left < 0 then left = 0 end
+      if not fits then
+        left = -1 - left
         if limit[2] == 0 then
           denied = true
         else
@@ -485,24 +514,29 @@ local function decide(now, entries, known, answer, first, size, base)
           shadows[limit[2]] = true
         end
       end
-      answer[to], answer[to + 1] = left > 0 and left or 0, wait
-      charged[i], entry[5], entry[6] = entry, value, expires
+      local to = size + 2 * i
+      answer[to] = left
+      answer[to + 1] = wait
+      charged[i] = entry
+      entry[5] = value
+      entry[6] = expires
     end
 
-    if is_outside or (unmade and not denied and not plan.peeks) then
+    if is_outside or (unmade and not denied and not peeks) then
       for place = #answer, size + 1, -1 do
         answer[place] = nil
       end
       answer[size + 1] = is_outside and 2 or 3
       size = size + 1
-      if plan.times then
-        answer[counted], left = left, 0
+      if times then
+        answer[counted], undecided = undecided, 0
       end
-    elseif copies > 1 and (denied or (budgets and left == plan.times)) then
+    elseif copies > 1 and (denied or (budgets and undecided == times)) then
       -- Try as many as fit; or one alone, if it may make a counter by which the client is known to the others.
       for i = 1, limits do
-        if answer[size + 3 * i - 1] == 0 then
-          local most = floor(answer[size + 3 * i] / plan[i][3])
+        local left = answer[size + 2 * i]
+        if left < 0 then
+          local most = floor((-1 - left) / plan[i][3])
           if most < copies then copies = most end
         end
       end
@@ -512,19 +546,18 @@ local function decide(now, entries, known, answer, first, size, base)
       if bans then
         for _, i in ipairs(bans) do
           local entry = charged[i]
-          entry[1], entry[3] = entry[5], entry[6]
-          if entry[4] == 0 then entry[4] = c end
-          entry[5] = nil
+          if not entry[3] then written[#written + 1], entry[4] = entry, c end
+          entry[1], entry[3], entry[5] = entry[5], entry[6], nil
         end
       end
-      answer[size + 1] = denied and 0 or 1
       if denied then
-      elseif not plan.peeks then
+        answer[size + 1] = 0
+      elseif not peeks then
         for i = 1, limits do
           local entry = charged[i]
           if entry[5] and not (shadows and shadows[plan[i][2]]) then
+            if not entry[3] then written[#written + 1], entry[4] = entry, c end
             entry[1], entry[3] = entry[5], entry[6]
-            if entry[4] == 0 then entry[4] = c end
             if news and news[i] then
               news[i].new = news[i].new + 1
             end
@@ -534,29 +567,29 @@ local function decide(now, entries, known, answer, first, size, base)
           for _, budget in pairs(budgets) do
             if budget.new > 0 then
               local used, entry = budget.used + budget.new, budget.entry
+              if not entry[3] then written[#written + 1], entry[4] = entry, c end
               entry[1] = format('%d %d', used, budget.since)
               entry[3] = budget.since + math.ceil(used * 1000000 / budget.rate)
-              if entry[4] == 0 then entry[4] = c end
             end
           end
         end
       end
-      size = size + 1 + 3 * limits
+      size = size + 1 + 2 * limits
       if shared then
-        answer[size - 3 * limits] = answer[size - 3 * limits] + 4
+        answer[size - 2 * limits] = answer[size - 2 * limits] + 4
         answer[size + 1] = #shared
         for j, i in ipairs(shared) do
           answer[size + 1 + j] = i
         end
         size = size + 1 + #shared
       end
-      if plan.times then
-        if denied then copies = left end
-        answer[counted], left = copies, left - copies
-        copies = budgets and math.min(left, plan.most) or 1
+      if times then
+        if denied then copies = undecided end
+        answer[counted], undecided = copies, undecided - copies
+        copies = budgets and math.min(undecided, plan.most) or 1
       end
     end
-    if left == 0 then
+    if undecided == 0 then
       base, c, copies = base + limits, c + 1, 1
     end
   end
@@ -564,40 +597,36 @@ end
 
 -- What is needed only after an error.
 local function after_errors(answer)
-  -- How many limits a check asks about, and of how many equal ones if it is not one.
+  -- How many limits a check asks about, and how many equal checks it is if they are counted.
   local function limits_of(c)
-    local count, at, asked = 0, 1, ARGV[c]
+    local count, at, asked = 0, 1, ARGV[c] or ARGV[#ARGV]
     while at < #asked - 3 do
       count, at = count + 1, at + (string.byte(asked, at) == 6 and 65 or 49)
     end
     return count, at < #asked and struct.unpack('<I4', asked, at) or nil
   end
 
-  -- How much of the answer is about a check, from `at` on; nil if it is not decided. And whether it is not
-  -- an error, nor about nothing.
+  -- How much of the answer is about a check, from `at` on; and whether it is about limits.
   local function length_of(c, at)
     local limits, times = limits_of(c)
-    local length, left, is_charged = 0, times or 1, false
+    local length, undecided, has_limits = 0, times or 1, false
     repeat
       local verdict, copies = answer[at + length], 1
-      if times and type(verdict) == 'number' then
-        copies, verdict, length = verdict, answer[at + length + 1], length + 1
-      end
-      if copies == -1 or verdict == -1 then
-        return nil
-      end
       length = length + 1
       if type(verdict) ~= 'number' then
         return length, false
-      elseif verdict ~= 2 and verdict ~= 3 then
-        is_charged, length = true, length + 3 * limits
+      elseif times then
+        copies, verdict, length = verdict, answer[at + length], length + 1
+      end
+      if verdict ~= 2 and verdict ~= 3 then
+        has_limits, length = true, length + 2 * limits
         if verdict >= 4 then
           length = length + 1 + answer[at + length]
         end
       end
-      left = left - copies
-    until left == 0
-    return length, is_charged
+      undecided = undecided - copies
+    until undecided == 0
+    return length, has_limits
   end
 
   -- An error as Redis says it: a code, and what is wrong. What is caught looks different in each version.
@@ -612,17 +641,16 @@ local function after_errors(answer)
 end
 
 local first, size, base = 1, 1, 0
-while first <= #ARGV do
-  local is_done, caught = pcall(decide, now, entries, known, answer, first, size, base)
+while base < #KEYS do
+  local is_done, caught = pcall(decide, now, written, known, answer, first, size, base)
   if is_done then
     break
   end
   -- One check failed. Those before it are decided, and those after it are still to be.
   local limits_of, length_of, failure_of = after_errors(answer)
-  local length = length_of(first, size + 1)
-  while length do
+  while first < current do
+    local length = length_of(first, size + 1)
     size, base, first = size + length, base + limits_of(first), first + 1
-    length = length_of(first, size + 1)
   end
   for place = #answer, size + 1, -1 do
     answer[place] = nil
@@ -631,15 +659,18 @@ while first <= #ARGV do
   size, base, first = size + 1, base + limits_of(first), first + 1
 end
 
-local unwritten
-for e = 1, #entries do
-  local entry = entries[e]
-  if entry[3] then
-    local reply = redis.pcall('SET', entry[2], entry[1], 'PX', math.ceil((entry[3] - now) / 1000))
-    if reply.err then
-      unwritten = unwritten or {}
-      unwritten[entry[2]], entry.failure = entry, reply
-    end
+local write, unwritten, expires, px = redis.pcall, nil, nil, nil
+for e = 1, #written do
+  local entry = written[e]
+  -- Most expire at the same time. Redis prints a number that it is given slowly.
+  if entry[3] ~= expires then
+    expires = entry[3]
+    px = string.format('%d', math.ceil((expires - now) / 1000))
+  end
+  local reply = write('SET', entry[2], entry[1], 'PX', px)
+  if reply.err then
+    unwritten = unwritten or {}
+    unwritten[entry[2]], entry.failure = entry, reply
   end
 end
 if not unwritten then
@@ -648,8 +679,9 @@ end
 
 -- The checks that charged or saw what could not be written have an error for an answer.
 local limits_of, length_of, failure_of = after_errors(answer)
-local corrected, at, base = { now }, 2, 0
-for c = 1, #ARGV do
+local corrected, at, base, c = { now }, 2, 0, 0
+while base < #KEYS do
+  c = c + 1
   local failure
   for i = base + 1, base + limits_of(c) do
     local entry = unwritten[KEYS[i]]
@@ -662,8 +694,8 @@ for c = 1, #ARGV do
       failure = entry.failure
     end
   end
-  local length, is_charged = length_of(c, at)
-  if failure and is_charged then
+  local length, has_limits = length_of(c, at)
+  if failure and has_limits then
     corrected[#corrected + 1] = failure_of(failure)
   else
     for place = at, at + length - 1 do

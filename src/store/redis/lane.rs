@@ -61,6 +61,13 @@ const FEW: usize = 4;
 /// The most checks in one pipeline: it bounds how long the first of them waits for the last.
 const MAX_PIPELINE: usize = 256;
 
+/// How often a busy lane wakes up for nothing.
+///
+/// Each check has a timer for its deadline. A runtime that knows of no earlier timer has to be woken
+/// for each of them by a system call, and with a lane that wakes up before any deadline it always
+/// knows of one.
+const TICK: Duration = Duration::from_millis(5);
+
 /// Called for each reply of Redis, and when a connection was made.
 pub(super) type OnReply = Arc<dyn Fn() + Send + Sync>;
 
@@ -169,6 +176,8 @@ impl Lane {
         let mut pipelines = FuturesUnordered::new();
         let mut under_way = 0;
         let mut jobs = Vec::new();
+        let mut tick = std::pin::pin!(sleep(TICK));
+        let (mut ticks, mut is_used) = (false, false);
         loop {
             let is_quiet = pipelines.is_empty();
             tokio::select! {
@@ -183,10 +192,20 @@ impl Lane {
                         return None;
                     }
                     let now = Instant::now();
+                    is_used = true;
+                    if !ticks {
+                        ticks = true;
+                        tick.as_mut().reset(now + TICK);
+                    }
                     jobs.retain(|job: &Job| !job.is_stale(now));
                     under_way += jobs.len();
                     let jobs = std::mem::take(&mut jobs);
                     pipelines.push(self.exchange(connection.clone(), jobs));
+                }
+                () = &mut tick, if ticks => {
+                    ticks = is_used;
+                    is_used = false;
+                    tick.as_mut().reset(Instant::now() + TICK);
                 }
                 // Quiet: notice a dead connection before the next check does.
                 () = sleep(self.patience.idle_probe), if is_quiet => {

@@ -215,20 +215,26 @@ pub fn command<'a>(
     script: &str,
     checks: impl Iterator<Item = (&'a Check, u32)> + Clone,
 ) -> Cmd {
-    let (mut count, mut keys, mut bytes) = (0, 0, 0);
-    for (check, _) in checks.clone() {
+    // The last of what is asked holds for all checks after it.
+    let (mut count, mut asks, mut keys, mut bytes) = (0, 0, 0, 0);
+    let mut asked = None;
+    for (check, times) in checks.clone() {
         count += 1;
+        if asked != Some((check.asked(), times)) {
+            asked = Some((check.asked(), times));
+            asks = count;
+        }
         keys += check.ends.len();
         bytes += check.bytes.len();
     }
-    let mut cmd = Cmd::with_capacity(3 + keys + count, bytes + 64);
+    let mut cmd = Cmd::with_capacity(3 + keys + asks, bytes + 64);
     cmd.arg(verb).arg(script).arg(keys);
     for (check, _) in checks.clone() {
         for key in check.keys() {
             cmd.arg(key);
         }
     }
-    for (check, times) in checks {
+    for (check, times) in checks.take(asks) {
         match times {
             0..=1 => cmd.arg(check.asked()),
             _ => cmd.arg([check.asked(), &times.to_le_bytes()].concat()),
@@ -418,9 +424,12 @@ impl Replies {
     fn result(&mut self, verdict: u64, charges: usize) -> Result<ChargeResult, StoreError> {
         let mut outcomes = Vec::with_capacity(charges);
         for _ in 0..charges {
+            // Below zero, it is all bits of what is left inverted, and the limit does not fit.
+            let left = self.integer()?;
+            let allowed = left >= 0;
             outcomes.push(Outcome {
-                allowed: self.number()? == 1,
-                remaining: self.number()?,
+                allowed,
+                remaining: if allowed { left } else { !left }.unsigned_abs(),
                 wait_us: self.number()?,
             });
         }
@@ -441,8 +450,13 @@ impl Replies {
     }
 
     fn number(&mut self) -> Result<u64, StoreError> {
+        let number = self.integer()?;
+        u64::try_from(number).map_err(|_| malformed(&number))
+    }
+
+    fn integer(&mut self) -> Result<i64, StoreError> {
         match self.rest.next() {
-            Some(Value::Int(number)) if number >= 0 => Ok(number.unsigned_abs()),
+            Some(Value::Int(number)) => Ok(number),
             Some(other) => Err(malformed(&other)),
             None => Err(malformed(&"it ends too early")),
         }
@@ -518,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_carries_every_key_and_limit() {
+    fn the_command_carries_every_key_and_limit_and_what_is_last_asked_once() {
         let mut batch = Batch::default();
         let bucket = Limit::new(Algorithm::TokenBucket, 20, 60_000_000, Some(40)).unwrap();
         batch.push(bucket, 1, ENFORCED, |key| {
@@ -526,7 +540,9 @@ mod tests {
         });
         let check = Check::new(&batch, batch.charges().iter(), Mode::Peek);
         assert_eq!(check.charges(), 1);
-        let cmd = command("EVALSHA", "sha", [(&check, 1), (&check, 1)].into_iter());
+        let charging = Check::new(&batch, batch.charges().iter(), Mode::Charge);
+        let checks = [(&check, 1), (&charging, 1), (&check, 1), (&check, 1)];
+        let cmd = command("EVALSHA", "sha", checks.into_iter());
         let args: Vec<&[u8]> = cmd
             .args_iter()
             .map(|arg| match arg {
@@ -541,8 +557,11 @@ mod tests {
         }
         asked.extend_from_slice(&[0, 0, 0, 0]);
         assert_eq!(asked.len(), CHARGE);
+        let charges = asked.clone();
         asked.push(0);
-        let expected: [&[u8]; 7] = [b"EVALSHA", b"sha", b"2", key, key, &asked, &asked];
+        let expected: [&[u8]; 10] = [
+            b"EVALSHA", b"sha", b"4", key, key, key, key, &asked, &charges, &asked,
+        ];
         assert_eq!(args, expected);
     }
 
@@ -552,6 +571,18 @@ mod tests {
         let answer = decode(answer, 3).unwrap();
         assert_eq!(answer.now_us, 17);
         assert_eq!(answer.verdict, Err(StoreError::Clock));
+    }
+
+    #[test]
+    fn a_limit_that_does_not_fit_has_what_is_left_below_zero() {
+        let answer = Value::Array([17, 0, 3, 5, -1, 7, -4, 9].map(Value::Int).to_vec());
+        let result = decode(answer, 3).unwrap().verdict.unwrap();
+        assert!(!result.admitted);
+        let outcomes = result.outcomes.iter();
+        let outcomes: Vec<_> = outcomes
+            .map(|outcome| (outcome.allowed, outcome.remaining, outcome.wait_us))
+            .collect();
+        assert_eq!(outcomes, [(true, 3, 5), (false, 0, 7), (false, 3, 9)]);
     }
 
     #[test]
@@ -565,12 +596,17 @@ mod tests {
                 Value::Int(1),
                 Value::Int(1),
                 Value::Int(-1),
-                Value::Int(0),
             ]),
             Value::Array(vec![Value::Nil; 5]),
             Value::Array(vec![Value::Int(1), Value::Int(2), Value::Int(1)]),
+            Value::Array(vec![
+                Value::Int(1),
+                Value::Int(-1),
+                Value::Int(1),
+                Value::Int(0),
+            ]),
             Value::Array(vec![Value::Int(1), Value::Int(6)]),
-            Value::Array([1, 5, 1, 1, 0, 1, 2].map(Value::Int).to_vec()),
+            Value::Array([1, 5, 1, 0, 1, 2].map(Value::Int).to_vec()),
         ] {
             let error = decode(answer, 1).unwrap_err();
             assert!(matches!(error, StoreError::Malformed(_)), "{error}");
