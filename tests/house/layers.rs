@@ -23,10 +23,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("nearest", &[]),
     ("problem", &[]),
     ("throttle", &[]),
+    ("wire", &[]),
     ("words", &[]),
     ("workers", &[]),
     ("watch", &["glob"]),
-    ("request", &["words"]),
+    ("request", &["wire", "words"]),
     // Limits and counting.
     ("limit", &["words"]),
     ("counter_key", &["hash", "limit", "problem"]),
@@ -41,6 +42,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "nearest",
             "problem",
             "request",
+            "wire",
             "words",
         ],
     ),
@@ -85,22 +87,27 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "contract",
-        &["engine", "jitter", "metrics", "problem", "request", "rules"],
+        &[
+            "engine", "jitter", "metrics", "problem", "request", "rules", "wire",
+        ],
     ),
     (
         "check",
-        &["contract", "engine", "metrics", "problem", "throttle"],
+        &[
+            "contract", "engine", "metrics", "problem", "throttle", "wire",
+        ],
     ),
     // Beside the checks.
-    ("server", &["throttle", "workers"]),
+    ("server", &["throttle", "wire", "workers"]),
     (
         "explain",
-        &["contract", "engine", "problem", "request", "rules"],
+        &["contract", "engine", "problem", "request", "rules", "wire"],
     ),
     (
         "admin",
         &[
-            "contract", "engine", "explain", "health", "metrics", "problem", "rules", "words",
+            "contract", "engine", "explain", "health", "metrics", "problem", "rules", "wire",
+            "words",
         ],
     ),
     // The program.
@@ -120,6 +127,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "server",
             "store",
             "watch",
+            "wire",
             "workers",
         ],
     ),
@@ -138,6 +146,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "rules",
             "server",
             "store",
+            "wire",
         ],
     ),
 ];

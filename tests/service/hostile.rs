@@ -124,7 +124,7 @@ async fn one_connection_takes_heads_with_few_and_with_many_headers_in_turn() {
         let bytes = check("192.0.2.1", &lines[..count]);
         let answer = client.ask(&bytes).await.unwrap();
         assert_eq!((answer.status, answer.closes()), (200, false), "{count}");
-        // In two parts, of which hyper may have the first already.
+        // In two parts.
         let (first, second) = bytes.split_at(bytes.len() / 3);
         client.send(first).await.unwrap();
         tokio::task::yield_now().await;
@@ -264,7 +264,7 @@ async fn a_head_is_answered_after_any_pause_within_it_or_before_it() {
     let bytes = check("192.0.2.1", &[&format!("x-filler: {}", "x".repeat(20_000))]);
     let mut clients = JoinSet::new();
     let addr = tollgate.addr();
-    // After a second without anything to do, hyper gives a connection back.
+    // After a second without anything to do, a connection rests.
     for pause in [0, 900, 1000, 1100, 2500] {
         for cut in [0, 1, 300, 9_000, bytes.len() - 1] {
             let bytes = bytes.clone();

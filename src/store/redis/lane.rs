@@ -63,9 +63,8 @@ const MAX_PIPELINE: usize = 256;
 
 /// How often a busy lane wakes up for nothing.
 ///
-/// Each check has a timer for its deadline. A runtime that knows of no earlier timer has to be woken
-/// for each of them by a system call, and with a lane that wakes up before any deadline it always
-/// knows of one.
+/// Each check has a timer for its deadline. A runtime that knows of no earlier timer is woken for
+/// each of them by a system call; with a lane that wakes up before any deadline it knows of one.
 const TICK: Duration = Duration::from_millis(5);
 
 /// Called for each reply of Redis, and when a connection was made.
