@@ -539,6 +539,36 @@ async fn only_a_hot_caller_is_charged_ahead() {
     );
 }
 
+/// What is held for an hour of the calendar is not used in the next one.
+#[tokio::test(start_paused = true)]
+async fn a_lease_ends_with_its_window_of_the_calendar() {
+    const RULE: &str = "
+version: 1
+rules:
+  - { name: hour, limit: { rate: 100/hour, align: calendar, timezone: UTC },
+      lease: { share: 50%, ttl: 1s } }
+";
+    let model = Model::new();
+    let hour = 3_600 * SECOND;
+    let left = Duration::from_micros(hour - START % hour);
+    pass(&model, left - Duration::from_millis(300)).await;
+    let world = replica(RULE, &model, 1);
+    let mut used = 0;
+    while model.charged(&["{hour:"]) < used + 10 {
+        assert!(world.admits(GET).await);
+        used += 1;
+    }
+    let asked = || model.asked.load(Ordering::Relaxed);
+    let before = asked();
+    pass(&model, Duration::from_micros(299_999)).await;
+    assert!(world.admits(GET).await);
+    assert_eq!(asked(), before, "the window has not ended");
+    pass(&model, Duration::from_micros(1)).await;
+    let decision = world.ask(GET).await;
+    assert_eq!(asked(), before + 1);
+    assert_eq!(decision.quotas[0].remaining, 99);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_request_that_others_count_too_asks_the_store() {
     let rules = HOT.replace("path: /hot }", "path: /hot/** }");
