@@ -224,7 +224,7 @@ fn a_counter_that_is_gone_or_not_ours_stays_so() {
 fn a_bucket_gets_back_what_has_not_flowed_in_without_it() {
     let script = Scripted::start();
     let limit = Limit::new(Algorithm::TokenBucket, 10, WINDOW, None).unwrap();
-    // Three tokens flow back. With one used before, it could have been full meanwhile.
+    // Three tokens flow back. With two used before, it could have been full for two tokens' time.
     for (used_before, is_known, left) in [(5, true, 6), (3, true, 8), (1, true, 8), (5, false, 4)] {
         let key = format!("{used_before} {is_known}");
         script.charge(&batch(&key, limit, used_before), START);

@@ -140,12 +140,12 @@ fn take_back(state: &mut State, limit: &Limit, cost: u64, before: u64, (then, no
         }
         State::TokenBucket(state) if state.since_us <= then => {
             let rate = limit.rate();
-            let gained = ((now - then) * rate.tokens).div_ceil(rate.period_us);
-            let too_much = match before {
-                0 => gained,
-                _ => (gained + 1).saturating_sub(before),
-            };
-            state.used -= cost.saturating_sub(too_much);
+            let filling = before.saturating_sub(1) * rate.period_us / rate.tokens;
+            let full = (now - then).saturating_sub(filling);
+            if full * rate.tokens < cost * rate.period_us {
+                state.used = state.used.saturating_sub(cost);
+                state.since_us += full;
+            }
         }
         _ => {}
     }

@@ -65,17 +65,20 @@ for i = 1, #KEYS do
     end
 
   elseif algorithm == '3' then
-    -- token_bucket: without the charge, the bucket might have been full meanwhile, and could have gained
-    -- nothing. What has flowed in since would then be too much. While tokens that were used before flow
-    -- back, it is not full. Above 2^53 the product would not be exact.
+    -- token_bucket: without the charge, the bucket might have been full meanwhile, and would have gained
+    -- nothing. So time since then is taken from it, but not that in which it was not full: while all but one
+    -- of the tokens flowed back that were used before. If that would cost more than it brings, all stays as it
+    -- is. Above 2^53 the product is not exact.
     local used, since = match(stored, '^(%d+) (%d+)$')
     if used and since + 0 <= charged then
       local tokens, period, before = ARGV[5 * i - 1] + 0, ARGV[5 * i] + 0, ARGV[5 * i + 1] + 0
-      local product = (now > charged and now - charged or 0) * tokens
-      local gained = product < 9007199254740992 and math.ceil(product / period) or cost
-      local too_much = before > 0 and gained + 1 - before or gained
-      used = used - math.max(0, cost - math.max(0, too_much))
-      value = used > 0 and format('%d %s', used, since) or '0 0'
+      local product = math.max(0, before - 1) * period
+      local filling = math.floor(product / tokens) - (product < 9007199254740992 and 0 or 1)
+      local full = math.max(0, now - charged - filling)
+      if full * tokens < cost * period then
+        used = used - cost
+        value = used > 0 and format('%d %d', used, since + full) or '0 0'
+      end
     end
   end
 
