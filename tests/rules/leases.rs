@@ -550,8 +550,8 @@ rules:
 ";
     let model = Model::new();
     let hour = 3_600 * SECOND;
-    let left = Duration::from_micros(hour - START % hour);
-    pass(&model, left - Duration::from_millis(300)).await;
+    let until_then = hour - START % hour - 300_000;
+    pass(&model, Duration::from_micros(until_then)).await;
     let world = replica(RULE, &model, 1);
     let mut used = 0;
     while model.charged(&["{hour:"]) < used + 10 {

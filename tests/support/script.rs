@@ -1,6 +1,8 @@
 //! The script of the store in a real Redis, with a clock that the test sets.
 
-use redis::{Value, aio::MultiplexedConnection};
+use std::time::Duration;
+
+use redis::{AsyncConnectionConfig, Value, aio::MultiplexedConnection};
 use tokio::runtime::{Builder, Runtime};
 use tollgate::store::{
     Batch, StoreError, Unused,
@@ -11,6 +13,9 @@ use tollgate::store::{
 };
 
 use super::redis::Redis;
+
+/// How long a reply may take.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A connection to a Redis of its own.
 pub struct Scripted {
@@ -26,9 +31,10 @@ impl Scripted {
         let redis = Redis::start();
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let client = redis::Client::open(redis.url()).unwrap();
-        let connection = runtime
-            .block_on(client.get_multiplexed_async_connection())
-            .unwrap();
+        // Machines that run tests can be slow.
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
+        let connection = client.get_multiplexed_async_connection_with_config(&config);
+        let connection = runtime.block_on(connection).unwrap();
         Self {
             source: with_injected_clock(),
             runtime,
