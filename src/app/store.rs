@@ -97,9 +97,9 @@ pub(super) async fn sweep(
     let mut tick = interval(SWEEP_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tick.tick().await;
+        let now = tick.tick().await;
         memory.sweep();
-        engine.sweep_leases();
+        engine.sweep_leases(now);
         let keys = i64::try_from(memory.keys()).unwrap_or(i64::MAX);
         metrics.memory_keys.set(keys);
         let replicas = i64::try_from(store.replicas()).unwrap_or(i64::MAX);

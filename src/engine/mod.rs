@@ -128,11 +128,11 @@ impl Engine {
         generation
     }
 
-    /// Ends leases that are over, and gives back what was charged for them and not used. To be
-    /// called some times a second, within a tokio runtime.
-    pub fn sweep_leases(&self) {
+    /// Ends leases that are over `now`, and gives back what was charged for them and not used. To
+    /// be called some times a second, within a tokio runtime.
+    pub fn sweep_leases(&self, now: Instant) {
         if let Some(leases) = &self.leases {
-            leases.sweep(self.live.load().generation, Instant::now());
+            leases.sweep(self.live.load().generation, now);
         }
     }
 

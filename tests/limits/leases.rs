@@ -74,7 +74,7 @@ async fn a_hot_caller_asks_seldom_and_what_it_does_not_use_comes_back() {
         let left = decision.quotas[0].remaining;
         assert!((499..=500).contains(&left), "{algorithm}: {left} left");
         eventually("the unused ones are back", async || {
-            world.engine.sweep_leases();
+            world.engine.sweep_leases(Instant::now());
             // Nearly one token flows back in the meantime, so a bucket may keep one.
             let most = if algorithm == Algorithm::TokenBucket {
                 502
@@ -118,7 +118,7 @@ async fn replicas_share_fixed_windows_exactly_also_where_they_end() {
         let mut admitted = 0;
         while began.elapsed() < window * 12 {
             admitted += u64::from(world.admits(GET).await);
-            world.engine.sweep_leases();
+            world.engine.sweep_leases(Instant::now());
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         admitted
@@ -149,7 +149,7 @@ async fn in_a_cluster_a_batch_of_one_slot_is_charged_ahead() {
     let spared = world.metric("tollgate_lease_admissions_total");
     assert!(spared > 250, "{spared}");
     eventually("the unused ones are back", async || {
-        world.engine.sweep_leases();
+        world.engine.sweep_leases(Instant::now());
         let decision = world.ask(GET).await;
         let used = world.decisions("hot", "allowed");
         decision.quotas[0].remaining + used == 1_000

@@ -369,7 +369,7 @@ async fn run((path, counting): (&str, &[Counting]), bursts: &[Burst]) -> (u64, u
         pass(&model, burst.after).await;
         let world = &replicas[burst.replica];
         if burst.sweeps {
-            world.engine.sweep_leases();
+            world.engine.sweep_leases(Instant::now());
             settle().await;
         }
         let cost = if path == "/fixed" { burst.cost } else { 1 };
@@ -411,7 +411,7 @@ async fn run((path, counting): (&str, &[Counting]), bursts: &[Burst]) -> (u64, u
     // In the end, all that was not used is given back.
     pass(&model, Duration::from_secs(1)).await;
     for world in &replicas {
-        world.engine.sweep_leases();
+        world.engine.sweep_leases(Instant::now());
     }
     settle().await;
     let used: u64 = admitted.iter().map(|one| one.cost).sum();
@@ -477,7 +477,7 @@ fn fixed_windows_decide_as_without_leases() {
                 for burst in &bursts {
                     pass(&model, burst.after).await;
                     plain_model.clock.advance(burst.after);
-                    leased.engine.sweep_leases();
+                    leased.engine.sweep_leases(Instant::now());
                     settle().await;
                     for _ in 0..burst.count {
                         let ask = Ask {
@@ -528,7 +528,7 @@ async fn only_a_hot_caller_is_charged_ahead() {
     assert_eq!(decision.quotas[0].remaining, 1_000 - 421);
     // It is given back when its time is over.
     pass(&model, Duration::from_millis(100)).await;
-    world.engine.sweep_leases();
+    world.engine.sweep_leases(Instant::now());
     settle().await;
     assert_eq!(model.charged(&["{hot:"]), 421);
     let granted = world.metric("tollgate_lease_grants_total");
@@ -596,7 +596,7 @@ async fn changed_rules_and_the_end_give_back_what_is_held() {
     world
         .engine
         .replace(compile(&HOT.replace("1000/day", "51/day")));
-    world.engine.sweep_leases();
+    world.engine.sweep_leases(Instant::now());
     settle().await;
     assert_eq!(model.charged(&["{hot:"]), 51);
     assert!(!world.admits(get("/hot")).await);
