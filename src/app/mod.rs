@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
+    time::Instant,
 };
 use tracing::{info, warn};
 
@@ -43,6 +44,9 @@ const ADMIN_PORT: server::Options = server::Options {
     drain_timeout: Duration::from_secs(1),
     drain_linger: Duration::ZERO,
 };
+
+/// How long giving back is waited for at the end.
+const PATIENCE_AT_END: Duration = Duration::from_millis(500);
 
 /// Serves until SIGTERM or SIGINT, then drains.
 pub async fn serve(settings: Settings, rules: RuleSet) -> anyhow::Result<()> {
@@ -87,7 +91,12 @@ pub async fn serve(settings: Settings, rules: RuleSet) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     let reloader = reload::Reloader::new(&settings, &engine, &metrics, &health, clock);
     let reloading = tokio::spawn(reload::watch(reloader, until(stopped.clone()))?);
-    let sweeping = tokio::spawn(store::sweep(memory, counted, Arc::clone(&metrics)));
+    let sweeping = tokio::spawn(store::sweep(
+        memory,
+        counted,
+        Arc::clone(&engine),
+        Arc::clone(&metrics),
+    ));
     let admin = Admin::new(
         health.clone(),
         Arc::clone(&metrics),
@@ -100,6 +109,7 @@ pub async fn serve(settings: Settings, rules: RuleSet) -> anyhow::Result<()> {
         Arc::clone(&metrics),
         until(stopped),
     ));
+    let ending = Arc::clone(&engine);
     let port = CheckPort::new(engine, Arc::clone(&metrics), settings.answers);
     let drained = serve_checks(listener, port, settings.server, metrics, workers, async {
         terminated.await;
@@ -108,6 +118,8 @@ pub async fn serve(settings: Settings, rules: RuleSet) -> anyhow::Result<()> {
     let report = drained.await;
     info!(finished = report.finished, aborted = report.aborted, took = ?report.took, "drained");
 
+    // What no check will use any more, others may.
+    ending.end_leases(Instant::now() + PATIENCE_AT_END).await;
     // The admin port has reported the drain all along; now it may go too.
     stop.send_replace(true);
     sweeping.abort();

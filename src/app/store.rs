@@ -9,6 +9,7 @@ use super::settings::StoreSettings;
 use crate::{
     clock::Clock,
     counter_key,
+    engine::Engine,
     health::{Component, Health},
     metrics::Metrics,
     store::{
@@ -85,13 +86,20 @@ fn reporter(component: Component, metrics: Arc<Metrics>) -> redis::OnChange {
     })
 }
 
-/// Removes expired counters from memory, and keeps the gauges of the stores, for ever.
-pub(super) async fn sweep(memory: Arc<MemoryStore>, store: Arc<dyn Store>, metrics: Arc<Metrics>) {
+/// Removes expired counters from memory, ends leases that are over, and keeps the gauges of the
+/// stores, for ever.
+pub(super) async fn sweep(
+    memory: Arc<MemoryStore>,
+    store: Arc<dyn Store>,
+    engine: Arc<Engine>,
+    metrics: Arc<Metrics>,
+) {
     let mut tick = interval(SWEEP_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tick.tick().await;
+        let now = tick.tick().await;
         memory.sweep();
+        engine.sweep_leases(now);
         let keys = i64::try_from(memory.keys()).unwrap_or(i64::MAX);
         metrics.memory_keys.set(keys);
         let replicas = i64::try_from(store.replicas()).unwrap_or(i64::MAX);

@@ -8,8 +8,8 @@
 //! that a ban counts. A client that is banned already is not counted any more.
 //!
 //! What can make more room before the time is over is felt within [`LONGEST`]: charges that are
-//! given back in a cluster, counters that somebody removes or that Redis forgets, and a jump of
-//! Redis' clock.
+//! given back, in a cluster or after a lease, counters that somebody removes or that Redis forgets,
+//! and a jump of Redis' clock.
 
 use std::{
     collections::HashMap,

@@ -4,6 +4,7 @@ mod combine;
 mod decision;
 mod denials;
 mod fallback;
+mod leases;
 mod live;
 mod log;
 pub mod trace;
@@ -18,6 +19,7 @@ use self::{
     combine::{Deciding, OutcomeLabels},
     denials::Denials,
     fallback::Fallback,
+    leases::{Leased, Leases, Request, Terms},
     log::DecisionLog,
     walk::{Walk, WalkContext},
 };
@@ -41,11 +43,13 @@ pub use self::{
 /// Decides about requests by the rule set in force.
 pub struct Engine {
     live: ArcSwap<Live>,
-    store: Guarded,
+    store: Arc<Guarded>,
     fallback: Arc<MemoryStore>,
     metrics: Arc<Metrics>,
     /// If denials are remembered.
     denials: Option<Denials>,
+    /// If the store can be charged ahead.
+    leases: Option<Arc<Leases>>,
     log: DecisionLog,
     options: Options,
 }
@@ -86,12 +90,19 @@ impl Engine {
         options: Options,
     ) -> Self {
         let live = Live::new(set, 1, &metrics);
+        let store = Arc::new(store);
+        let leases = || {
+            let (store, metrics) = (Arc::clone(&store), Arc::clone(&metrics));
+            Arc::new(Leases::new(store, metrics, options.replicas))
+        };
+        let leases = store.ahead().map(|_| leases());
         Self {
             live: ArcSwap::from_pointee(live),
             store,
             fallback,
             metrics,
             denials: options.remember_denials.then(Denials::new),
+            leases,
             log: DecisionLog::new(options.log),
             options,
         }
@@ -117,6 +128,22 @@ impl Engine {
         generation
     }
 
+    /// Ends leases that are over `now`, and gives back what was charged for them and not used. To
+    /// be called some times a second, within a tokio runtime.
+    pub fn sweep_leases(&self, now: Instant) {
+        if let Some(leases) = &self.leases {
+            leases.sweep(self.live.load().generation, now);
+        }
+    }
+
+    /// Ends all leases, and gives back what was charged for them and not used; waits for that until
+    /// `deadline`.
+    pub async fn end_leases(&self, deadline: Instant) {
+        if let Some(leases) = &self.leases {
+            leases.end_all(deadline).await;
+        }
+    }
+
     /// Decides about a request that came at `now`. `proxy_waits` is how long the proxy will wait,
     /// if it said so.
     pub async fn decide(
@@ -139,12 +166,11 @@ impl Engine {
         let decision = if deciding.walk.batch.is_empty() {
             Decision::allowed()
         } else {
-            match self.remembered(&deciding, now) {
-                Some(denied) => {
-                    self.metrics.denials_remembered.inc();
-                    deciding.combine(deciding.walk.charges(), &denied, OutcomeLabels::STORE)
+            match self.known(&deciding, now) {
+                Known::Answer(result) => {
+                    deciding.combine(deciding.walk.charges(), &result, OutcomeLabels::STORE)
                 }
-                None => self.ask(&mut deciding, proxy_waits, now).await,
+                Known::Nothing(fetch) => self.ask(&mut deciding, fetch, proxy_waits, now).await,
             }
         };
         let decision = deciding.walk.ended(decision);
@@ -157,6 +183,33 @@ impl Engine {
         decision
     }
 
+    /// What is known without asking the store: what it was charged ahead, or has denied.
+    fn known(&self, deciding: &Deciding<'_>, now: Instant) -> Known {
+        let mut fetch = None;
+        if let Some(leases) = &self.leases
+            && let Some(terms) = Terms::of(&deciding.walk)
+        {
+            let request = Request {
+                batch: &deciding.walk.batch,
+                terms: &terms,
+                generation: deciding.live.generation,
+                now,
+            };
+            match leases.ask(request) {
+                Leased::Admitted(result) => return Known::Answer(result),
+                Leased::Fetch(times) => fetch = Some((terms, times)),
+                Leased::No => {}
+            }
+        }
+        match self.remembered(deciding, now) {
+            Some(denied) => {
+                self.metrics.denials_remembered.inc();
+                Known::Answer(denied)
+            }
+            None => Known::Nothing(fetch),
+        }
+    }
+
     /// The answer to a batch that is known to be denied.
     fn remembered(&self, deciding: &Deciding<'_>, now: Instant) -> Option<ChargeResult> {
         let denials = self.denials.as_ref()?;
@@ -164,15 +217,30 @@ impl Engine {
         denials.find(&deciding.walk.batch, generation, now)
     }
 
-    /// Has the store decide, which is `asked` now.
+    /// Has the store decide, which is `asked` now, also about further requests if a lease can be
+    /// fetched.
     async fn ask(
         &self,
         deciding: &mut Deciding<'_>,
+        fetch: Option<(Terms, u32)>,
         proxy_waits: Option<Duration>,
         asked: Instant,
     ) -> Decision {
         let deadline = asked + budget(self.options.deadline, proxy_waits);
-        let mut answer = self.store.charge(&deciding.walk.batch, deadline).await;
+        let fetching = fetch.and_then(|(terms, times)| {
+            let request = Request {
+                batch: &deciding.walk.batch,
+                terms: &terms,
+                generation: deciding.live.generation,
+                now: asked,
+            };
+            let leases = self.leases.as_ref()?;
+            leases.fetch(request, times, deadline)
+        });
+        let mut answer = match fetching {
+            Some(fetching) => fetching.await,
+            None => self.store.charge(&deciding.walk.batch, deadline).await,
+        };
         if let Some(unsettled) = at_other_time(&mut answer) {
             // In a box, as is all that is rare: a check has the room for it only if it needs it.
             let asking = self.ask_at_other_time(deciding, unsettled, deadline);
@@ -219,6 +287,14 @@ impl Engine {
             },
         })
     }
+}
+
+/// What is known about a request before the store is asked.
+enum Known {
+    /// What the store would answer.
+    Answer(ChargeResult),
+    /// Nothing, but how far ahead it can be charged, if it can.
+    Nothing(Option<(Terms, u32)>),
 }
 
 /// What was charged, if the store could not decide about a calendar window, because its time is not

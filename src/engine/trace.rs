@@ -14,7 +14,7 @@ use crate::{
     counter_key::{Subject, overflow},
     limit::Outcome,
     request::Attributes,
-    rules::{Action, Mode, PlanSource, Rule, RuleSet, span::span_text},
+    rules::{Action, Lease, Mode, PlanSource, Rule, RuleSet, span::span_text},
     store::{
         Batch, StoreError,
         read::{Read, Reading},
@@ -102,6 +102,10 @@ pub struct LimitStatuses {
     /// The ban and its state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ban: Option<LimitStatus>,
+    /// How far ahead these limits may be charged, in words. What is charged ahead is no longer
+    /// left.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease: Option<String>,
 }
 
 /// The state of a limit or ban for a client.
@@ -150,7 +154,7 @@ impl Engine {
             now_us: self.store.now_us(),
             shows_values: false,
         };
-        explain(&query, &self.store).await
+        explain(&query, &*self.store).await
     }
 }
 
@@ -335,7 +339,13 @@ fn counts(batch: &Batch, charges: &Charges<'_>, stored: &Stored<'_>) -> LimitSta
         cost: charges.cost,
         limits,
         ban,
+        lease: charges.action.lease.as_ref().map(lease_text),
     }
+}
+
+fn lease_text(lease: &Lease) -> String {
+    let ttl = span_text(lease.ttl_us);
+    format!("up to {}% charged ahead, for {ttl}", lease.share)
 }
 
 fn source_text(source: PlanSource<'_>) -> String {

@@ -138,6 +138,9 @@ fn counts_text(f: &mut fmt::Formatter<'_>, counts: &LimitStatuses, width: usize)
         )?;
         stored_text(f, limit, width)?;
     }
+    if let Some(lease) = &counts.lease {
+        detail(f, width, "lease", lease)?;
+    }
     if let Some(ban) = &counts.ban {
         let LimitStatus {
             name, rate, left, ..

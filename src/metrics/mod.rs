@@ -67,6 +67,12 @@ pub struct Metrics {
     new_keys_shared: Family<RuleLabel, Counter>,
     /// Denials that were remembered, so the store was not asked.
     pub denials_remembered: Counter,
+    /// Requests that were admitted by a lease, so the store was not asked.
+    pub lease_admissions: BusyCounter,
+    /// Requests that were charged ahead of their coming.
+    pub lease_grants: Counter,
+    /// Of those, how many were given back unused.
+    pub lease_grants_returned: Counter,
     /// Replicas that share the store.
     pub replicas: Gauge,
     /// Counters in memory.
@@ -174,6 +180,17 @@ impl Metrics {
                 r,
                 "denials_remembered",
                 "Checks denied without asking the store, because a denial still held",
+            ),
+            lease_admissions: counter(
+                r,
+                "lease_admissions",
+                "Checks admitted without asking the store, because they were charged ahead",
+            ),
+            lease_grants: counter(r, "lease_grants", "Requests charged ahead of their coming"),
+            lease_grants_returned: counter(
+                r,
+                "lease_grants_returned",
+                "Requests charged ahead that did not come, and were given back",
             ),
             replicas: gauge(
                 r,

@@ -13,8 +13,8 @@ pub mod span;
 
 pub use self::{
     rule::{
-        Action, AmountHeader, Cost, LimitAction, Mode, NamedBan, NamedLimit, OnStoreError, Plan,
-        PlanSource, Rule, Tier,
+        Action, AmountHeader, Cost, Lease, LimitAction, Mode, NamedBan, NamedLimit, OnStoreError,
+        Plan, PlanSource, Rule, Tier,
     },
     set::RuleSet,
 };

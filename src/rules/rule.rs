@@ -73,6 +73,8 @@ pub struct LimitAction {
     pub overrides: HashMap<Box<str>, Plan>,
     /// The ban on clients that these limits deny too often.
     pub ban: Option<NamedBan>,
+    /// How far ahead of requests these limits may be charged; never with a ban.
+    pub lease: Option<Lease>,
     /// Whether denials are enforced, or only counted and logged.
     pub mode: Mode,
     /// What happens while the store does not answer.
@@ -298,6 +300,31 @@ pub struct NamedBan {
     pub policy: Arc<str>,
     /// The ban in words: `5 denials within 10m`.
     pub text: Arc<str>,
+}
+
+/// How far ahead of requests the limits of a rule may be charged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// How much of a limit all replicas together may hold at a time, in percent: 1 to
+    /// [`MAX_SHARE`](Self::MAX_SHARE).
+    pub share: u8,
+    /// How long what was charged may be used, in microseconds: from
+    /// [`MIN_TTL_US`](Self::MIN_TTL_US) to [`MAX_TTL_US`](Self::MAX_TTL_US).
+    pub ttl_us: u64,
+}
+
+impl Lease {
+    /// The largest share, in percent.
+    pub const MAX_SHARE: u8 = 50;
+    /// The shortest time, 1 ms in microseconds.
+    pub const MIN_TTL_US: u64 = 1_000;
+    /// The longest time, 1 s in microseconds.
+    pub const MAX_TTL_US: u64 = 1_000_000;
+
+    /// How much of `limit` all replicas together may hold.
+    pub fn share_of(&self, limit: &Limit) -> u64 {
+        limit.amount().min(limit.burst()) * u64::from(self.share) / 100
+    }
 }
 
 words! {

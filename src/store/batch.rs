@@ -13,7 +13,7 @@ pub const ENFORCED: u32 = 0;
 const USUAL_KEYS: usize = 128;
 
 /// What a charge counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Counted {
     /// Admitted requests, against a limit.
     Limit(Limit),
@@ -28,7 +28,7 @@ pub enum Counted {
 }
 
 /// A limit to charge, or a ban to observe, for one client.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Charge {
     key: Range<usize>,
     /// The limit, or the ban.
@@ -42,7 +42,7 @@ pub struct Charge {
 }
 
 /// All charges of one request. Their keys share one buffer.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Batch {
     keys: String,
     charges: SmallVec<[Charge; 2]>,

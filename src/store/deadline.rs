@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Answer, Batch, Charging, Store, StoreError,
+    Ahead, Answer, Batch, ChargedAhead, Charging, Store, StoreError,
     read::{Read, Reads},
 };
 use crate::metrics::Metrics;
@@ -42,21 +42,55 @@ impl Guarded {
         let result = match self.store.charge(batch, deadline) {
             // Nobody waits for it.
             Charging::Known(result) => result.into_inner(),
-            awaited @ Charging::Awaited(_) => {
-                let started = Instant::now();
-                let result = timeout_at(deadline, awaited).await;
-                self.metrics.store_took(started.elapsed());
-                result.unwrap_or(Err(StoreError::Deadline))
-            }
+            awaited @ Charging::Awaited(_) => self.waited(awaited, deadline).await,
         };
-        let failure = match &result {
+        self.note(result.as_ref());
+        result
+    }
+
+    /// Like [`Store::ahead`], whose `charge_ahead` is [that of the guard](Self::charge_ahead).
+    pub fn ahead(&self) -> Option<&dyn Ahead> {
+        self.store.ahead()
+    }
+
+    /// Like [`Ahead::charge_ahead`], but never later than `deadline`. A store without it charges
+    /// once.
+    pub async fn charge_ahead(
+        &self,
+        batch: &Batch,
+        times: u32,
+        deadline: Instant,
+    ) -> Result<ChargedAhead, StoreError> {
+        let Some(ahead) = self.store.ahead() else {
+            return self.charge(batch, deadline).await.map(ChargedAhead::once);
+        };
+        let charging = ahead.charge_ahead(batch, times, deadline);
+        let result = self.waited(charging, deadline).await;
+        self.note(result.as_ref().map(|charged| &charged.answer));
+        result
+    }
+
+    /// Waits for a result until `deadline`, and measures it.
+    async fn waited<T>(
+        &self,
+        charging: impl Future<Output = Result<T, StoreError>>,
+        deadline: Instant,
+    ) -> Result<T, StoreError> {
+        let started = Instant::now();
+        let result = timeout_at(deadline, charging).await;
+        self.metrics.store_took(started.elapsed());
+        result.unwrap_or(Err(StoreError::Deadline))
+    }
+
+    /// Counts a failure.
+    fn note(&self, result: Result<&Answer, &StoreError>) {
+        let failure = match result {
             Ok(answer) => answer.lost.first().map(|lost| &lost.error),
             Err(error) => Some(error),
         };
         if let Some(error) = failure {
             self.metrics.store_failed(error.kind());
         }
-        result
     }
 }
 

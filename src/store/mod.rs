@@ -13,6 +13,7 @@
 //! if the request is not admitted after all, and rules whose node is lost are [`Lost`] in an
 //! [`Answer`] that holds for the others.
 
+mod ahead;
 mod batch;
 mod budgets;
 pub mod deadline;
@@ -33,6 +34,7 @@ use tokio::time::Instant;
 
 use self::read::Read;
 pub use self::{
+    ahead::{Ahead, ChargedAhead, ChargingAhead, Unused},
     batch::{Batch, Charge, Counted, ENFORCED},
     result::{Answer, ChargeResult, Lost, StoreError},
     unsettled::{GivingBack, Unsettled},
@@ -83,6 +85,11 @@ pub trait Store: Read {
     /// How many replicas of tollgate share the store, as well as it is known here; at least 1.
     fn replicas(&self) -> u64 {
         1
+    }
+
+    /// How to charge ahead, if that makes sense: memory answers sooner than it could be spared.
+    fn ahead(&self) -> Option<&dyn Ahead> {
+        None
     }
 
     /// The store's name: `memory` or `redis`.

@@ -471,7 +471,7 @@ fn a_counter_that_tollgate_did_not_write_is_an_error_and_not_a_free_pass() {
             let limit = Limit::new(algorithm, 5, 60_000_000, None).unwrap();
             batch.push(limit, 1, ENFORCED, |key| key.push_str(set[1]));
             let check = Check::new(&batch, batch.charges().iter(), script::Mode::Charge);
-            let command = script::command("EVAL", script::SOURCE, std::iter::once(&check));
+            let command = script::command("EVAL", script::SOURCE, std::iter::once((&check, 1)));
             let answer = runtime.block_on(connection.send_packed_command(&command));
             let error = script::decode(answer.unwrap(), 1).unwrap_err();
             assert!(

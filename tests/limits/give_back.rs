@@ -6,7 +6,7 @@ use tollgate::{
         Algorithm, Limit, State,
         calendar::{Calendar, Period},
     },
-    store::{Batch, ENFORCED},
+    store::{Batch, ENFORCED, Unused},
 };
 
 use crate::support::script::Scripted;
@@ -21,6 +21,9 @@ type Request = (u64, u64);
 struct Case {
     limit: Limit,
     before: Vec<Request>,
+    /// Equal requests of one time: how many are kept, and how many are taken back.
+    kept: u32,
+    copies: u32,
     taken_back: Request,
     meanwhile: Vec<Request>,
     after: Vec<Request>,
@@ -45,10 +48,13 @@ fn case() -> impl Strategy<Value = Case> {
     );
     let limit = prop_oneof![8 => limit, 1 => calendar];
     let request = (0..WINDOW, 1_u64..4);
-    (limit, requests(), request, requests(), requests()).prop_map(
-        |(limit, before, taken_back, meanwhile, after)| Case {
+    let equal = (prop_oneof![2 => Just(0_u32), 1 => 1_u32..4], 1_u32..4);
+    (limit, requests(), equal, request, requests(), requests()).prop_map(
+        |(limit, before, (kept, copies), taken_back, meanwhile, after)| Case {
             limit,
             before,
+            kept,
+            copies,
             taken_back,
             meanwhile,
             after,
@@ -106,9 +112,21 @@ fn check(script: &Scripted, case: &Case, name: &str) {
     let mut never = counter(format!("never:{name}"));
     given.charge(&case.before);
     never.charge(&case.before);
-    never.now += case.taken_back.0;
-    let was_charged = given.charge(&[case.taken_back])[0].0;
+    let (pause, cost) = case.taken_back;
+    never.now += pause;
+    given.now += pause;
     let charged_at = given.now;
+    let equal = batch(&given.key, case.limit, cost);
+    let reply = script.charge_ahead(&equal, case.kept + case.copies, charged_at);
+    let granted = reply.granted;
+    let kept = granted.min(case.kept.into());
+    never.charge(&(0..kept).map(|_| (0, cost)).collect::<Vec<_>>());
+    let outcome = reply.verdict.unwrap().outcomes[0];
+    let unused = Unused {
+        copies: u32::try_from(granted - kept).unwrap(),
+        charged_us: charged_at,
+        remaining: vec![outcome.remaining],
+    };
     let between = given.charge(&case.meanwhile);
     // What was denied meanwhile only because of it would have been charged.
     let admitted: Vec<Request> = case
@@ -123,14 +141,12 @@ fn check(script: &Scripted, case: &Case, name: &str) {
         .collect();
     never.charge(&admitted);
     never.now = given.now;
-    if was_charged {
-        let taken_back = batch(&given.key, case.limit, case.taken_back.1);
-        let before = script.stored(&given.key);
-        script.give_back(&taken_back, charged_at, given.now);
-        let after = script.stored(&given.key);
+    if unused.copies > 0 {
+        let expires = script.stored(&given.key).map(|(_, ttl)| ttl);
+        script.take_back(&equal, &unused, given.now);
         assert_eq!(
-            before.map(|(_, ttl)| ttl),
-            after.map(|(_, ttl)| ttl),
+            expires,
+            script.stored(&given.key).map(|(_, ttl)| ttl),
             "no counter is kept for longer, and none is made"
         );
         given.is_whole();
@@ -171,7 +187,7 @@ fn check(script: &Scripted, case: &Case, name: &str) {
 #[test]
 fn nobody_has_more_after_a_charge_was_taken_back() {
     let script = Scripted::start();
-    let mut runner = TestRunner::new(ProptestConfig::with_cases(600));
+    let mut runner = TestRunner::new(ProptestConfig::with_cases(1_000));
     let count = std::cell::Cell::new(0);
     let outcome = runner.run(&case(), |case| {
         count.set(count.get() + 1);
@@ -201,5 +217,28 @@ fn a_counter_that_is_gone_or_not_ours_stays_so() {
         }
         let reply = script.charge(&batch, START).verdict.unwrap();
         assert_eq!(reply.outcomes[0].remaining, 3, "{algorithm}");
+    }
+}
+
+#[test]
+fn a_bucket_gets_back_what_has_not_flowed_in_without_it() {
+    let script = Scripted::start();
+    let limit = Limit::new(Algorithm::TokenBucket, 10, WINDOW, None).unwrap();
+    // Three tokens flow back. With two used before, it could have been full for two tokens' time.
+    for (used_before, is_known, left) in [(5, true, 6), (3, true, 8), (1, true, 8), (5, false, 4)] {
+        let key = format!("{used_before} {is_known}");
+        script.charge(&batch(&key, limit, used_before), START);
+        let equal = batch(&key, limit, 1);
+        let reply = script.charge_ahead(&equal, 3, START);
+        let remaining = vec![reply.verdict.unwrap().outcomes[0].remaining];
+        let unused = Unused {
+            copies: 2,
+            charged_us: START,
+            remaining: if is_known { remaining } else { Vec::new() },
+        };
+        let now = START + 300_000;
+        script.take_back(&equal, &unused, now);
+        let reply = script.charge(&equal, now).verdict.unwrap();
+        assert_eq!(reply.outcomes[0].remaining, left, "{key}");
     }
 }

@@ -9,6 +9,7 @@ mod bans;
 mod clusters;
 mod differential;
 mod give_back;
+mod leases;
 mod promises;
 mod reference;
 mod stores;

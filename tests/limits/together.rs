@@ -1,5 +1,9 @@
 //! Checks that come in one call are decided as if each had come in a call of its own at the same
 //! time: the same replies, the same texts, kept for the same time.
+//!
+//! So are equal checks that are asked as one, with a count, but for one thing: when several are
+//! admitted, each is told the wait of the last of them. It is another one only where it depends on
+//! how many came since the window began, under `sliding_window`.
 
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
@@ -72,11 +76,23 @@ fn rule() -> impl Strategy<Value = Rule> {
         })
 }
 
-/// The client of each rule that applies, and the cost.
+/// The client of each rule that applies, the cost, and how many equal ones there are.
 #[derive(Debug, Clone)]
 struct Check {
     clients: Vec<Option<u8>>,
     cost: u64,
+    times: u32,
+}
+
+/// How a world asks about equal checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Each check in a call of its own.
+    Alone,
+    /// One by one, in the calls that are given.
+    Together,
+    /// As one, in the calls that are given, if all that they charge are enforced limits.
+    Counted,
 }
 
 /// What happens at one time.
@@ -93,8 +109,13 @@ struct Moment {
 fn scenario() -> impl Strategy<Value = (Vec<Rule>, Vec<Moment>)> {
     let client = prop::option::weighted(0.7, prop_oneof![3 => 0_u8..2, 1 => 0_u8..8]);
     let cost = prop_oneof![3 => Just(1_u64), 1 => 1_u64..6];
-    let check = (prop::collection::vec(client, 3), cost)
-        .prop_map(|(clients, cost)| Check { clients, cost });
+    let times = prop_oneof![3 => Just(1_u32), 2 => 2_u32..9];
+    let check =
+        (prop::collection::vec(client, 3), cost, times).prop_map(|(clients, cost, times)| Check {
+            clients,
+            cost,
+            times,
+        });
     let pause = prop_oneof![
         3 => 0..2_000_i64,
         3 => 0..3_000_000_i64,
@@ -178,24 +199,41 @@ impl World<'_> {
     }
 
     /// The replies to some calls; errors name keys of this world.
-    fn ask(&self, calls: &[Vec<Check>], now: u64) -> Vec<Result<ScriptReply, StoreError>> {
-        let ask = |checks: &Vec<Check>| {
-            let batches: Vec<Batch> = checks
-                .iter()
-                .filter_map(|check| self.batch(check))
-                .collect();
-            let batches: Vec<&Batch> = batches.iter().collect();
-            if batches.is_empty() {
-                Vec::new()
-            } else {
-                self.redis.charge_together(&batches, now)
+    fn ask(
+        &self,
+        calls: &[Vec<Check>],
+        now: u64,
+        way: Way,
+    ) -> Vec<Result<ScriptReply, StoreError>> {
+        let mut replies = Vec::new();
+        for checks in calls {
+            let batches = checks.iter().filter_map(|check| {
+                let batch = self.batch(check)?;
+                Some((batch, check.times))
+            });
+            let batches: Vec<(Batch, u32)> = batches.collect();
+            let mut call = Vec::new();
+            for (batch, times) in &batches {
+                if way == Way::Counted && is_countable(batch) {
+                    call.push((batch, *times));
+                    continue;
+                }
+                call.extend((0..*times).map(|_| (batch, 1)));
             }
-        };
-        let replies = calls.iter().flat_map(ask);
-        let replies = replies.map(|reply| {
-            reply.map_err(|error| StoreError::Refused(error.to_string().replace(&self.prefix, "")))
-        });
-        replies.collect()
+            let longest = if way == Way::Alone {
+                1
+            } else {
+                call.len().max(1)
+            };
+            for call in call.chunks(longest) {
+                replies.extend(self.redis.charge_counted(call, now).into_iter().flatten());
+            }
+        }
+        let own = |error: StoreError| error.to_string().replace(&self.prefix, "");
+        let replies = replies.into_iter();
+        replies
+            .map(|reply| reply.map_err(|error| StoreError::Refused(own(error))))
+            .collect()
     }
 
     /// All that is stored.
@@ -216,6 +254,27 @@ impl World<'_> {
         });
         stored.collect()
     }
+}
+
+fn is_countable(batch: &Batch) -> bool {
+    let mut charges = batch.charges().iter();
+    charges.all(|charge| charge.limit().is_some() && charge.group == ENFORCED)
+}
+
+/// The replies without what equal checks that are asked as one may be told otherwise.
+fn without_waits(
+    mut replies: Vec<Result<ScriptReply, StoreError>>,
+) -> Vec<Result<ScriptReply, StoreError>> {
+    for reply in replies.iter_mut().flatten() {
+        if let Ok(result) = &mut reply.verdict
+            && result.admitted
+        {
+            for outcome in &mut result.outcomes {
+                outcome.wait_us = 0;
+            }
+        }
+    }
+    replies
 }
 
 /// What the cases have seen, so that none of it is missing.
@@ -241,29 +300,33 @@ fn checks_in_one_call_are_decided_as_if_each_came_alone() {
             rules: &rules,
         };
         let (alone, together) = (world("alone"), world("together"));
-        alone.prepare();
-        together.prepare();
+        let counted = world("counted");
+        for world in [&alone, &together, &counted] {
+            world.prepare();
+        }
         let mut now = START;
         for moment in &moments {
             now = now.saturating_add_signed(moment.pause);
             if let Some(foreign) = moment.foreign {
-                alone.vandalise(foreign);
-                together.vandalise(foreign);
+                for world in [&alone, &together, &counted] {
+                    world.vandalise(foreign);
+                }
             }
-            let each: Vec<Vec<Check>> = moment
-                .calls
-                .iter()
-                .flatten()
-                .map(|check| vec![check.clone()])
-                .collect();
-            let expected = alone.ask(&each, now);
+            let expected = alone.ask(&moment.calls, now, Way::Alone);
             prop_assert_eq!(
-                together.ask(&moment.calls, now),
+                together.ask(&moment.calls, now, Way::Together),
                 expected.clone(),
                 "at {}",
                 now
             );
             prop_assert_eq!(together.stored(), alone.stored(), "at {}", now);
+            prop_assert_eq!(
+                without_waits(counted.ask(&moment.calls, now, Way::Counted)),
+                without_waits(expected.clone()),
+                "at {}",
+                now
+            );
+            prop_assert_eq!(counted.stored(), alone.stored(), "at {}", now);
             let mut seen = seen.borrow_mut();
             for reply in expected {
                 match reply.map(|reply| reply.verdict) {
@@ -288,6 +351,28 @@ fn checks_in_one_call_are_decided_as_if_each_came_alone() {
     } = seen.into_inner();
     for count in [admitted, denied, shared, refused] {
         assert!(count > 50, "{admitted} {denied} {shared} {refused}");
+    }
+}
+
+#[test]
+fn as_many_are_admitted_as_fit_however_many_are_asked_for() {
+    let redis = Scripted::start();
+    for algorithm in Algorithm::ALL {
+        let amount = match algorithm {
+            Algorithm::SlidingLog => 1_000,
+            _ => 1_000_000_000,
+        };
+        let limit = Limit::new(algorithm, amount, 3_600 * SECOND, None).unwrap();
+        for cost in [1, 7, amount / 2, amount, amount + 1, 1 << 40] {
+            let key = format!("{algorithm}:{cost}");
+            let mut batch = Batch::default();
+            batch.push(limit, cost, ENFORCED, |out| out.push_str(&key));
+            let reply = redis.charge_ahead(&batch, u32::MAX, START);
+            assert_eq!(reply.granted, amount / cost, "{key}");
+            let outcome = reply.verdict.unwrap().outcomes[0];
+            assert_eq!(outcome.remaining, amount % cost, "{key}");
+            assert_eq!(redis.charge_ahead(&batch, 9, START).granted, 0, "{key}");
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod bans;
 mod corpus;
 mod decisions;
 mod denials;
+mod leases;
 mod properties;
 mod schema;
 mod targets;

@@ -16,6 +16,7 @@ mod failover;
 mod hostile;
 mod junk;
 mod language;
+mod leases;
 mod many_headers;
 mod new_keys;
 mod nginx;

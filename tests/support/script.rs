@@ -1,13 +1,21 @@
 //! The script of the store in a real Redis, with a clock that the test sets.
 
-use redis::{Value, aio::MultiplexedConnection};
+use std::time::Duration;
+
+use redis::{AsyncConnectionConfig, Value, aio::MultiplexedConnection};
 use tokio::runtime::{Builder, Runtime};
 use tollgate::store::{
-    Batch, StoreError,
-    redis::script::{self, Check, Mode, Replies, ScriptReply},
+    Batch, StoreError, Unused,
+    redis::{
+        script::{self, Check, Mode, Replies, ScriptReply},
+        shares::Shares,
+    },
 };
 
 use super::redis::Redis;
+
+/// How long a reply may take.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A connection to a Redis of its own.
 pub struct Scripted {
@@ -23,9 +31,10 @@ impl Scripted {
         let redis = Redis::start();
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let client = redis::Client::open(redis.url()).unwrap();
-        let connection = runtime
-            .block_on(client.get_multiplexed_async_connection())
-            .unwrap();
+        // Machines that run tests can be slow.
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
+        let connection = client.get_multiplexed_async_connection_with_config(&config);
+        let connection = runtime.block_on(connection).unwrap();
         Self {
             source: with_injected_clock(),
             runtime,
@@ -46,18 +55,60 @@ impl Scripted {
         batches: &[&Batch],
         now: u64,
     ) -> Vec<Result<ScriptReply, StoreError>> {
-        let checks: Vec<Check> = batches
+        let each: Vec<_> = batches.iter().map(|batch| (*batch, 1)).collect();
+        let replies = self.charge_counted(&each, now);
+        replies.into_iter().flatten().collect()
+    }
+
+    /// The replies of the script at `now`, to one call about all of these batches, each of which is
+    /// asked so many times.
+    pub fn charge_counted(
+        &self,
+        batches: &[(&Batch, u32)],
+        now: u64,
+    ) -> Vec<Vec<Result<ScriptReply, StoreError>>> {
+        self.call(batches, now, |shares, times| {
+            let each = (0..times).map(|_| match &mut *shares {
+                Ok(shares) => Ok(shares.take(1).unwrap()),
+                Err(error) => Err(error.clone()),
+            });
+            each.collect()
+        })
+    }
+
+    /// The reply of the script at `now` to the question how many of `times` equal checks fit.
+    pub fn charge_ahead(&self, batch: &Batch, times: u32, now: u64) -> ScriptReply {
+        let take = |shares: &mut Result<Shares, StoreError>, times| {
+            shares.as_mut().unwrap().take(times).unwrap()
+        };
+        self.call(&[(batch, times)], now, take).remove(0)
+    }
+
+    fn call<T>(
+        &self,
+        batches: &[(&Batch, u32)],
+        now: u64,
+        mut take: impl FnMut(&mut Result<Shares, StoreError>, u32) -> T,
+    ) -> Vec<T> {
+        let checks: Vec<(Check, u32)> = batches
             .iter()
-            .map(|batch| Check::new(batch, batch.charges().iter(), Mode::Charge))
+            .map(|(batch, times)| {
+                let charges = batch.charges().iter();
+                (Check::new(batch, charges, Mode::Charge), *times)
+            })
             .collect();
-        let mut command = script::command("EVAL", &self.source, checks.iter());
+        let asked = checks.iter().map(|(check, times)| (check, *times));
+        let mut command = script::command("EVAL", &self.source, asked);
         command.arg(now);
         // An error of one check is not one of the call.
         let mut connection = self.connection.clone();
         let sent = connection.send_packed_command(&command);
         let mut replies = Replies::read(self.runtime.block_on(sent).unwrap()).unwrap();
         assert_eq!(replies.now_us(), now);
-        let replies = checks.iter().map(|check| replies.next(check.charges()));
+        let replies = checks.iter().map(|(check, times)| {
+            let mut shares = Shares::read(&mut replies, check, *times);
+            take(&mut shares, *times)
+        });
         replies.collect()
     }
 
@@ -68,11 +119,20 @@ impl Scripted {
         let _: Value = self.query(&command);
     }
 
-    /// Takes back at `now` what was charged at `charged_at`.
-    pub fn give_back(&self, batch: &Batch, charged_at: u64, now: u64) {
+    /// Takes back at `now` what was charged at `charged_us`.
+    pub fn give_back(&self, batch: &Batch, charged_us: u64, now: u64) {
+        let unused = Unused {
+            copies: 1,
+            charged_us,
+            remaining: Vec::new(),
+        };
+        self.take_back(batch, &unused, now);
+    }
+
+    /// Takes equal charges back at `now`.
+    pub fn take_back(&self, batch: &Batch, unused: &Unused, now: u64) {
         let source = inject_clock(script::GIVE_BACK_SOURCE).replace("'XX', 'KEEPTTL'", "'XX'");
-        let charges = batch.charges().iter();
-        let mut command = script::give_back_command("EVAL", &source, batch, charges, charged_at);
+        let mut command = script::give_back_command("EVAL", &source, batch, unused);
         command.arg(now);
         let _: Value = self.query(&command);
     }

@@ -9,6 +9,7 @@ mod ban;
 mod cost;
 mod file;
 mod key;
+mod lease;
 mod limits;
 mod matching;
 mod overrides;

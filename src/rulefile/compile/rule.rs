@@ -112,6 +112,7 @@ impl Compiler<'_, '_> {
             overrides,
             overrides_file,
             ban,
+            lease,
             on_store_error,
             max_new_keys,
         } = rule;
@@ -126,6 +127,7 @@ impl Compiler<'_, '_> {
             self.path_of(overrides.as_ref()),
             self.path_of(overrides_file.as_ref()),
             self.path_of(ban.as_ref()),
+            self.path_of(lease.as_ref()),
             self.path_of(on_store_error.as_ref()),
             self.path_of(max_new_keys.as_ref()),
         ];
@@ -176,6 +178,7 @@ impl Compiler<'_, '_> {
         };
         let overrides = self.overrides(rule, overridden);
         let ban = self.ban(rule.ban.as_ref(), name);
+        let lease = self.lease(rule.lease.as_ref(), rule.ban.as_ref());
         let limits = (rule.limit.as_ref(), rule.limits.as_ref());
         let plan = self.plan(limits, path, name, choice)?;
         let mode = value(rule.mode.as_ref()).copied();
@@ -188,6 +191,7 @@ impl Compiler<'_, '_> {
             tiers,
             overrides,
             ban,
+            lease,
             mode: mode.unwrap_or(defaults.mode),
             on_store_error: on_store_error.unwrap_or(defaults.on_store_error),
             max_new_keys: max_new_keys.unwrap_or(defaults.max_new_keys),

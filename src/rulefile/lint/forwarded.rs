@@ -77,6 +77,7 @@ fn asked(rule: &Rule, path: &FieldPath) -> Vec<(FieldPath, HeaderName)> {
         plan,
         overrides: _,
         ban: _,
+        lease: _,
         mode: _,
         on_store_error: _,
         max_new_keys: _,

@@ -43,6 +43,7 @@ pub(super) fn lint(rules: &[Placed<'_>], main: &str, forwarded: Option<&[HeaderN
             lint_tiers(problems, action, path);
             lint_limits(problems, action, path);
             lint_ban(problems, action, path);
+            lint_lease(problems, action, path);
             lint_against_others(rules, index, action);
         }
     }
@@ -156,6 +157,28 @@ fn lint_ban(problems: &Problems, action: &LimitAction, path: &FieldPath) {
             &at,
             "the ban can never begin: it counts what the rule's limits deny, and there are none",
             "give the rule a limit, or remove the ban",
+        );
+    }
+}
+
+/// Warns of a lease that nobody can ever have, because none of the plans has room for it.
+fn lint_lease(problems: &Problems, action: &LimitAction, path: &FieldPath) {
+    let Some(lease) = &action.lease else {
+        return;
+    };
+    let is_set_by_header = |limit: &NamedLimit| limit.amount_header.is_some();
+    let is_possible = |plan: &Plan| {
+        let mut limits = plan.limits().iter();
+        limits.all(|limit| is_set_by_header(limit) || lease.share_of(&limit.limit) >= 2)
+    };
+    if action.mode == Mode::Enforce && !action.plans().any(is_possible) {
+        problems.warning(
+            &path.key("lease"),
+            format!(
+                "nobody ever has this lease: {}% of the limit is less than two requests",
+                lease.share
+            ),
+            "raise the share or the limit, or remove the lease",
         );
     }
 }

@@ -9,7 +9,7 @@ use super::{
     limit::LimitSpec,
     matching::{Match, Network},
     one_of::each_of,
-    plan::{Ban, Cost, Override, Tier},
+    plan::{Ban, Cost, Lease, Override, Tier},
 };
 use crate::{
     limit::Algorithm,
@@ -138,6 +138,8 @@ pub(in crate::rulefile) struct Rule {
     pub(in crate::rulefile) overrides_file: Option<Field<String>>,
     /// Denies clients for longer that are denied too often.
     pub(in crate::rulefile) ban: Option<Field<Ban>>,
+    /// Charges ahead of requests, so that most of them need not ask Redis. Not with a ban.
+    pub(in crate::rulefile) lease: Option<Field<Lease>>,
     /// The response for a denied request.
     pub(in crate::rulefile) answer: Option<Field<Answer>>,
     /// `shadow` counts and reports, and never denies.

@@ -18,7 +18,7 @@ pub(super) use self::{
     key::{KeyPart, NamedPart, PlainPart, key_parts},
     limit::{LimitFields, LimitSpec, Per, RateSpec},
     matching::{Match, Method, Network, NetworkFile, NetworkSpec, PathSpec, ValueSpec, ValueTests},
-    plan::{Ban, Cost, CostFields, KeyValue, Override, OverridesFile, Tier},
+    plan::{Ban, Cost, CostFields, KeyValue, Lease, Override, OverridesFile, Tier},
     schema::schema,
     text::FromText,
 };

@@ -1,4 +1,4 @@
-//! `cost`, `tiers`, `overrides` and `ban`.
+//! `cost`, `tiers`, `overrides`, `ban` and `lease`.
 
 use std::fmt::{self, Display as _};
 
@@ -119,6 +119,47 @@ pub(in crate::rulefile) struct Ban {
     #[schemars(required)]
     #[serde(rename = "for")]
     pub(in crate::rulefile) duration: Option<Field<Span>>,
+}
+
+/// Charges ahead of requests, so that most of them need not ask Redis.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(in crate::rulefile) struct Lease {
+    /// How much of each limit all replicas together may hold at a time: 1% to 50%.
+    #[schemars(required)]
+    pub(in crate::rulefile) share: Option<Field<Percent>>,
+    /// How long what was charged ahead may be used: 1ms to 1s.
+    #[schemars(required)]
+    pub(in crate::rulefile) ttl: Option<Field<Span>>,
+}
+
+/// A whole number of percent, like `10%`.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::rulefile) struct Percent(pub(in crate::rulefile) u64);
+
+deserialize_from_text!(Percent);
+
+impl FromText for Percent {
+    const EXPECTED: Expected = Expected::new("a percentage", "write one like 10%");
+
+    fn from_text(text: &str) -> Result<Self, Problem> {
+        let number = text.strip_suffix('%');
+        let number = number.filter(|number| number.bytes().all(|b| b.is_ascii_digit()));
+        let number = number.and_then(|number| number.parse().ok());
+        number.map(Self).ok_or_else(|| {
+            Problem::new(
+                format!("{text:?} is not a whole number of percent"),
+                "write one like 10%",
+            )
+        })
+    }
+
+    fn from_number(number: u64) -> Option<Result<Self, Problem>> {
+        Some(Err(Problem::new(
+            format!("{number} is not a percentage"),
+            format!("add the unit, like {number}%"),
+        )))
+    }
 }
 
 /// A file of overrides.

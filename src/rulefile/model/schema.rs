@@ -19,7 +19,7 @@ use super::{
         Method, Network, NetworkFile, NetworkSpec, PathSpec, Regex, RegexFields, Text, ValueSpec,
         ValueTests,
     },
-    plan::{Cost, CostFields, KeyValue, Span},
+    plan::{Cost, CostFields, KeyValue, Percent, Span},
 };
 use crate::{
     limit::Algorithm,
@@ -115,6 +115,12 @@ texts! {
     Text as "Text": json_schema!({
         "description": "A text; YAML may read it as a number or a boolean.",
         "type": ["string", "integer", "boolean"],
+    });
+    Percent as "Share": json_schema!({
+        "description": "A whole number of percent, up to 50.",
+        "type": "string",
+        "pattern": "^0*([1-9]|[1-4][0-9]|50)%$",
+        "examples": ["10%"],
     });
     KeyValue as "KeyValue": json_schema!({
         "description": "The value of a key part, as in a request. For a secret, its hash in Redis is accepted too.",

@@ -4,8 +4,9 @@
 --   ARGV[c]  what check c asks: for each of its limits, in binary (`LAYOUT` below), its algorithm, group,
 --            cost, amount (of a bucket: its burst), window (us), tokens, period (us), and how many
 --            counters of its rule may be new per second (0: any number). One more byte at the end says
---            that limits are not charged, whatever fits. If there are fewer of ARGV than checks, the rest
---            asks as the last: each argument costs Redis time.
+--            that limits are not charged, whatever fits. Or four more (u32): so many equal checks, one
+--            after the other, all of whose limits are in group 0. If there are fewer of ARGV than checks,
+--            the rest asks as the last: each argument costs Redis time.
 --   KEYS     the counters of these limits: those of the first check, then those of the second, and so on
 --
 -- The algorithm is one of 1 fixed_window, 2 sliding_window, 3 token_bucket, 4 sliding_log,
@@ -25,6 +26,8 @@
 --           2 if `now` is outside the edges of a calendar window. Nothing was charged, and nothing follows;
 --           3 if a counter would be new, and must be asked for. Nothing was charged, and nothing follows;
 --           an error, which nothing follows.
+--           About equal checks: how many have the answer that follows, that of the last of them; and
+--           the same again until all have one. Of those before it more is left, by the cost of each.
 --
 -- Checks are decided in their order, as if each came in a call of its own at the same time: each sees what
 -- those before it have charged. But each key is read once, when it is first needed, and written once, at
@@ -93,9 +96,11 @@ local function decide(now, written, known, answer, first, size, base)
   local keys = #KEYS
   -- What checks ask, decoded. Many ask the same.
   local plans, asked, plan, limits, peeks = #ARGV > 1 and {}, nil, nil, nil, nil
+  -- Of equal checks: how many are not decided, and how many are tried at once. They fit one after the
+  -- other if the sum of their costs fits.
+  local c, undecided, copies = first, 0, 1
 
-  -- Each has one key or more.
-  for c = first, keys do
+  while base < keys do
     current = c
     answer[size + 1] = 1
     local asks = ARGV[c] or asked or ARGV[#ARGV]
@@ -113,12 +118,30 @@ local function decide(now, written, known, answer, first, size, base)
           end
           count = count + 1
           plan[count] = limit
-        until at >= length
-        if at == length then plan.peeks = true end
+        until at >= length - 3
+        if at == length then
+          plan.peeks = true
+        elseif at < length then
+          local most = unpack('<I4', asked, at)
+          plan.times = most
+          for i = 1, count do
+            local fitting = floor(plan[i][4] / plan[i][3])
+            if fitting < most then most = fitting > 1 and fitting or 1 end
+          end
+          plan.most = most
+        end
         if plans then plans[asked] = plan end
       end
       limits, peeks = #plan, plan.peeks
     end
+    local times = plan.times
+    if times then
+      known = known or {}
+      if undecided == 0 then undecided, copies = times, plan.most end
+      size = size + 1
+      answer[size + 1] = 1
+    end
+    local counted = size
 
     -- Whether a limit of group 0 does not fit, and the other groups of which one does not.
     local denied, shadows, bans
@@ -128,7 +151,7 @@ local function decide(now, written, known, answer, first, size, base)
 
     for i = 1, limits do
       local key, limit = KEYS[base + i], plan[i]
-      local algorithm, cost, amount, window = limit[1], limit[3], limit[4], limit[5]
+      local algorithm, cost, amount, window = limit[1], limit[3] * copies, limit[4], limit[5]
       local entry = known and known[key]
       if not entry then
         entry = { call('GET', key), key, nil, nil, nil, nil }
@@ -383,7 +406,10 @@ local function decide(now, written, known, answer, first, size, base)
         end
         if fits then
           total = total + cost
-          value = format('%d %d%s %d %d', total, now, stored and string.sub(stored, at) or '', now, cost)
+          value = format('%d %d%s %d %d', total, now, stored and string.sub(stored, at) or '', now, limit[3])
+          if copies > 1 then
+            value = value .. string.rep(format(' %d %d', now, limit[3]), copies - 1)
+          end
           expires = now + window
         end
         left = amount - total
@@ -502,6 +528,20 @@ local function decide(now, written, known, answer, first, size, base)
       end
       answer[size + 1] = is_outside and 2 or 3
       size = size + 1
+      if times then
+        answer[counted], undecided = undecided, 0
+      end
+    elseif copies > 1 and (denied or (budgets and undecided == times)) then
+      -- Try as many as fit; or one alone, if it may make a counter by which the client is known to the others.
+      for i = 1, limits do
+        local left = answer[size + 2 * i]
+        if left < 0 then
+          local most = floor((-1 - left) / plan[i][3])
+          if most < copies then copies = most end
+        end
+      end
+      if copies < 1 or not denied then copies = 1 end
+      size = size - 1
     else
       if bans then
         for _, i in ipairs(bans) do
@@ -543,34 +583,50 @@ local function decide(now, written, known, answer, first, size, base)
         end
         size = size + 1 + #shared
       end
+      if times then
+        if denied then copies = undecided end
+        answer[counted], undecided = copies, undecided - copies
+        copies = budgets and math.min(undecided, plan.most) or 1
+      end
     end
-    base = base + limits
-    if base >= keys then
-      break
+    if undecided == 0 then
+      base, c, copies = base + limits, c + 1, 1
     end
   end
 end
 
 -- What is needed only after an error.
 local function after_errors(answer)
-  -- How many limits a check asks about.
+  -- How many limits a check asks about, and how many equal checks it is if they are counted.
   local function limits_of(c)
     local count, at, asked = 0, 1, ARGV[c] or ARGV[#ARGV]
-    while at < #asked do
+    while at < #asked - 3 do
       count, at = count + 1, at + (string.byte(asked, at) == 6 and 65 or 49)
     end
-    return count
+    return count, at < #asked and struct.unpack('<I4', asked, at) or nil
   end
 
-  -- How much of the answer is about a check, from `at` on.
+  -- How much of the answer is about a check, from `at` on; and whether it is about limits.
   local function length_of(c, at)
-    local verdict, limits = answer[at], limits_of(c)
-    if verdict == 0 or verdict == 1 then
-      return 1 + 2 * limits
-    elseif verdict == 4 or verdict == 5 then
-      return 2 + 2 * limits + answer[at + 1 + 2 * limits]
-    end
-    return 1
+    local limits, times = limits_of(c)
+    local length, undecided, has_limits = 0, times or 1, false
+    repeat
+      local verdict, copies = answer[at + length], 1
+      length = length + 1
+      if type(verdict) ~= 'number' then
+        return length, false
+      elseif times then
+        copies, verdict, length = verdict, answer[at + length], length + 1
+      end
+      if verdict ~= 2 and verdict ~= 3 then
+        has_limits, length = true, length + 2 * limits
+        if verdict >= 4 then
+          length = length + 1 + answer[at + length]
+        end
+      end
+      undecided = undecided - copies
+    until undecided == 0
+    return length, has_limits
   end
 
   -- An error as Redis says it: a code, and what is wrong. What is caught looks different in each version.
@@ -593,7 +649,8 @@ while base < #KEYS do
   -- One check failed. Those before it are decided, and those after it are still to be.
   local limits_of, length_of, failure_of = after_errors(answer)
   while first < current do
-    size, base, first = size + length_of(first, size + 1), base + limits_of(first), first + 1
+    local length = length_of(first, size + 1)
+    size, base, first = size + length, base + limits_of(first), first + 1
   end
   for place = #answer, size + 1, -1 do
     answer[place] = nil
@@ -637,8 +694,8 @@ while base < #KEYS do
       failure = entry.failure
     end
   end
-  local length = length_of(c, at)
-  if failure and length > 1 then
+  local length, has_limits = length_of(c, at)
+  if failure and has_limits then
     corrected[#corrected + 1] = failure_of(failure)
   else
     for place = at, at + length - 1 do

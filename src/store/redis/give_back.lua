@@ -1,8 +1,10 @@
--- Takes charges back, because a limit on another node of the cluster did not fit.
+-- Takes charges back: because a limit on another node of the cluster did not fit, or because they were
+-- made ahead of requests that did not come.
 --
 --   KEYS[i]              the counter of limit i
 --   ARGV[1]              when charge.lua charged it (us)
---   ARGV[2i..2i+1]       its algorithm as in charge.lua, and the cost
+--   ARGV[5i-3..5i+1]     its algorithm as in charge.lua, and the cost; of a bucket also its tokens and
+--                        period, and how many tokens at least were used before what is taken back
 --
 --   Answer: { now (us), 1 }.
 --
@@ -18,7 +20,7 @@ local now = time[1] * 1000000 + time[2]
 local charged = ARGV[1] + 0
 
 for i = 1, #KEYS do
-  local key, algorithm, cost = KEYS[i], ARGV[2 * i], ARGV[2 * i + 1] + 0
+  local key, algorithm, cost = KEYS[i], ARGV[5 * i - 3], ARGV[5 * i - 2] + 0
   local stored = redis.call('GET', key)
   local value
 
@@ -48,23 +50,35 @@ for i = 1, #KEYS do
     end
 
   elseif algorithm == '4' then
-    -- sliding_log: the entry of this time and cost.
+    -- sliding_log: what was charged at this time. Entries of one time are alike.
     local total, rest = match(stored, '^(%d+) %d+(.*)$')
     if total then
-      local from, to = string.find(rest .. ' ', format(' %d %d ', charged, cost), 1, true)
-      if from then
-        rest = string.sub(rest, 1, from - 1) .. string.sub(rest, to)
-        value = format('%d %s%s', total - cost, match(rest, '(%d+) %d+$') or '0', rest)
-      end
+      local left = cost
+      rest = string.gsub(rest, ' (%d+) (%d+)', function(time, of_entry)
+        if left > 0 and time + 0 == charged then
+          local taken = math.min(left, of_entry + 0)
+          left, of_entry = left - taken, of_entry - taken
+          return of_entry > 0 and format(' %s %d', time, of_entry) or ''
+        end
+      end)
+      value = left < cost and format('%d %s%s', total - cost + left, match(rest, '(%d+) %d+$') or '0', rest)
     end
 
   elseif algorithm == '3' then
-    -- token_bucket: all of it, but not what has flowed back since: without the charge, the bucket might
-    -- have been full meanwhile, and could have gained nothing.
+    -- token_bucket: without the charge, the bucket might have been full meanwhile, and would have gained
+    -- nothing. So time since then is taken from it, but not that in which it was not full: while all but one
+    -- of the tokens flowed back that were used before. If that would cost more than it brings, all stays as it
+    -- is. Above 2^53 the product is not exact.
     local used, since = match(stored, '^(%d+) (%d+)$')
     if used and since + 0 <= charged then
-      used, since = used - cost, since + (now > charged and now - charged or 0)
-      value = used > 0 and format('%d %d', used, since) or '0 0'
+      local tokens, period, before = ARGV[5 * i - 1] + 0, ARGV[5 * i] + 0, ARGV[5 * i + 1] + 0
+      local product = math.max(0, before - 1) * period
+      local filling = math.floor(product / tokens) - (product < 9007199254740992 and 0 or 1)
+      local full = math.max(0, now - charged - filling)
+      if full * tokens < cost * period then
+        used = used - cost
+        value = used > 0 and format('%d %d', used, since + full) or '0 0'
+      end
     end
   end
 

@@ -4,7 +4,7 @@
 --   ARGV[1]  the id of this replica, in hexadecimal
 --   ARGV[2]  how long a replica counts after it was last heard of (us)
 --
---   Answer: { now (us), 1, 1, how many are alive, 0 }, as charge.lua answers about one limit.
+--   Answer: { now (us), 1, how many are alive, 0 }, as charge.lua answers about one limit.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -19,4 +19,4 @@ for id, since in string.gmatch(redis.call('GET', KEYS[1]) or '', '(%x+) (%d+)') 
   end
 end
 redis.call('SET', KEYS[1], alive, 'PX', string.format('%d', math.ceil(lasts / 1000)))
-return { now, 1, 1, count, 0 }
+return { now, 1, count, 0 }

@@ -33,7 +33,7 @@ use tokio::{
 use super::{
     address::Address,
     connect::Connector,
-    job::{Call, Job, in_calls, pipeline},
+    job::{self, Call, Job, in_calls, pipeline},
     redirect::{Redirect, Undecided},
     script::{self, Replies},
     time::RedisTime,
@@ -234,17 +234,14 @@ impl Lane {
         while !calls.is_empty() {
             let left = self.exchange_once(&mut connection, calls, is_loaded).await;
             let left = left.map_err(|(error, left)| {
-                for job in left.into_iter().flat_map(|call| call.jobs) {
+                for job in left.into_iter().flat_map(Call::into_jobs) {
                     job.answer(Err(error.clone().into()));
                 }
                 error
             })?;
             let now = Instant::now();
             calls = left.calls;
-            for call in &mut calls {
-                call.jobs.retain(|job| !job.is_stale(now));
-            }
-            calls.retain(|call| !call.jobs.is_empty());
+            calls.retain_mut(|call| call.retain(|job| !job.is_stale(now)));
             is_loaded |= left.is_loaded;
         }
         Ok(count)
@@ -277,8 +274,8 @@ impl Lane {
             if !is_loaded && script::is_missing_script(&answer) {
                 is_missing = true;
                 left.push(call);
-            } else if call.jobs.len() > 1 && self.is_scattered(&answer) {
-                left.extend(call.jobs.into_iter().map(Call::of));
+            } else if call.checks.len() > 1 && self.is_scattered(&answer) {
+                left.extend(call.checks.into_iter().map(Call::of));
             } else {
                 demoted = demoted.or(script::read_only(&answer));
                 self.answer(call, answer);
@@ -286,7 +283,7 @@ impl Lane {
         }
         if let Some(error) = demoted {
             // Somebody else is the primary now. Those that are left were not charged.
-            for job in left.into_iter().flat_map(|call| call.jobs) {
+            for job in left.into_iter().flat_map(Call::into_jobs) {
                 job.answer(Err(error.clone().into()));
             }
             return Err((error, Vec::new()));
@@ -322,7 +319,7 @@ impl Lane {
             .as_ref()
             .and_then(|node| Redirect::of(&answer, node));
         if let Some(redirect) = redirect {
-            for job in call.jobs {
+            for job in call.into_jobs() {
                 job.answer(Err(Undecided::Redirected(redirect.clone())));
             }
             return;
@@ -330,13 +327,12 @@ impl Lane {
         match Replies::read(answer) {
             Ok(mut replies) => {
                 self.time.observe(replies.now_us());
-                for job in call.jobs {
-                    let reply = replies.next(job.charges());
-                    job.answer(reply.map_err(Undecided::from));
+                for equals in call.checks {
+                    job::answer(equals, &mut replies);
                 }
             }
             Err(error) => {
-                for job in call.jobs {
+                for job in call.into_jobs() {
                     job.answer(Err(error.clone().into()));
                 }
             }
@@ -348,15 +344,11 @@ impl Lane {
         &self,
         connection: &mut MultiplexedConnection,
     ) -> Result<(), redis::RedisError> {
-        // Only across nodes is there anything to give back.
-        let sources: &[&str] = match self.node {
-            Some(_) => &[
-                script::SOURCE,
-                script::HEARTBEAT_SOURCE,
-                script::GIVE_BACK_SOURCE,
-            ],
-            None => &[script::SOURCE, script::HEARTBEAT_SOURCE],
-        };
+        let sources = [
+            script::SOURCE,
+            script::HEARTBEAT_SOURCE,
+            script::GIVE_BACK_SOURCE,
+        ];
         for source in sources {
             let mut cmd = redis::cmd("SCRIPT");
             cmd.arg("LOAD").arg(source);

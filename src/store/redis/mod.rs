@@ -2,6 +2,7 @@
 //! script. In a cluster, a check is in a call for each of its slots.
 
 mod address;
+mod ahead;
 mod breaker;
 mod cluster;
 mod connect;
@@ -9,11 +10,13 @@ mod connectivity;
 mod job;
 mod lane;
 mod node;
+mod one;
 mod options;
 mod read;
 mod redirect;
 mod replicas;
 pub mod script;
+pub mod shares;
 mod time;
 
 use std::{sync::Arc, time::Duration};
@@ -26,9 +29,7 @@ use self::{
     job::Work,
     node::{Call, Node},
     options::Server,
-    redirect::Undecided,
     replicas::{BEAT, Replicas},
-    script::{Check, Mode},
     time::RedisTime,
 };
 pub use self::{
@@ -37,7 +38,7 @@ pub use self::{
     read::Reader,
 };
 use super::{
-    Answer, Batch, Charging, Store, StoreError,
+    Ahead, Batch, Charging, Store,
     read::{Read, Reads},
 };
 use crate::{jitter::half_to_whole, problem::Problem, workers::Workers};
@@ -53,7 +54,7 @@ pub struct RedisStore {
 /// Who decides.
 enum Servers {
     /// One server at a time, behind Sentinels or not.
-    One(Node),
+    One(Arc<Node>),
     /// The nodes of a Redis Cluster.
     Cluster(Cluster),
 }
@@ -75,9 +76,9 @@ impl RedisStore {
         let reader = Reader::new(options)?;
         let time = Arc::new(RedisTime::new());
         let servers = match &options.server {
-            Server::One(_) | Server::Sentinel { .. } => Servers::One(Node::start(
+            Server::One(_) | Server::Sentinel { .. } => Servers::One(Arc::new(Node::start(
                 &connector, options, None, &time, workers, on_change,
-            )),
+            ))),
             Server::Cluster { .. } => Servers::Cluster(Cluster::start(
                 connector, options, &time, workers, on_change,
             )),
@@ -131,7 +132,7 @@ impl RedisStore {
 impl Store for RedisStore {
     fn charge<'a>(&'a self, batch: &'a Batch, deadline: Instant) -> Charging<'a> {
         match &self.servers {
-            Servers::One(node) => Charging::awaited(charge(node, batch, deadline)),
+            Servers::One(node) => Charging::awaited(one::charge(node, batch, deadline)),
             Servers::Cluster(cluster) => Charging::awaited(cluster.charge(batch, deadline)),
         }
     }
@@ -147,25 +148,9 @@ impl Store for RedisStore {
     fn replicas(&self) -> u64 {
         self.replicas.alive()
     }
-}
 
-/// Charges the whole batch in one call.
-async fn charge(node: &Node, batch: &Batch, deadline: Instant) -> Result<Answer, StoreError> {
-    let charges = batch.charges();
-    let call = Call {
-        work: Work::Check(Check::new(batch, charges.iter(), Mode::Charge)),
-        key: charges.first().map_or("", |charge| batch.key(charge)),
-        slot: 0,
-        asking: false,
-        parts: 1,
-    };
-    match node.call(call, deadline).await {
-        Ok(reply) => reply.verdict.map(Answer::from),
-        Err(Undecided::Failed(error)) => Err(error),
-        // Only nodes of a cluster redirect, and their replies are read as such.
-        Err(Undecided::Redirected(redirect)) => Err(StoreError::Malformed(format!(
-            "redis redirected the check: {redirect:?}"
-        ))),
+    fn ahead(&self) -> Option<&dyn Ahead> {
+        Some(self)
     }
 }
 

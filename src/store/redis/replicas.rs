@@ -25,22 +25,28 @@ pub(super) struct Replicas {
     key: String,
     /// Tells this process from others.
     id: String,
+    /// 0 before Redis was asked.
     alive: AtomicU64,
 }
 
 impl Replicas {
-    /// Only this one.
+    /// Only this one, as far as is known.
     pub(super) fn new(prefix: &KeyPrefix) -> Self {
         Self {
             key: format!("{prefix}replicas"),
             id: format!("{:016x}", jitter::up_to(u64::MAX)),
-            alive: AtomicU64::new(1),
+            alive: AtomicU64::new(0),
         }
     }
 
     /// How many were alive when Redis was last asked; at least 1.
     pub(super) fn alive(&self) -> u64 {
-        self.alive.load(Ordering::Relaxed)
+        self.known().unwrap_or(1)
+    }
+
+    /// Likewise, if Redis was asked.
+    pub(super) fn known(&self) -> Option<u64> {
+        Some(self.alive.load(Ordering::Relaxed)).filter(|alive| *alive > 0)
     }
 
     pub(super) fn key(&self) -> &str {

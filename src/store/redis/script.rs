@@ -1,12 +1,13 @@
 //! Encodes checks as a Redis command, and decodes the reply.
 
-use std::{fmt::Debug, sync::LazyLock, time::Duration};
+use std::{fmt::Debug, hash::BuildHasher as _, ops::Range, sync::LazyLock, time::Duration};
 
+use foldhash::fast::FixedState;
 use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 
 use crate::{
     limit::{Algorithm, Outcome, calendar::Edges},
-    store::{Batch, Charge, ChargeResult, Counted, StoreError},
+    store::{Batch, Charge, ChargeResult, ChargedAhead, Counted, ENFORCED, StoreError, Unused},
 };
 
 /// The script, as it is loaded into Redis.
@@ -65,10 +66,16 @@ pub struct Check {
     bytes: Vec<u8>,
     /// Where each key ends.
     ends: Vec<usize>,
+    /// A bit for each key. Checks without a common bit have no common key.
+    marks: u64,
+    /// Whether equal ones can be asked for as one.
+    is_countable: bool,
 }
 
-/// The bytes of a charge, in what is asked.
+/// The bytes of a charge, in what is asked; of its edges, which some have; and where its cost is.
 const CHARGE: usize = 49;
+const EDGES: usize = 16;
+const COST: Range<usize> = 5..13;
 
 /// In place of a budget of new counters: nothing is written if a counter would be new.
 const ASK: u32 = u32::MAX;
@@ -81,19 +88,40 @@ impl Check {
         mode: Mode,
     ) -> Self {
         let keys: usize = charges.clone().map(|charge| batch.key(charge).len()).sum();
-        let mut bytes = Vec::with_capacity(keys + charges.len() * (CHARGE + 16) + 1);
+        let mut bytes = Vec::with_capacity(keys + charges.len() * (CHARGE + EDGES) + 1);
         let mut ends = Vec::with_capacity(charges.len());
+        let mut marks = 0;
         for charge in charges.clone() {
-            bytes.extend_from_slice(batch.key(charge).as_bytes());
+            let key = batch.key(charge).as_bytes();
+            bytes.extend_from_slice(key);
             ends.push(bytes.len());
+            marks |= 1 << (FixedState::default().hash_one(key) >> 58);
         }
+        let mut is_countable = matches!(mode, Mode::Charge | Mode::ChargePart { .. });
         for charge in charges {
             push_charge(&mut bytes, charge, mode);
+            is_countable &= charge.group == ENFORCED && charge.limit().is_some();
         }
         if mode == Mode::Peek {
             bytes.push(0);
         }
-        Self { bytes, ends }
+        Self {
+            bytes,
+            ends,
+            marks,
+            is_countable,
+        }
+    }
+
+    /// Whether many equal ones can be asked for as one: all that they charge are enforced limits,
+    /// so those that fit come first, and the others change nothing.
+    pub fn is_countable(&self) -> bool {
+        self.is_countable
+    }
+
+    /// Whether the decision about one depends on what the other charges.
+    pub fn shares_keys(&self, other: &Self) -> bool {
+        self.marks & other.marks != 0 && self.keys().any(|key| other.keys().any(|k| k == key))
     }
 
     /// How many charges are decided about.
@@ -110,6 +138,20 @@ impl Check {
 
     fn asked(&self) -> &[u8] {
         &self.bytes[self.ends.last().copied().unwrap_or(0)..]
+    }
+
+    /// What each charge costs.
+    pub fn costs(&self) -> impl Iterator<Item = u64> {
+        let mut asked = self.asked();
+        std::iter::from_fn(move || {
+            let (cost, edges) = (
+                asked.get(COST)?,
+                if asked[0] == CALENDAR { EDGES } else { 0 },
+            );
+            let cost = u64::from_le_bytes(cost.try_into().ok()?);
+            asked = asked.get(CHARGE + edges..)?;
+            Some(cost)
+        })
     }
 }
 
@@ -161,24 +203,25 @@ fn push_charge(out: &mut Vec<u8>, charge: &Charge, mode: Mode) {
 }
 
 /// The command that decides about checks, in this order, by the loaded script.
-pub fn call<'a>(checks: impl Iterator<Item = &'a Check> + Clone) -> Cmd {
+pub fn call<'a>(checks: impl Iterator<Item = (&'a Check, u32)> + Clone) -> Cmd {
     command("EVALSHA", &SHA, checks)
 }
 
-/// The command that decides about checks. `script` is [`SHA`] for `EVALSHA`, or a source for
-/// `EVAL`.
+/// The command that decides about checks, each of which is asked so many times, at least once and
+/// more only if it [is countable](Check::is_countable). `script` is [`SHA`] for `EVALSHA`, or a
+/// source for `EVAL`.
 pub fn command<'a>(
     verb: &str,
     script: &str,
-    checks: impl Iterator<Item = &'a Check> + Clone,
+    checks: impl Iterator<Item = (&'a Check, u32)> + Clone,
 ) -> Cmd {
     // The last of what is asked holds for all checks after it.
     let (mut count, mut asks, mut keys, mut bytes) = (0, 0, 0, 0);
     let mut asked = None;
-    for check in checks.clone() {
+    for (check, times) in checks.clone() {
         count += 1;
-        if asked != Some(check.asked()) {
-            asked = Some(check.asked());
+        if asked != Some((check.asked(), times)) {
+            asked = Some((check.asked(), times));
             asks = count;
         }
         keys += check.ends.len();
@@ -186,47 +229,47 @@ pub fn command<'a>(
     }
     let mut cmd = Cmd::with_capacity(3 + keys + asks, bytes + 64);
     cmd.arg(verb).arg(script).arg(keys);
-    for check in checks.clone() {
+    for (check, _) in checks.clone() {
         for key in check.keys() {
             cmd.arg(key);
         }
     }
-    for check in checks.take(asks) {
-        cmd.arg(check.asked());
+    for (check, times) in checks.take(asks) {
+        match times {
+            0..=1 => cmd.arg(check.asked()),
+            _ => cmd.arg([check.asked(), &times.to_le_bytes()].concat()),
+        };
     }
     cmd
 }
 
-/// The command that takes back the limits among `charges`, which were charged at `charged_us`, by
-/// the loaded script.
-pub fn give_back<'a>(
-    batch: &Batch,
-    charges: impl Iterator<Item = &'a Charge> + Clone,
-    charged_us: u64,
-) -> Cmd {
-    give_back_command("EVALSHA", &GIVE_BACK_SHA, batch, charges, charged_us)
+/// The command that takes back charges to the limits of `batch`, by the loaded script.
+pub fn give_back(batch: &Batch, unused: &Unused) -> Cmd {
+    give_back_command("EVALSHA", &GIVE_BACK_SHA, batch, unused)
 }
 
 /// As [`give_back`]. `script` is a name for `EVALSHA`, or a source for `EVAL`.
-pub fn give_back_command<'a>(
-    verb: &str,
-    script: &str,
-    batch: &Batch,
-    charges: impl Iterator<Item = &'a Charge> + Clone,
-    charged_us: u64,
-) -> Cmd {
-    let limits = charges.filter(|charge| charge.limit().is_some());
+pub fn give_back_command(verb: &str, script: &str, batch: &Batch, unused: &Unused) -> Cmd {
+    let charges = batch.charges().iter().enumerate();
+    let limits = charges.filter_map(|(place, charge)| Some((place, charge, charge.limit()?)));
     let mut cmd = redis::cmd(verb);
     cmd.arg(script).arg(limits.clone().count());
-    for charge in limits.clone() {
+    for (_, charge, _) in limits.clone() {
         cmd.arg(batch.key(charge));
     }
-    cmd.arg(charged_us);
-    for charge in limits {
-        cmd.arg(kind(&charge.counted)).arg(charge.cost);
+    cmd.arg(unused.charged_us);
+    for (place, charge, limit) in limits {
+        let cost = charge.cost.saturating_mul(unused.copies.into());
+        cmd.arg(kind(&charge.counted)).arg(cost);
+        let rate = limit.rate();
+        cmd.arg(rate.tokens).arg(rate.period_us);
+        cmd.arg(unused.used_before(place, limit, charge.cost));
     }
     cmd
 }
+
+/// The number of a `fixed_window` that follows the calendar.
+const CALENDAR: u8 = 6;
 
 /// The number by which the script knows what a charge counts.
 ///
@@ -234,7 +277,7 @@ pub fn give_back_command<'a>(
 fn kind(counted: &Counted) -> u8 {
     match counted {
         Counted::Limit(limit) => match limit.algorithm() {
-            Algorithm::FixedWindow if limit.edges().is_some() => 6,
+            Algorithm::FixedWindow if limit.edges().is_some() => CALENDAR,
             Algorithm::FixedWindow => 1,
             Algorithm::SlidingWindow => 2,
             Algorithm::TokenBucket => 3,
@@ -273,6 +316,20 @@ pub struct ScriptReply {
     pub asks_for_new: bool,
     /// The decision; or [`StoreError::Clock`], if that time lies outside the edges of a window.
     pub verdict: Result<ChargeResult, StoreError>,
+    /// How many checks are admitted, of those that it is about.
+    pub granted: u64,
+}
+
+impl TryFrom<ScriptReply> for ChargedAhead {
+    type Error = StoreError;
+
+    fn try_from(reply: ScriptReply) -> Result<Self, StoreError> {
+        Ok(Self {
+            answer: reply.verdict?.into(),
+            granted: u32::try_from(reply.granted).unwrap_or(u32::MAX),
+            charged_us: reply.now_us,
+        })
+    }
 }
 
 /// The verdict of a check that is not decided, because Redis' time lies outside the edges of a
@@ -312,19 +369,35 @@ impl Replies {
         self.now_us
     }
 
+    /// How many of the next checks, which are `most` equal ones, have the reply that follows.
+    pub fn copies(&mut self, most: u64) -> Result<u64, StoreError> {
+        self.read_next(|replies| {
+            let copies = replies.number()?;
+            let is_valid = (1..=most).contains(&copies);
+            is_valid.then_some(copies).ok_or_else(|| malformed(&copies))
+        })
+    }
+
     /// The reply about the next check, which has so many charges.
     pub fn next(&mut self, charges: usize) -> Result<ScriptReply, StoreError> {
+        self.read_next(|replies| replies.reply(charges))
+    }
+
+    fn read_next<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         if let [Value::ServerError(error), ..] = self.rest.as_slice() {
             let error = refused(&error.clone().into());
             self.rest.next();
             return Err(error);
         }
-        let reply = self.reply(charges);
-        if reply.is_err() {
+        let next = read(self);
+        if next.is_err() {
             // Nobody knows where the reply about the next one begins.
             self.rest = Vec::new().into_iter();
         }
-        reply
+        next
     }
 
     fn reply(&mut self, charges: usize) -> Result<ScriptReply, StoreError> {
@@ -339,10 +412,12 @@ impl Replies {
             verdict @ (0..=1 | 4..=5) => (false, Ok(self.result(verdict, charges)?)),
             other => return Err(malformed(&other)),
         };
+        let is_admitted = verdict.as_ref().is_ok_and(|result| result.admitted);
         Ok(ScriptReply {
             now_us: self.now_us,
             asks_for_new,
             verdict,
+            granted: u64::from(is_admitted),
         })
     }
 
@@ -436,7 +511,7 @@ fn malformed(value: &dyn Debug) -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{limit::Limit, store::ENFORCED};
+    use crate::limit::Limit;
 
     #[test]
     fn the_script_has_a_branch_for_every_algorithm() {
@@ -466,7 +541,7 @@ mod tests {
         let check = Check::new(&batch, batch.charges().iter(), Mode::Peek);
         assert_eq!(check.charges(), 1);
         let charging = Check::new(&batch, batch.charges().iter(), Mode::Charge);
-        let checks = [&check, &charging, &check, &check];
+        let checks = [(&check, 1), (&charging, 1), (&check, 1), (&check, 1)];
         let cmd = command("EVALSHA", "sha", checks.into_iter());
         let args: Vec<&[u8]> = cmd
             .args_iter()

@@ -97,7 +97,7 @@ impl<'a> Charging<'a> {
         } else {
             Mode::ChargePart { new: false }
         };
-        let mut reply = self.call(part, mode).await;
+        let mut reply = self.call(part, mode, 1).await;
         if let Ok(ScriptReply {
             asks_for_new: true,
             now_us,
@@ -107,7 +107,7 @@ impl<'a> Charging<'a> {
             if !self.may_be_new(part, now_us) {
                 return self.one_by_one(part, denied, Counters::Shared).await;
             }
-            reply = self.call(part, Mode::ChargePart { new: true }).await;
+            reply = self.call(part, Mode::ChargePart { new: true }, 1).await;
         }
         match reply {
             Ok(reply) => {
@@ -183,15 +183,27 @@ impl<'a> Charging<'a> {
         Ok(())
     }
 
-    /// Calls the script for all charges of a part.
-    async fn call(&self, part: &Part, mode: Mode) -> Result<ScriptReply, Undecided> {
+    /// Charges the only part up to `times`, by `deadline`, unless a counter is new.
+    pub(super) async fn ahead(
+        mut self,
+        part: &Part,
+        times: u32,
+        deadline: Instant,
+    ) -> Result<ScriptReply, Undecided> {
+        self.deadline = deadline;
+        self.call(part, Mode::ChargePart { new: false }, times)
+            .await
+    }
+
+    /// Calls the script for all charges of a part, so many times.
+    async fn call(&self, part: &Part, mode: Mode, times: u32) -> Result<ScriptReply, Undecided> {
         let charges = part
             .places
             .iter()
             .map(|&place| &self.batch.charges()[place]);
         let first = charges.clone().next();
         send(self.nodes, part.slot, self.deadline, |slot, asking| Call {
-            work: Work::Check(Check::new(self.batch, charges.clone(), mode)),
+            work: Work::Check(Check::new(self.batch, charges.clone(), mode), times),
             key: first.map_or("", |charge| self.batch.key(charge)),
             slot,
             asking,
@@ -212,7 +224,7 @@ impl<'a> Charging<'a> {
         let alone = Batch::alone(charge, key);
         let called = send(self.nodes, slot_of(key), self.deadline, |slot, asking| {
             Call {
-                work: Work::Check(Check::new(&alone, alone.charges().iter(), mode)),
+                work: Work::Check(Check::new(&alone, alone.charges().iter(), mode), 1),
                 key,
                 slot,
                 asking,

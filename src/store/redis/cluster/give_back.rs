@@ -10,7 +10,7 @@ use super::{
     send::send,
     slots::slot_of,
 };
-use crate::store::{Batch, Unsettled};
+use crate::store::{Batch, GivingBack, Unsettled, Unused};
 
 /// Charges that were made, and are given back when this is dropped; unless they are kept.
 pub(super) struct GiveBack<'a> {
@@ -62,7 +62,16 @@ impl<'a> GiveBack<'a> {
     pub(super) fn take(&mut self, is_meant: impl Fn(usize) -> bool) -> Unsettled {
         let owed = self.owed.extract_if(.., |owed| is_meant(owed.place));
         let (nodes, batch) = (self.nodes, self.batch);
-        Unsettled::new(owed.map(|owed| Box::pin(give_back(nodes, batch, &owed)) as _))
+        Unsettled::new(owed.map(|owed| {
+            let charge = &batch.charges()[owed.place];
+            let key = owed.shared.as_deref().unwrap_or(batch.key(charge));
+            let unused = Unused {
+                copies: 1,
+                charged_us: owed.charged_us,
+                remaining: Vec::new(),
+            };
+            give_back(nodes, &Batch::alone(charge, key), &unused)
+        }))
     }
 }
 
@@ -72,18 +81,24 @@ impl Drop for GiveBack<'_> {
     }
 }
 
-/// Gives one charge back. Key by key: a slot that is being moved takes no others.
-fn give_back(
-    nodes: &Arc<Nodes>,
-    batch: &Batch,
-    owed: &Owed,
-) -> impl Future<Output = ()> + Send + 'static {
-    let charge = &batch.charges()[owed.place];
-    let key = owed.shared.as_deref().unwrap_or(batch.key(charge));
-    let alone = Batch::alone(charge, key);
-    let cmd = script::give_back(&alone, alone.charges().iter(), owed.charged_us);
-    let (nodes, key) = (Arc::clone(nodes), key.to_owned());
-    async move {
+/// Gives back what was charged ahead.
+pub(super) fn give_back_all(nodes: &Arc<Nodes>, batch: &Batch, unused: &Unused) -> Vec<GivingBack> {
+    let charges = batch.charges().iter().enumerate();
+    let each = charges.map(|(place, charge)| {
+        let alone = Batch::alone(charge, batch.key(charge));
+        give_back(nodes, &alone, &unused.at(place))
+    });
+    each.collect()
+}
+
+/// Gives back charges to one counter, the only one of a batch: a slot that is being moved takes no
+/// others.
+fn give_back(nodes: &Arc<Nodes>, alone: &Batch, unused: &Unused) -> GivingBack {
+    let cmd = script::give_back(alone, unused);
+    let first = alone.charges().first();
+    let key = first.map_or("", |charge| alone.key(charge)).to_owned();
+    let nodes = Arc::clone(nodes);
+    Box::pin(async move {
         let call = |slot, asking| Call {
             work: Work::Script(cmd.clone(), 0),
             key: &key,
@@ -95,5 +110,5 @@ fn give_back(
         if let Err(error) = send(&nodes, slot_of(&key), deadline, call).await {
             tracing::debug!(key, ?error, "a charge could not be given back");
         }
-    }
+    })
 }

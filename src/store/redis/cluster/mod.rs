@@ -33,7 +33,10 @@ use super::{
     script::ScriptReply, time::RedisTime,
 };
 use crate::{
-    store::{Answer, Batch, ENFORCED, Lost, StoreError, Unsettled, budgets::Budgets},
+    store::{
+        Answer, Batch, ChargedAhead, ENFORCED, GivingBack, Lost, StoreError, Unsettled, Unused,
+        budgets::Budgets,
+    },
     workers::Workers,
 };
 
@@ -125,6 +128,35 @@ impl Cluster {
             lost,
             unsettled,
         })
+    }
+}
+
+impl Cluster {
+    /// As [`charge`](Self::charge), up to `times` at once: if all keys are in one slot and on one
+    /// node, and no counter is new.
+    pub(super) async fn charge_ahead(
+        &self,
+        batch: &Batch,
+        times: u32,
+        deadline: Instant,
+    ) -> Result<ChargedAhead, StoreError> {
+        if let [part] = &parts(batch)[..] {
+            let charging = Charging::new(&self.nodes, &self.budgets, batch, 1);
+            let reply = charging.ahead(part, times, deadline).await;
+            match reply {
+                Ok(reply) if !reply.asks_for_new => return reply.try_into(),
+                Err(Undecided::Failed(error)) => return Err(error),
+                // They are on two nodes, or there may be no more of them: one at a time.
+                Ok(_) | Err(Undecided::Redirected(_)) => {}
+            }
+        }
+        let answer = self.charge(batch, deadline).await;
+        answer.map(ChargedAhead::once)
+    }
+
+    /// Gives back what was charged ahead.
+    pub(super) fn give_back(&self, batch: &Batch, unused: &Unused) -> Vec<GivingBack> {
+        give_back::give_back_all(&self.nodes, batch, unused)
     }
 }
 
