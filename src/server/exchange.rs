@@ -65,7 +65,7 @@ pub(super) async fn exchange<H: Handler>(
     let is_whole = !has_body || wanted == 0 && unread.discard(exchange).await;
     let closes = !is_whole || !exchange.keeps_connection || common.drain.announced();
     let mut out = Vec::new();
-    response.write_to(&mut out, exchange, closes, SystemTime::now());
+    response.write_to(&mut out, exchange, closes, time_of_day());
     if !write(unread.stream(), &out, limit).await {
         return Exchanged::Gone;
     }
@@ -99,7 +99,7 @@ async fn refuse(stream: &Stream, error: NotARequest, limit: Duration) -> Exchang
         NotARequest::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
     };
     let mut out = Vec::new();
-    Response::new(status).write_last(&mut out, SystemTime::now());
+    Response::new(status).write_last(&mut out, time_of_day());
     if write(stream, &out, limit).await {
         Exchanged::Last
     } else {
@@ -130,6 +130,15 @@ async fn write(stream: &Stream, mut bytes: &[u8], limit: Duration) -> bool {
             }
         }
     }
+}
+
+/// For the `Date` of responses.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "nothing is decided by it, and a clock would be asked twice"
+)]
+fn time_of_day() -> SystemTime {
+    SystemTime::now()
 }
 
 /// Reports a panic in a handler, which then ends the connection's task.

@@ -13,6 +13,6 @@ mod response;
 
 pub use self::{
     headers::Headers,
-    request::{Body, Exchange, Framing, MAX_FIELDS, NotARequest, Request},
+    request::{Body, Exchange, Framing, MAX_FIELDS, NotARequest, Request, Wants},
     response::Response,
 };

@@ -13,6 +13,9 @@ use super::headers::{Headers, place};
 /// is to be decided about, and not refused. nginx takes a thousand, and adds some.
 pub const MAX_FIELDS: usize = 1024;
 
+/// As many fields as are read without asking for memory.
+const FEW_FIELDS: usize = 64;
+
 /// A request.
 #[derive(Debug)]
 pub struct Request {
@@ -34,10 +37,19 @@ pub struct Exchange {
     pub keeps_connection: bool,
     /// Whether it came over HTTP/1.0.
     pub is_http_1_0: bool,
-    /// Whether it is for a head only.
-    pub is_head: bool,
-    /// Whether it is for a tunnel.
-    pub is_connect: bool,
+    /// What it asks for.
+    pub wants: Wants,
+}
+
+/// What a request asks for, by its method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wants {
+    /// A response with its content.
+    Content,
+    /// Its head alone: HEAD.
+    Head,
+    /// A tunnel: CONNECT.
+    Tunnel,
 }
 
 /// The request target (RFC 9112 §3.2).
@@ -86,9 +98,15 @@ pub enum NotARequest {
 impl Request {
     /// Reads the head that `bytes` begin with; returns what follows it, too.
     pub fn parse(mut bytes: Vec<u8>) -> Result<(Self, Vec<u8>), NotARequest> {
-        let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let mut few = [const { MaybeUninit::uninit() }; FEW_FIELDS];
+        let mut many;
         let mut parsed = httparse::Request::new(&mut []);
-        let end = match parsed.parse_with_uninit_headers(&bytes, &mut fields) {
+        let mut end = parsed.parse_with_uninit_headers(&bytes, &mut few);
+        if end == Err(httparse::Error::TooManyHeaders) {
+            many = vec![MaybeUninit::uninit(); MAX_FIELDS];
+            end = parsed.parse_with_uninit_headers(&bytes, &mut many);
+        }
+        let end = match end {
             Ok(httparse::Status::Complete(end)) => end,
             Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
                 return Err(NotARequest::TooLarge);
@@ -218,15 +236,18 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 fn exchange(headers: &Headers, method: &str, is_http_1_0: bool) -> Result<Exchange, NotARequest> {
-    let is_connect = method == "CONNECT";
+    let wants = match method {
+        "HEAD" => Wants::Head,
+        "CONNECT" => Wants::Tunnel,
+        _ => Wants::Content,
+    };
     Ok(Exchange {
         framing: framing(headers, is_http_1_0)?,
         holds_body_back: headers.get(&EXPECT).is_some(),
-        // What follows a CONNECT would be a tunnel.
-        keeps_connection: keeps_connection(headers, is_http_1_0) && !is_connect,
+        // What follows would belong to the tunnel.
+        keeps_connection: keeps_connection(headers, is_http_1_0) && wants != Wants::Tunnel,
         is_http_1_0,
-        is_head: method == "HEAD",
-        is_connect,
+        wants,
     })
 }
 

@@ -7,7 +7,10 @@ use std::{
 
 use http::StatusCode;
 
-use super::{date, request::Exchange};
+use super::{
+    date,
+    request::{Exchange, Wants},
+};
 
 /// A response with a body of known length.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,14 +114,14 @@ impl Response {
         }
         // A tunnel, and what has no body by its status (RFC 9112 §6.3).
         let is_bodiless = matches!(self.status.as_u16(), 100..=199 | 204 | 304)
-            || self.status.is_success() && to.is_connect;
+            || self.status.is_success() && to.wants == Wants::Tunnel;
         if is_bodiless {
             out.extend_from_slice(b"\r\n");
             return;
         }
         self.write_length(out);
         // A HEAD gets only the head, with the length of what it does not get.
-        if !to.is_head {
+        if to.wants != Wants::Head {
             out.extend_from_slice(&self.body);
         }
     }

@@ -28,6 +28,7 @@
 --           an error, which nothing follows.
 --           About equal checks: how many have the answer that follows, that of the last of them; and
 --           the same again until all have one. Of those before it more is left, by the cost of each.
+--   Without an error it is one text of numbers, with 8 bytes for each (signed, little-endian), and no list.
 --
 -- Checks are decided in their order, as if each came in a call of its own at the same time: each sees what
 -- those before it have charged. But each key is read once, when it is first needed, and written once, at
@@ -640,7 +641,7 @@ local function after_errors(answer)
   return limits_of, length_of, failure_of
 end
 
-local first, size, base = 1, 1, 0
+local first, size, base, failed = 1, 1, 0, false
 while base < #KEYS do
   local is_done, caught = pcall(decide, now, written, known, answer, first, size, base)
   if is_done then
@@ -655,7 +656,7 @@ while base < #KEYS do
   for place = #answer, size + 1, -1 do
     answer[place] = nil
   end
-  answer[size + 1] = failure_of(caught)
+  answer[size + 1], failed = failure_of(caught), true
   size, base, first = size + 1, base + limits_of(first), first + 1
 end
 
@@ -674,7 +675,16 @@ for e = 1, #written do
   end
 end
 if not unwritten then
-  return answer
+  if failed then
+    return answer
+  end
+  -- All are numbers. As one text they take a tenth of the time to read.
+  local packed = ''
+  for from = 1, #answer, 1000 do
+    local to = math.min(#answer, from + 999)
+    packed = packed .. struct.pack('<' .. string.rep('i8', to - from + 1), unpack(answer, from, to))
+  end
+  return packed
 end
 
 -- The checks that charged or saw what could not be written have an error for an answer.

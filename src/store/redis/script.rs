@@ -345,21 +345,65 @@ const WITH_SHARED: u64 = 4;
 /// The script's reply to a call: about one check after the other.
 pub struct Replies {
     now_us: u64,
-    rest: std::vec::IntoIter<Value>,
+    rest: Rest,
+}
+
+/// What is left of the reply to a call.
+enum Rest {
+    /// Numbers alone, of eight bytes each.
+    Packed(Vec<u8>, usize),
+    /// Numbers and errors.
+    Items(std::vec::IntoIter<Value>),
+}
+
+impl Rest {
+    /// The error that comes next, if one does.
+    fn failure(&mut self) -> Option<StoreError> {
+        let Self::Items(items) = self else {
+            return None;
+        };
+        let [Value::ServerError(error), ..] = items.as_slice() else {
+            return None;
+        };
+        let error = refused(&error.clone().into());
+        items.next();
+        Some(error)
+    }
+
+    fn integer(&mut self) -> Result<i64, StoreError> {
+        let number = match self {
+            Self::Packed(bytes, at) => {
+                let number = bytes.get(*at..).and_then(<[u8]>::first_chunk).copied();
+                *at += size_of::<i64>();
+                number.map(i64::from_le_bytes)
+            }
+            Self::Items(items) => match items.next() {
+                Some(Value::Int(number)) => Some(number),
+                Some(other) => return Err(malformed(&other)),
+                None => None,
+            },
+        };
+        number.ok_or_else(|| malformed(&"it ends too early"))
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Packed(bytes, at) => *at == bytes.len(),
+            Self::Items(items) => items.as_slice().is_empty(),
+        }
+    }
 }
 
 impl Replies {
     /// Reads the reply to a call. An error is that of all its checks.
     pub fn read(value: Value) -> Result<Self, StoreError> {
-        let items = match value {
-            Value::Array(items) => items,
+        let rest = match value {
+            Value::BulkString(bytes) => Rest::Packed(bytes, 0),
+            Value::Array(items) => Rest::Items(items.into_iter()),
             Value::ServerError(error) => return Err(refused(&error.into())),
             other => return Err(malformed(&other)),
         };
-        let mut replies = Self {
-            now_us: 0,
-            rest: items.into_iter(),
-        };
+        let mut replies = Self { now_us: 0, rest };
         replies.now_us = replies.number()?;
         Ok(replies)
     }
@@ -387,15 +431,13 @@ impl Replies {
         &mut self,
         read: impl FnOnce(&mut Self) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        if let [Value::ServerError(error), ..] = self.rest.as_slice() {
-            let error = refused(&error.clone().into());
-            self.rest.next();
+        if let Some(error) = self.rest.failure() {
             return Err(error);
         }
         let next = read(self);
         if next.is_err() {
             // Nobody knows where the reply about the next one begins.
-            self.rest = Vec::new().into_iter();
+            self.rest = Rest::Packed(Vec::new(), 0);
         }
         next
     }
@@ -425,7 +467,7 @@ impl Replies {
         let mut outcomes = Vec::with_capacity(charges);
         for _ in 0..charges {
             // Below zero, it is all bits of what is left inverted, and the limit does not fit.
-            let left = self.integer()?;
+            let left = self.rest.integer()?;
             let allowed = left >= 0;
             outcomes.push(Outcome {
                 allowed,
@@ -450,23 +492,16 @@ impl Replies {
     }
 
     fn number(&mut self) -> Result<u64, StoreError> {
-        let number = self.integer()?;
+        let number = self.rest.integer()?;
         u64::try_from(number).map_err(|_| malformed(&number))
     }
 
-    fn integer(&mut self) -> Result<i64, StoreError> {
-        match self.rest.next() {
-            Some(Value::Int(number)) => Ok(number),
-            Some(other) => Err(malformed(&other)),
-            None => Err(malformed(&"it ends too early")),
-        }
-    }
-
-    /// What is left when all checks have their replies.
+    /// Nothing is left when all checks have their replies.
     fn end(&self) -> Result<(), StoreError> {
-        match self.rest.as_slice() {
-            [] => Ok(()),
-            [other, ..] => Err(malformed(other)),
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(malformed(&"it goes on"))
         }
     }
 }
@@ -585,6 +620,25 @@ mod tests {
         assert_eq!(outcomes, [(true, 3, 5), (false, 0, 7), (false, 3, 9)]);
     }
 
+    /// The reply of numbers alone.
+    fn packed(numbers: &[i64]) -> Value {
+        let bytes = numbers.iter().flat_map(|number| number.to_le_bytes());
+        Value::BulkString(bytes.collect())
+    }
+
+    #[test]
+    fn numbers_mean_the_same_in_a_text_and_in_a_list() {
+        let numbers = [1_700_000_000_000_000, 0, -1, 70_368_744_177_664];
+        let reply = decode(packed(&numbers), 1).unwrap();
+        let list = Value::Array(numbers.map(Value::Int).to_vec());
+        assert_eq!(reply, decode(list, 1).unwrap());
+        assert_eq!(reply.now_us, 1_700_000_000_000_000);
+        assert_eq!(
+            reply.verdict.unwrap().outcomes[0].wait_us,
+            70_368_744_177_664
+        );
+    }
+
     #[test]
     fn an_answer_of_the_wrong_shape_is_an_error_and_not_a_verdict() {
         for answer in [
@@ -607,6 +661,10 @@ mod tests {
             ]),
             Value::Array(vec![Value::Int(1), Value::Int(6)]),
             Value::Array([1, 5, 1, 0, 1, 2].map(Value::Int).to_vec()),
+            packed(&[1, 1, 2]),
+            packed(&[1, 1, 2, 3, 4]),
+            Value::BulkString(vec![0; 33]),
+            Value::BulkString(Vec::new()),
         ] {
             let error = decode(answer, 1).unwrap_err();
             assert!(matches!(error, StoreError::Malformed(_)), "{error}");
