@@ -33,6 +33,7 @@ rules:
   - {{ name: data, match: {{ path: /data }}, key: [client_ip], limit: {WINDOW} }}
   - {{ name: over, match: {{ path: /over }}, key: [client_ip], limit: 1/h }}
   - {{ name: many, match: {{ path: /many }}, key: [client_ip], limit: 1000000/h, max_new_keys: 0 }}
+  - {{ name: leased, match: {{ path: /leased }}, key: [client_ip], limit: {WINDOW}, lease: {{ share: 10%, ttl: 100ms }} }}
   - {{ name: keyed, match: {{ path: /keyed }}, key: [{{ header: x-api-key }}], limit: {WINDOW} }}
 """
 
@@ -539,7 +540,8 @@ class Bench:
             bare, redis = stage.bare(), Redis(stage)
             default = stage.tollgate(redis=redis)
             cases = {"bare hyper": (bare, "/data", CALLERS), "10,000 callers": (default, "/data", CALLERS),
-                     "one caller": (default, "/data", 1), "one caller, over its limit": (default, "/over", 1)}
+                     "one caller": (default, "/data", 1), "one caller, with a `lease`": (default, "/leased", 1),
+                     "one caller, over its limit": (default, "/over", 1)}
             if single := self.flag("--redis-batch", 1):
                 cases["one caller, `--redis-batch 1`"] = (stage.tollgate(*single, redis=redis), "/data", 1)
             if forget := self.flag("--remember-denials", "false"):

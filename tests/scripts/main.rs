@@ -12,7 +12,7 @@ const TABLES: &[(&str, usize)] = &[
     ("targets", 10),
     ("endpoint", 12),
     ("raw", 7),
-    ("hot", 4),
+    ("hot", 5),
     ("rates", 9),
     ("callers", 11),
     ("rules", 9),
@@ -20,6 +20,7 @@ const TABLES: &[(&str, usize)] = &[
     ("threads", 6),
     ("hang", 1),
     ("envoy", 4),
+    ("ways", 4),
 ];
 
 const PLOTS: &[&str] = &["throughput", "cpu", "latency", "scaling", "envoy"];

@@ -1,7 +1,8 @@
 //! A lane: one task, one long-lived connection, a queue of checks.
 //!
-//! While only a few checks are under way, another one goes out alone and at once. Else it waits for
-//! replies; then the task takes what has queued up meanwhile, and writes it as a few calls of the
+//! While only a few checks are under way, another one goes out alone and at once. Else, and as long
+//! as there were many of late, it waits for replies; then the task takes what has queued up
+//! meanwhile, and writes it as a few calls of the
 //! script, in one pipeline. Under load the calls grow by themselves, so all checks that arrived
 //! during a round trip share its cost, and most of the cost of a call.
 //!
@@ -27,6 +28,7 @@ use redis::{
 };
 use tokio::{
     sync::mpsc,
+    task::yield_now,
     time::{Instant, sleep, timeout},
 };
 
@@ -57,6 +59,32 @@ pub(super) struct Patience {
 /// With more checks than these under way, others wait for a reply, and share a call. With fewer
 /// there would be nothing to share, only a round trip to wait for.
 const FEW: usize = 4;
+
+/// How often a lane looks for more checks before it sends a pipeline, when there are many.
+const LOOKS: usize = 4;
+
+/// How many checks a pipeline has nowadays: as many as the largest of late.
+///
+/// Under load, a reply is followed by as many checks as it has answered, one by one. If each of the
+/// first few went alone, each would cost a call.
+#[derive(Debug, Default)]
+struct Crowd(usize);
+
+impl Crowd {
+    /// Notes a pipeline of so many checks.
+    fn note(&mut self, checks: usize) {
+        self.0 = checks.max(self.0 - self.0.div_ceil(8));
+    }
+
+    fn is_large(&self) -> bool {
+        self.0 > FEW
+    }
+
+    /// Whether more may be sent while so many are under way.
+    fn lets_go(&self, under_way: usize) -> bool {
+        under_way == 0 || under_way <= FEW && !self.is_large()
+    }
+}
 
 /// The most checks in one pipeline: it bounds how long the first of them waits for the last.
 const MAX_PIPELINE: usize = 256;
@@ -174,6 +202,7 @@ impl Lane {
     ) -> Option<StoreError> {
         let mut pipelines = FuturesUnordered::new();
         let mut under_way = 0;
+        let mut crowd = Crowd::default();
         let mut jobs = Vec::new();
         let mut tick = std::pin::pin!(sleep(TICK));
         let (mut ticks, mut is_used) = (false, false);
@@ -185,10 +214,13 @@ impl Lane {
                     Ok(count) => under_way -= count,
                     Err(error) => return Some(error),
                 },
-                received = queue.recv_many(&mut jobs, MAX_PIPELINE), if under_way <= FEW => {
+                received = queue.recv_many(&mut jobs, MAX_PIPELINE), if crowd.lets_go(under_way) => {
                     if received == 0 {
                         while pipelines.next().await.is_some() {}
                         return None;
+                    }
+                    if crowd.is_large() {
+                        gather(queue, &mut jobs).await;
                     }
                     let now = Instant::now();
                     is_used = true;
@@ -197,6 +229,7 @@ impl Lane {
                         tick.as_mut().reset(now + TICK);
                     }
                     jobs.retain(|job: &Job| !job.is_stale(now));
+                    crowd.note(jobs.len());
                     under_way += jobs.len();
                     let jobs = std::mem::take(&mut jobs);
                     pipelines.push(self.exchange(connection.clone(), jobs));
@@ -377,6 +410,23 @@ impl Lane {
             Ok(Err(error)) if error.is_timeout() => Err(StoreError::Deadline),
             Ok(Err(error)) => Err(StoreError::Broken(error.to_string())),
             Err(_) => Err(StoreError::Deadline),
+        }
+    }
+}
+
+/// Adds the jobs that come at the same time. As long as each look at what has come brings more,
+/// there is another one, and at most [`LOOKS`].
+async fn gather(queue: &mut mpsc::Receiver<Job>, jobs: &mut Vec<Job>) {
+    for _ in 0..LOOKS {
+        yield_now().await;
+        let before = jobs.len();
+        while jobs.len() < MAX_PIPELINE
+            && let Ok(job) = queue.try_recv()
+        {
+            jobs.push(job);
+        }
+        if jobs.len() == before {
+            return;
         }
     }
 }
