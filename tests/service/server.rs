@@ -12,8 +12,8 @@ use bytes::Bytes;
 use http_body_util::Empty;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tollgate::{
-    server::{Options, Stream},
-    wire::{Request, Response},
+    server::{Handler, Options, Stream},
+    wire::{Body, Request, Response},
 };
 
 const TCP: &str = "127.0.0.1:0";
@@ -139,6 +139,63 @@ async fn a_body_that_does_not_come_is_not_awaited_and_the_connection_says_that_i
         let answer = client.response().await.unwrap();
         // The next bytes could be the body or another request.
         assert_eq!((answer.status, answer.closes()), (200, true), "{head}");
+        client.closed().await;
+    }
+}
+
+/// Says what has become of a body of at most ten bytes.
+struct Reader;
+
+impl Handler for Reader {
+    async fn respond(&self, request: Request) -> Response {
+        match request.body() {
+            Body::Whole(body) => text(std::str::from_utf8(body).unwrap()),
+            other => text(&format!("{other:?}")),
+        }
+    }
+
+    fn wants(&self, _: &Request) -> usize {
+        10
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_wanted_is_read_and_what_is_left_of_others_ends_the_connection() {
+    let options = Options {
+        header_timeout: Duration::from_millis(200),
+        ..Options::default()
+    };
+    let server = Server::start(TCP, options, Reader).await;
+    let mut client = server.connect().await;
+    let head = |line: &str| format!("POST / HTTP/1.1\r\nhost: x\r\n{line}\r\n\r\n");
+    // The next request is right behind it.
+    let two = head("content-length: 5") + "abcde" + &head("content-length: 0");
+    client.send(two).await.unwrap();
+    for body in ["abcde", ""] {
+        let answer = client.response().await.unwrap();
+        assert_eq!((&*answer.body, answer.closes()), (body, false));
+    }
+    // In parts, and only when it is asked for.
+    let held_back = head("content-length: 5\r\nexpect: 100-continue");
+    client.send(held_back).await.unwrap();
+    assert_eq!(client.response().await.unwrap().status, 100);
+    for part in ["ab", "cde"] {
+        client.send(part).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let answer = client.response().await.unwrap();
+    assert_eq!((&*answer.body, answer.closes()), ("abcde", false));
+
+    for (line, body) in [
+        ("content-length: 11", "TooLong"),
+        ("content-length: 5", "Late"),
+        ("transfer-encoding: chunked", "Broken"),
+        ("content-length: 5\r\ntransfer-encoding: chunked", "Broken"),
+    ] {
+        let mut client = server.connect().await;
+        client.send(head(line)).await.unwrap();
+        let answer = client.response().await.unwrap();
+        assert_eq!((&*answer.body, answer.closes()), (body, true), "{line}");
         client.closed().await;
     }
 }

@@ -170,7 +170,7 @@ impl Connection {
             headers,
             body: String::new(),
         };
-        if !bodiless && !matches!(status, 204 | 304) {
+        if !bodiless && !matches!(status, 100 | 204 | 304) {
             let body = self.body(&response).await?;
             response.body = String::from_utf8_lossy(&body).into_owned();
         }

@@ -2,9 +2,9 @@
 //!
 //! While only a few checks are under way, another one goes out alone and at once. Else, and as long
 //! as there were many of late, it waits for replies; then the task takes what has queued up
-//! meanwhile, and writes it as a few calls of the
-//! script, in one pipeline. Under load the calls grow by themselves, so all checks that arrived
-//! during a round trip share its cost, and most of the cost of a call.
+//! meanwhile, and writes it as a few calls of the script, in one pipeline. Under load the calls
+//! grow by themselves, so all checks that arrived during a round trip share its cost, and most of
+//! the cost of a call.
 //!
 //! The connection stays with the lane until it breaks, or until its server turns out to be no
 //! primary any more. A pool that lends it to one check at a time would share no round trip
