@@ -2,8 +2,8 @@
 //! time: the same replies, the same texts, kept for the same time.
 //!
 //! So are equal checks that are asked as one, with a count, but for one thing: when several are
-//! admitted, each answer has the wait of the last of them. It is another one only where it depends on
-//! how many came since the window began, under `sliding_window`.
+//! admitted, each answer has the wait of the last of them. It is another one only where it depends
+//! on how many came since the window began, under `sliding_window`.
 
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
