@@ -265,7 +265,8 @@ impl Metrics {
         self.check_duration.observe(took);
     }
 
-    /// Records how long the store took to answer or to fail.
+    /// Records how long the store took to answer or to fail. Memory is not waited for, and so not
+    /// measured.
     pub fn store_took(&self, took: Duration) {
         self.store_duration.observe(took);
     }

@@ -133,10 +133,7 @@ async fn write(stream: &Stream, mut bytes: &[u8], limit: Duration) -> bool {
 }
 
 /// For the `Date` of responses.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "nothing is decided by it, and a clock would be asked twice"
-)]
+#[expect(clippy::disallowed_methods, reason = "nothing is decided by it")]
 fn time_of_day() -> SystemTime {
     SystemTime::now()
 }
