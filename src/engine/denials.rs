@@ -9,7 +9,8 @@
 //!
 //! What can make more room before the time is over is felt within [`LONGEST`]: charges that are
 //! given back, in a cluster or after a lease, counters that somebody removes or that Redis forgets,
-//! and a jump of Redis' clock.
+//! and a jump of Redis' clock. Where a jump has been seen, the wait is not worth as much, and it is
+//! felt within [`LONGEST_IN_DOUBT`].
 
 use std::{
     collections::HashMap,
@@ -31,6 +32,9 @@ use crate::{
 
 /// The longest that a denial is remembered.
 const LONGEST: Duration = Duration::from_secs(1);
+
+/// The longest while the store's clock is in doubt.
+const LONGEST_IN_DOUBT: Duration = Duration::from_millis(100);
 
 const SHARDS: usize = 16;
 
@@ -66,11 +70,24 @@ struct Denial {
     until: Instant,
 }
 
+/// When a denial is asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Asked {
+    /// The rule set in force.
+    pub(super) generation: u64,
+    pub(super) now: Instant,
+    /// Whether the store's clock may have jumped since.
+    pub(super) clock_is_in_doubt: bool,
+}
+
 impl Denial {
     /// What it says about a charge now, if anything.
-    fn outcome(&self, charge: &Charge, generation: u64, now: Instant) -> Option<Outcome> {
-        let holds = now < self.until
-            && self.generation == generation
+    fn outcome(&self, charge: &Charge, asked: Asked) -> Option<Outcome> {
+        let now = asked.now;
+        let is_sure = !asked.clock_is_in_doubt || now < self.asked + LONGEST_IN_DOUBT;
+        let holds = is_sure
+            && now < self.until
+            && self.generation == asked.generation
             && self.counted == charge.counted
             // A larger cost would be denied too, for longer.
             && self.cost == charge.cost;
@@ -95,12 +112,7 @@ impl Denials {
     }
 
     /// The answer to a batch, if it is known to be denied.
-    pub(super) fn find(
-        &self,
-        batch: &Batch,
-        generation: u64,
-        now: Instant,
-    ) -> Option<ChargeResult> {
+    pub(super) fn find(&self, batch: &Batch, asked: Asked) -> Option<ChargeResult> {
         if self.count.load(Ordering::Relaxed) == 0 {
             return None;
         }
@@ -113,7 +125,7 @@ impl Denials {
             let key = batch.key(charge);
             let shard = self.shard(key);
             let denial = shard.denials.get(key);
-            match denial.and_then(|denial| denial.outcome(charge, generation, now)) {
+            match denial.and_then(|denial| denial.outcome(charge, asked)) {
                 Some(outcome) => {
                     if outcomes.is_empty() {
                         outcomes = vec![UNKNOWN; charges.len()];
@@ -239,8 +251,17 @@ mod tests {
         }
     }
 
-    fn wait(denials: &Denials, batch: &Batch, generation: u64, at: Instant) -> Option<u64> {
-        let result = denials.find(batch, generation, at)?;
+    /// Asked by a rule set, with a clock that nobody doubts.
+    fn at(generation: u64, now: Instant) -> Asked {
+        Asked {
+            generation,
+            now,
+            clock_is_in_doubt: false,
+        }
+    }
+
+    fn wait(denials: &Denials, batch: &Batch, generation: u64, now: Instant) -> Option<u64> {
+        let result = denials.find(batch, at(generation, now))?;
         assert!(!result.admitted);
         Some(result.outcomes[0].wait_us)
     }
@@ -265,6 +286,26 @@ mod tests {
     }
 
     #[test]
+    fn a_denial_holds_for_less_while_the_clock_is_in_doubt() {
+        let (denials, asked) = (Denials::new(), Instant::now());
+        let ms = Duration::from_millis;
+        let batch = batch("a", 2, ENFORCED);
+        denials.note(&batch, &denied(vec![DENIED]), 1, asked);
+        let wait = |after: u64, clock_is_in_doubt| {
+            let now = asked + ms(after);
+            let asked = Asked {
+                clock_is_in_doubt,
+                ..at(1, now)
+            };
+            let result = denials.find(&batch, asked)?;
+            Some(result.outcomes[0].wait_us)
+        };
+        assert_eq!(wait(99, true), Some(301_000));
+        assert_eq!(wait(100, true), None);
+        assert_eq!(wait(100, false), Some(300_000), "nobody has forgotten it");
+    }
+
+    #[test]
     fn only_what_the_store_would_deny_is_denied() {
         let (denials, asked) = (Denials::new(), Instant::now());
         denials.note(&batch("a", 2, ENFORCED), &denied(vec![DENIED]), 1, asked);
@@ -282,7 +323,7 @@ mod tests {
         // One more limit, of which nothing is known.
         let mut more = batch("a", 2, ENFORCED);
         more.push(limit(5), 1, ENFORCED, |out| out.push_str("more"));
-        let result = denials.find(&more, 1, asked).unwrap();
+        let result = denials.find(&more, at(1, asked)).unwrap();
         assert_eq!(result.outcomes, [DENIED, UNKNOWN]);
     }
 
@@ -298,13 +339,13 @@ mod tests {
             wait_us: 0,
         };
         denials.note(&batch, &denied(vec![DENIED, counts]), 1, asked);
-        assert_eq!(denials.find(&batch, 1, asked), None);
+        assert_eq!(denials.find(&batch, at(1, asked)), None);
         let begins = Outcome {
             remaining: 1,
             ..DENIED
         };
         denials.note(&batch, &denied(vec![DENIED, begins]), 1, asked);
-        let result = denials.find(&batch, 1, asked).unwrap();
+        let result = denials.find(&batch, at(1, asked)).unwrap();
         assert_eq!(result.outcomes, [DENIED, DENIED], "it does not begin again");
     }
 
@@ -318,7 +359,7 @@ mod tests {
         let mut admitted = denied(vec![UNKNOWN]);
         admitted.admitted = true;
         denials.note(&batch, &admitted, 1, asked);
-        assert_eq!(denials.find(&batch, 1, asked), None);
+        assert_eq!(denials.find(&batch, at(1, asked)), None);
     }
 
     #[test]

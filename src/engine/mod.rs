@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use self::{
     combine::{Deciding, OutcomeLabels},
-    denials::Denials,
+    denials::{Asked, Denials},
     fallback::Fallback,
     leases::{Leased, Leases, Request, Terms},
     log::DecisionLog,
@@ -213,8 +213,12 @@ impl Engine {
     /// The answer to a batch that is known to be denied.
     fn remembered(&self, deciding: &Deciding<'_>, now: Instant) -> Option<ChargeResult> {
         let denials = self.denials.as_ref()?;
-        let generation = deciding.live.generation;
-        denials.find(&deciding.walk.batch, generation, now)
+        let asked = Asked {
+            generation: deciding.live.generation,
+            now,
+            clock_is_in_doubt: self.store.clock_is_in_doubt(now),
+        };
+        denials.find(&deciding.walk.batch, asked)
     }
 
     /// Has the store decide, which is `asked` now, also about further requests if a lease can be

@@ -37,6 +37,11 @@ impl Guarded {
         self.store.now_us()
     }
 
+    /// Like [`Store::clock_is_in_doubt`].
+    pub fn clock_is_in_doubt(&self, now: Instant) -> bool {
+        self.store.clock_is_in_doubt(now)
+    }
+
     /// Like [`Store::charge`], but never later than `deadline`.
     pub async fn charge(&self, batch: &Batch, deadline: Instant) -> Result<Answer, StoreError> {
         let result = match self.store.charge(batch, deadline) {

@@ -82,6 +82,12 @@ pub trait Store: Read {
     /// The store's clock as well as it is known here, in microseconds since the Unix epoch.
     fn now_us(&self) -> u64;
 
+    /// Whether the store's clock was lately somewhere else than expected, so that what was learnt
+    /// from it may not hold.
+    fn clock_is_in_doubt(&self, _now: Instant) -> bool {
+        false
+    }
+
     /// How many replicas of tollgate share the store, as well as it is known here; at least 1.
     fn replicas(&self) -> u64 {
         1

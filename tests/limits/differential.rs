@@ -12,7 +12,10 @@ use tollgate::{
     },
     store::{
         Batch, ChargeResult, ENFORCED, StoreError,
-        redis::script::{self, Check},
+        redis::{
+            replies,
+            script::{self, Check},
+        },
     },
 };
 
@@ -473,7 +476,7 @@ fn a_counter_that_tollgate_did_not_write_is_an_error_and_not_a_free_pass() {
             let check = Check::new(&batch, batch.charges().iter(), script::Mode::Charge);
             let command = script::command("EVAL", script::SOURCE, std::iter::once((&check, 1)));
             let answer = runtime.block_on(connection.send_packed_command(&command));
-            let error = script::decode(answer.unwrap(), 1).unwrap_err();
+            let error = replies::decode(answer.unwrap(), 1).unwrap_err();
             assert!(
                 error.to_string().contains(expected),
                 "{set:?} {algorithm}: {error}"

@@ -2,6 +2,7 @@
 
 use std::{
     fmt::Write as _,
+    net::Ipv4Addr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -9,7 +10,12 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{cluster::Cluster, eventually, redis::Redis};
+use crate::support::{
+    cluster::Cluster,
+    eventually,
+    fault_proxy::{FaultProxy, Mode},
+    redis::Redis,
+};
 use tokio::{task::JoinSet, time::Instant};
 use tollgate::{
     clock::{Clock, ManualClock, Ratchet, SystemClock},
@@ -836,6 +842,30 @@ async fn redis_decides_by_its_own_time() {
         .parse()
         .unwrap();
     assert!((now - start / 1_000_000) < 60);
+}
+
+/// Replies that are late say nothing about the clock.
+#[tokio::test]
+async fn a_slow_way_to_redis_leaves_its_clock_beyond_doubt() {
+    let redis = Redis::start();
+    let to = (Ipv4Addr::LOCALHOST, redis.port());
+    let mut proxy = FaultProxy::start(to.into()).await;
+    let mut options = Options::parse(&format!("redis://{}", proxy.addr)).unwrap();
+    options.answer_timeout = PATIENCE;
+    let store = RedisStore::start(&options, Box::new(|_| {})).unwrap();
+    assert!(store.connected_within(PATIENCE).await);
+    let a = batch(&[(
+        "tollgate:{a:}:sw",
+        limit(Algorithm::SlidingWindow, 5),
+        ENFORCED,
+    )]);
+    charge(&store, &a).await;
+    let slow = Duration::from_millis(200);
+    for delay in [slow, Duration::ZERO, slow] {
+        proxy.set(Mode::Delay(delay, delay)).await;
+        charge(&store, &a).await;
+        assert!(!store.clock_is_in_doubt(Instant::now()), "{delay:?}");
+    }
 }
 
 #[tokio::test]

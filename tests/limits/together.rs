@@ -15,7 +15,7 @@ use tollgate::{
     limit::{Algorithm, Limit, ban::Ban, calendar::Edges},
     store::{
         Batch, ENFORCED, Store as _, StoreError,
-        redis::{Options, RedisStore, script::ScriptReply},
+        redis::{Options, RedisStore, replies::ScriptReply},
     },
 };
 

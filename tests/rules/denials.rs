@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -42,10 +42,18 @@ const PATHS: [&str; 7] = [
     "/fixed", "/sliding", "/log", "/bucket", "/shared", "/banned", "/tried",
 ];
 
+/// What a store in memory counts, and what it says of its clock.
+#[derive(Default)]
+struct Seen {
+    /// How often it was asked.
+    asked: AtomicU64,
+    is_in_doubt: AtomicBool,
+}
+
 /// A store in memory that counts how often it is asked.
 struct Counting {
     memory: MemoryStore,
-    asked: Arc<AtomicU64>,
+    seen: Arc<Seen>,
 }
 
 impl Read for Counting {
@@ -56,7 +64,7 @@ impl Read for Counting {
 
 impl Store for Counting {
     fn charge<'a>(&'a self, batch: &'a Batch, deadline: Instant) -> Charging<'a> {
-        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.seen.asked.fetch_add(1, Ordering::Relaxed);
         self.memory.charge(batch, deadline)
     }
 
@@ -64,23 +72,27 @@ impl Store for Counting {
         self.memory.now_us()
     }
 
+    fn clock_is_in_doubt(&self, _now: Instant) -> bool {
+        self.seen.is_in_doubt.load(Ordering::Relaxed)
+    }
+
     fn name(&self) -> &'static str {
         "counting"
     }
 }
 
-/// A world, and how often its store was asked.
-fn world(yaml: &str, remember_denials: bool) -> (World, Arc<AtomicU64>) {
-    let asked = Arc::new(AtomicU64::new(0));
+/// A world, and what its store has seen.
+fn world(yaml: &str, remember_denials: bool) -> (World, Arc<Seen>) {
+    let seen = Arc::new(Seen::default());
     let options = Options {
         remember_denials,
         ..Options::default()
     };
     let world = World::build_as(yaml, options, |memory| {
-        let asked = Arc::clone(&asked);
-        Arc::new(Counting { memory, asked })
+        let seen = Arc::clone(&seen);
+        Arc::new(Counting { memory, seen })
     });
-    (world, asked)
+    (world, seen)
 }
 
 #[derive(Debug, Clone)]
@@ -179,7 +191,7 @@ fn remembering_changes_no_decision() {
                     );
                 }
             }
-            all.load(Ordering::Relaxed) - some.load(Ordering::Relaxed)
+            all.asked.load(Ordering::Relaxed) - some.asked.load(Ordering::Relaxed)
         })
     };
     runner
@@ -195,7 +207,17 @@ fn remembering_changes_no_decision() {
 #[tokio::test(start_paused = true)]
 async fn a_caller_over_its_limit_costs_the_store_one_question_a_second() {
     let yaml = "version: 1\nrules: [{ name: all, key: client_ip, limit: 5/day }]\n";
-    let (world, asked) = world(yaml, true);
+    let (world, seen) = world(yaml, true);
+    ten_seconds(&world).await;
+    // Five admissions, and a denial in each second.
+    assert_eq!(seen.asked.load(Ordering::Relaxed), 5 + 10);
+    assert_eq!(world.decisions("all", "allowed"), 5);
+    assert_eq!(world.decisions("all", "denied"), 995);
+    assert_eq!(world.metric("tollgate_denials_remembered_total"), 985);
+}
+
+/// A caller that asks ten times every 100 ms.
+async fn ten_seconds(world: &World) {
     for _ in 0..100 {
         for _ in 0..10 {
             world.ask(GET).await;
@@ -204,11 +226,25 @@ async fn a_caller_over_its_limit_costs_the_store_one_question_a_second() {
         tokio::time::advance(step).await;
         world.clock.advance(step);
     }
-    // Ten seconds: five admissions, and a denial in each second.
-    assert_eq!(asked.load(Ordering::Relaxed), 5 + 10);
-    assert_eq!(world.decisions("all", "allowed"), 5);
-    assert_eq!(world.decisions("all", "denied"), 995);
-    assert_eq!(world.metric("tollgate_denials_remembered_total"), 985);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_clock_is_in_doubt_the_store_is_asked_ten_times_a_second() {
+    let yaml = "version: 1\nrules: [{ name: all, key: client_ip, limit: 5/day, algorithm: fixed_window }]\n";
+    let (world, seen) = world(yaml, true);
+    seen.is_in_doubt.store(true, Ordering::Relaxed);
+    ten_seconds(&world).await;
+    assert_eq!(seen.asked.load(Ordering::Relaxed), 5 + 100);
+    // The clock jumps a day: what had been denied fits, and is admitted within 100 ms.
+    world.clock.advance(Duration::from_hours(24));
+    assert_eq!(world.admitted(1, GET).await, 1);
+    // It is as it was when nobody doubts it any more.
+    assert_eq!(world.admitted(10, GET).await, 4);
+    seen.is_in_doubt.store(false, Ordering::Relaxed);
+    let before = seen.asked.load(Ordering::Relaxed);
+    ten_seconds(&world).await;
+    // The last denial holds for the first second.
+    assert_eq!(seen.asked.load(Ordering::Relaxed), before + 9);
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,7 +7,8 @@ use tokio::runtime::{Builder, Runtime};
 use tollgate::store::{
     Batch, StoreError, Unused,
     redis::{
-        script::{self, Check, Mode, Replies, ScriptReply},
+        replies::{Replies, ScriptReply},
+        script::{self, Check, Mode},
         shares::Shares,
     },
 };

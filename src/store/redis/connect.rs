@@ -20,7 +20,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 use super::{
     address::Address,
     options::{Options, Server, TlsFiles},
-    script,
+    replies,
 };
 use crate::{problem::Problem, store::StoreError};
 
@@ -119,7 +119,7 @@ impl Connector {
     ) -> Result<MultiplexedConnection, StoreError> {
         open(info, certificates, &self.config)
             .await
-            .map_err(|error| script::refused(&error))
+            .map_err(|error| replies::refused(&error))
     }
 
     /// Asks all Sentinels at once, and connects to the first address that one of them names whose
@@ -255,7 +255,7 @@ async fn role(connection: &mut MultiplexedConnection) -> Result<String, StoreErr
     let role = match answer {
         Ok(Value::Array(items)) => items.into_iter().next(),
         Ok(_) => None,
-        Err(error) => return Err(script::refused(&error)),
+        Err(error) => return Err(replies::refused(&error)),
     };
     role.and_then(|role| redis::from_redis_value(role).ok())
         .ok_or_else(|| StoreError::Malformed("redis gave no role".to_owned()))

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use super::{breaker::Breaker, redirect::Undecided, script::ScriptReply};
+use super::{breaker::Breaker, redirect::Undecided, replies::ScriptReply};
 use crate::{store::StoreError, throttle::Throttle};
 
 /// Called when Redis is reached (`Ok`) or lost, and why.

@@ -6,7 +6,8 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     redirect::Undecided,
-    script::{self, Check, Replies, ScriptReply},
+    replies::{Replies, ScriptReply},
+    script::{self, Check},
     shares::Shares,
 };
 

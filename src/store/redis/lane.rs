@@ -37,7 +37,8 @@ use super::{
     connect::Connector,
     job::{self, Call, Job, in_calls, pipeline},
     redirect::{Redirect, Undecided},
-    script::{self, Replies},
+    replies::{self, Replies},
+    script,
     time::RedisTime,
 };
 use crate::jitter::half_to_whole;
@@ -173,7 +174,7 @@ impl Lane {
                 };
                 match usable.await {
                     Ok(()) => Ok(connection),
-                    Err(error) => Err(script::refused(&error)),
+                    Err(error) => Err(replies::refused(&error)),
                 }
             };
             let attempt = timeout(self.patience.connect, attempt);
@@ -288,6 +289,7 @@ impl Lane {
         calls: Vec<Call>,
         is_loaded: bool,
     ) -> Result<Left, (StoreError, Vec<Call>)> {
+        let asked = Instant::now();
         let sent = self.send(connection, &pipeline(&calls)).await;
         let mut answers = match sent {
             Ok(answers) => answers.into_iter(),
@@ -304,14 +306,14 @@ impl Lane {
             let Some(answer) = answers.next() else {
                 continue; // `send` has counted them.
             };
-            if !is_loaded && script::is_missing_script(&answer) {
+            if !is_loaded && replies::is_missing_script(&answer) {
                 is_missing = true;
                 left.push(call);
             } else if call.checks.len() > 1 && self.is_scattered(&answer) {
                 left.extend(call.checks.into_iter().map(Call::of));
             } else {
-                demoted = demoted.or(script::read_only(&answer));
-                self.answer(call, answer);
+                demoted = demoted.or(replies::read_only(&answer));
+                self.answer(call, answer, asked);
             }
         }
         if let Some(error) = demoted {
@@ -325,7 +327,7 @@ impl Lane {
             // Redis forgot the script: load it, and repeat what is still wanted.
             match timeout(self.patience.answer, self.load_scripts(connection)).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => return Err((script::refused(&error), left)),
+                Ok(Err(error)) => return Err((replies::refused(&error), left)),
                 Err(_) => return Err((StoreError::Deadline, left)),
             }
         }
@@ -345,8 +347,8 @@ impl Lane {
         matches!(redirect, Some(Redirect::Ask(_) | Redirect::TryAgain))
     }
 
-    /// Answers the jobs of a call, and notes the time in its reply.
-    fn answer(&self, call: Call, answer: Value) {
+    /// Answers the jobs of a call that was `asked` then, and notes the time in its reply.
+    fn answer(&self, call: Call, answer: Value, asked: Instant) {
         let redirect = self
             .node
             .as_ref()
@@ -359,7 +361,7 @@ impl Lane {
         }
         match Replies::read(answer) {
             Ok(mut replies) => {
-                self.time.observe(replies.now_us());
+                self.time.observe(replies.now_us(), asked);
                 for equals in call.checks {
                     job::answer(equals, &mut replies);
                 }

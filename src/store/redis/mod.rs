@@ -15,6 +15,7 @@ mod options;
 mod read;
 mod redirect;
 mod replicas;
+pub mod replies;
 pub mod script;
 pub mod shares;
 mod time;
@@ -139,6 +140,10 @@ impl Store for RedisStore {
 
     fn now_us(&self) -> u64 {
         self.time.now_us()
+    }
+
+    fn clock_is_in_doubt(&self, now: Instant) -> bool {
+        self.time.is_in_doubt(now)
     }
 
     fn name(&self) -> &'static str {

@@ -12,7 +12,7 @@ use super::{
     cluster::ClusterReader,
     connect::Connector,
     options::{Options, Server},
-    script,
+    replies,
 };
 use crate::{
     counter_key,
@@ -220,7 +220,7 @@ fn state(key: &str, counted: Counted, value: Value) -> Result<Option<State>, Sto
         Value::Nil => return Ok(None),
         Value::BulkString(bytes) => String::from_utf8(bytes).unwrap_or_default(),
         Value::ServerError(error) => {
-            let refused = script::refused(&error.into());
+            let refused = replies::refused(&error.into());
             return Err(StoreError::Refused(format!("{key}: {refused}")));
         }
         _ => String::new(),

@@ -11,7 +11,7 @@ use std::{
 
 use redis::Cmd;
 
-use super::script::{self, ScriptReply};
+use super::{replies::ScriptReply, script};
 use crate::{counter_key::KeyPrefix, jitter};
 
 /// The pause between two heartbeats, at most.

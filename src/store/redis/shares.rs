@@ -4,7 +4,10 @@ use std::{collections::VecDeque, iter::zip};
 
 use smallvec::SmallVec;
 
-use super::script::{Check, Replies, ScriptReply};
+use super::{
+    replies::{Replies, ScriptReply},
+    script::Check,
+};
 use crate::store::StoreError;
 
 /// The replies to equal checks, of which those that come first are admitted.

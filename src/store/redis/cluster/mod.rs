@@ -30,7 +30,7 @@ use tokio::{task::AbortHandle, time::Instant};
 use self::{charging::Charging, map::Nodes, send::send, slots::slot_of, split::parts};
 use super::{
     connect::Connector, connectivity::OnChange, node::Call, options::Options, redirect::Undecided,
-    script::ScriptReply, time::RedisTime,
+    replies::ScriptReply, time::RedisTime,
 };
 use crate::{
     store::{

@@ -6,7 +6,7 @@ use super::{
     super::{
         node::Call,
         redirect::{Redirect, Undecided},
-        script::ScriptReply,
+        replies::ScriptReply,
     },
     map::Nodes,
 };
