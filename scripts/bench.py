@@ -86,7 +86,7 @@ class Process:
             if self.popen.poll() is not None or time.monotonic() > deadline:
                 self.log.seek(0)
                 raise SystemExit(f"{self.args[0]} did not start:\n{self.log.read()}")
-            time.sleep(0.05)
+            time.sleep(0.002)
 
     def stop(self):
         if self.popen.poll() is None:
@@ -558,6 +558,24 @@ class Bench:
              us(median(runs, "cpu")), times(ratio(runs, beside, "cpu")),
              us(median(runs, "redis")) if "redis" in runs[0] else ""] for name, runs in results.items()])
 
+    def program(self):
+        """the program's size, and how long it takes to be ready"""
+        size = os.path.getsize(self.args.tollgate) / 1e6
+        starts = {"memory": [], "Redis": []}
+        for _ in range(1 if self.quick else 9):
+            for name, times in starts.items():
+                with Stage(self) as stage:
+                    redis = Redis(stage) if name == "Redis" else None
+                    begin = time.monotonic()
+                    stage.tollgate(redis=redis)
+                    times.append((time.monotonic() - begin) * 1000)
+        self.target("size of the program", 10, size, " MB")
+        self.target("from start to ready", 50, statistics.median(starts["Redis"]), " ms")
+        return table(["", "measured"], [
+            ["size of the program", f"{size:.1f} MB"],
+            *([f"from start to ready, {name}", f"{statistics.median(times):.1f} ms, {max(times):.1f} at most"]
+              for name, times in starts.items())])
+
     def rates(self):
         """latencies at fixed rates, corrected for coordinated omission"""
         rates = [200, 400, 800] if self.quick else [1_000, 5_000, 10_000]
@@ -803,7 +821,7 @@ class Bench:
             rows = table(["target", "", "measured", "met"], self.targets)
             print(f"## targets\n\n{rows}", flush=True)
             # A part of them would look like all.
-            if {"endpoint", "hot", "envoy"} <= set(chosen):
+            if {"endpoint", "hot", "program", "envoy"} <= set(chosen):
                 self.texts["targets"] = rows
         if len(self.scaling) == 4:
             self.plots["scaling"] = lambda plot: plot.panels(
@@ -833,7 +851,8 @@ PARTS = [
 ]
 
 SECTIONS = {name: getattr(Bench, name) for name in [
-    "endpoint", "raw", "hot", "rates", "callers", "rules", "replicas", "threads", "hang", "envoy", "ways", "parts"]}
+    "endpoint", "raw", "hot", "program", "rates", "callers", "rules", "replicas", "threads", "hang", "envoy", "ways",
+    "parts"]}
 
 
 def start_envoy(stage, upstream, servers, change=lambda name, cluster, authz: None):

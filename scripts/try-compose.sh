@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Starts the compose stack like a new user, checks what clients see, and stops it again:
-# healthy, five requests let through and two refused, an image under 15 MB, an Envoy that starts with no warning.
+# healthy, five requests let through and two refused, a program of at most 10 MB in an image under 15 MB, an Envoy that starts with no warning.
 # Uses ports of its own, so that a stack that runs already stays as it is (TOLLGATE_STACK_*_PORT to choose them).
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -8,7 +8,7 @@ set -euo pipefail
 
 need_program curl curl
 
-readonly HEALTHY_SECONDS=90 MAX_IMAGE_BYTES=15000000
+readonly HEALTHY_SECONDS=90 MAX_IMAGE_BYTES=15000000 MAX_PROGRAM_BYTES=10000000
 export TOLLGATE_STACK_ENVOY_PORT=${TOLLGATE_STACK_ENVOY_PORT:-18080}
 export TOLLGATE_STACK_ADMIN_PORT=${TOLLGATE_STACK_ADMIN_PORT:-18082}
 export TOLLGATE_STACK_REDIS_PORT=${TOLLGATE_STACK_REDIS_PORT:-16379}
@@ -60,6 +60,13 @@ say "answers: $answers"
 size=$(docker image inspect -f '{{.Size}}' tollgate)
 say "image size: $size bytes"
 ((size < MAX_IMAGE_BYTES)) || die "the image has $size bytes, more than $MAX_IMAGE_BYTES"
+
+program=$(mktemp)
+docker cp "$("${compose[@]}" ps -q tollgate)":/tollgate "$program" >/dev/null
+size=$(stat -c %s "$program")
+rm "$program"
+say "program size: $size bytes"
+((size <= MAX_PROGRAM_BYTES)) || die "the program has $size bytes, more than $MAX_PROGRAM_BYTES"
 
 if "${compose[@]}" logs --no-color envoy | grep -F '[warning]' >&2; then
   die "Envoy starts with the warnings above: mend envoy/envoy.yaml"

@@ -47,7 +47,8 @@ impl Guarded {
         let result = match self.store.charge(batch, deadline) {
             // Nobody waits for it.
             Charging::Known(result) => result.into_inner(),
-            awaited @ Charging::Awaited(_) => self.waited(awaited, deadline).await,
+            Charging::Timely(charging) => self.measured(charging).await,
+            Charging::Awaited(charging) => self.waited(charging, deadline).await,
         };
         self.note(result.as_ref());
         result
@@ -81,10 +82,16 @@ impl Guarded {
         charging: impl Future<Output = Result<T, StoreError>>,
         deadline: Instant,
     ) -> Result<T, StoreError> {
-        let started = Instant::now();
-        let result = timeout_at(deadline, charging).await;
-        self.metrics.store_took(started.elapsed());
+        let result = self.measured(timeout_at(deadline, charging)).await;
         result.unwrap_or(Err(StoreError::Deadline))
+    }
+
+    /// Measures how long a result takes.
+    async fn measured<T>(&self, charging: impl Future<Output = T>) -> T {
+        let started = Instant::now();
+        let result = charging.await;
+        self.metrics.store_took(started.elapsed());
+        result
     }
 
     /// Counts a failure.

@@ -46,6 +46,8 @@ pub enum Charging<'a> {
     Known(Ready<Result<Answer, StoreError>>),
     /// It is waited for.
     Awaited(Pin<Box<dyn Future<Output = Result<Answer, StoreError>> + Send + 'a>>),
+    /// It is waited for, and comes by the deadline: a second timer would be for nothing.
+    Timely(Pin<Box<dyn Future<Output = Result<Answer, StoreError>> + Send + 'a>>),
 }
 
 impl<'a> Charging<'a> {
@@ -58,6 +60,11 @@ impl<'a> Charging<'a> {
     pub fn awaited(charging: impl Future<Output = Result<Answer, StoreError>> + Send + 'a) -> Self {
         Self::Awaited(Box::pin(charging))
     }
+
+    /// A result to be waited for, which comes by the deadline.
+    pub fn timely(charging: impl Future<Output = Result<Answer, StoreError>> + Send + 'a) -> Self {
+        Self::Timely(Box::pin(charging))
+    }
 }
 
 impl Future for Charging<'_> {
@@ -66,7 +73,7 @@ impl Future for Charging<'_> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
             Self::Known(known) => Pin::new(known).poll(cx),
-            Self::Awaited(awaited) => awaited.as_mut().poll(cx),
+            Self::Awaited(charging) | Self::Timely(charging) => charging.as_mut().poll(cx),
         }
     }
 }

@@ -133,7 +133,7 @@ impl RedisStore {
 impl Store for RedisStore {
     fn charge<'a>(&'a self, batch: &'a Batch, deadline: Instant) -> Charging<'a> {
         match &self.servers {
-            Servers::One(node) => Charging::awaited(one::charge(node, batch, deadline)),
+            Servers::One(node) => Charging::timely(one::charge(node, batch, deadline)),
             Servers::Cluster(cluster) => Charging::awaited(cluster.charge(batch, deadline)),
         }
     }
