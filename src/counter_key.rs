@@ -1,9 +1,9 @@
 //! The grammar of keys in the store: how the key of a counter or a ban is put together.
 //!
 //! ```text
-//! counter   = prefix "{" rule ":" descriptor "}" ":" algorithm ":" window [ "@" timezone ]
+//! counter   = prefix "{" rule ":" descriptor "}:" algorithm ":" window [ "@" timezone ] [ ":try" ]
 //! ban       = prefix "{" rule ":" descriptor "}" ( ":ban" / ":shadow_ban" )
-//! overflow  = prefix "{" rule "}" ":overflow:" algorithm ":" window [ "@" timezone ]
+//! overflow  = prefix "{" rule "}" ":overflow:" algorithm ":" window [ "@" timezone ] [ ":try" ]
 //! new keys  = prefix "{" rule "}" ":new_keys"
 //!
 //! prefix     = "tollgate:"                     ; unless --key-prefix says another
@@ -29,6 +29,8 @@ use crate::{hash::HashKey, limit::Algorithm, problem::Problem};
 pub const BAN_SUFFIX: &str = ":ban";
 /// How the key of a shadow rule's ban ends: enforcing the rule later bans nobody retroactively.
 pub const SHADOW_BAN_SUFFIX: &str = ":shadow_ban";
+/// How the key of a limit ends that is only tried out: enforcing it later begins at nothing.
+pub const TRY_SUFFIX: &str = ":try";
 /// What an overflow key has in place of a descriptor. It follows the braces, so no descriptor has
 /// it.
 const OVERFLOW: &str = ":overflow";

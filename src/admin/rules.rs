@@ -134,6 +134,9 @@ fn limit_json(limit: &NamedLimit) -> Value {
         out["header"] = json!(header.name.as_str());
         out["max"] = json!(header.max);
     }
+    if let Some(candidate) = &limit.candidate {
+        out["try"] = limit_json(candidate);
+    }
     match &limit.calendar {
         None => {
             let window = Duration::from_micros(limit.limit.window_us());

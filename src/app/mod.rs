@@ -76,6 +76,7 @@ pub async fn serve(settings: Settings, rules: RuleSet) -> anyhow::Result<()> {
             // Memory answers sooner than it is asked twice.
             remember_denials: settings.remember_denials
                 && matches!(settings.store, StoreSettings::Redis(_)),
+            near_limit: settings.near_limit,
             log: settings.log,
         },
     ));

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use crate::{
     contract::AnswerOptions,
     counter_key::KeySettings,
-    engine,
+    engine::{self, NearLimit},
     server::{self, ListenAddr},
     store::redis,
 };
@@ -29,6 +29,8 @@ pub struct Settings {
     pub replicas: u64,
     /// Whether denials of Redis are remembered for as long as they hold.
     pub remember_denials: bool,
+    /// From when on a limit counts as nearly reached.
+    pub near_limit: NearLimit,
     /// The most counters in memory.
     pub max_keys: usize,
     /// How many threads serve checks.

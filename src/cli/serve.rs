@@ -18,7 +18,7 @@ use super::{
 use crate::{
     app::{self, Settings, StoreSettings},
     contract::AnswerOptions,
-    engine,
+    engine::{self, NearLimit},
     problem::Problem,
     rules::span::span_us,
     server::{self, ListenAddr},
@@ -108,6 +108,10 @@ pub struct ServeArgs {
     /// Also send X-RateLimit-Limit, -Remaining and -Reset
     #[arg(long, env = "TOLLGATE_LEGACY_HEADERS", value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
     legacy_headers: bool,
+
+    /// The share of a limit from which on it counts as nearly reached, in metrics
+    #[arg(long, env = "TOLLGATE_NEAR_LIMIT", value_name = "PERCENT", default_value_t = NearLimit::default())]
+    near_limit: NearLimit,
 
     /// Which decisions are logged
     #[arg(long, env = "TOLLGATE_LOG_DECISIONS", value_name = "WHICH", value_enum, default_value_t = LogDecisions::Denied)]
@@ -224,6 +228,7 @@ pub(super) fn run(args: ServeArgs) -> Result<(), Failure> {
         idle_timeout,
         drain_timeout,
         legacy_headers,
+        near_limit,
         log_decisions,
         log_decisions_rate,
         log_format,
@@ -239,6 +244,7 @@ pub(super) fn run(args: ServeArgs) -> Result<(), Failure> {
         deadline,
         replicas,
         remember_denials,
+        near_limit,
         max_keys: usize::try_from(max_keys).unwrap_or(usize::MAX),
         threads: threads.map_or_else(cores, usize::from),
         server: server::Options {

@@ -6,6 +6,7 @@ use super::{
     decision::{Decision, Quota, Verdict},
     live::Live,
     log::{DecisionLog, Entry},
+    near::NearLimit,
     walk::{Charges, DenyReason, Effect, MatchedRule, Walk},
 };
 use crate::{
@@ -35,10 +36,15 @@ impl OutcomeLabels {
     };
 }
 
+/// The outcome in the log of a request that a limit under `try` would have denied.
+const WOULD_DENY: &str = "would_deny";
+
 /// A decision being made.
 pub(super) struct Deciding<'a> {
     pub(super) live: &'a Live,
     pub(super) log: &'a DecisionLog,
+    /// From when on a limit is nearly reached.
+    pub(super) near: NearLimit,
     pub(super) request: &'a Attributes<'a>,
     pub(super) walk: Walk<'a>,
 }
@@ -227,14 +233,16 @@ impl<'a> Deciding<'a> {
                 self.log
                     .new_key_shared(&matched.rule.name, charges.action.max_new_keys);
             }
-            if charges.action.mode == Mode::Shadow {
-                match Denial::of(matched, charges, &result.outcomes) {
-                    Some(denial) => self.denied_by_limit(&denial, DecisionLabel::ShadowDenied),
-                    None if result.admitted => metrics.decided(labels.allowed),
-                    None => {}
-                }
+            let is_shadow = charges.action.mode == Mode::Shadow;
+            let denial = is_shadow.then(|| Denial::of(matched, charges, &result.outcomes));
+            if let Some(denial) = denial.flatten() {
+                self.denied_by_limit(&denial, DecisionLabel::ShadowDenied);
             } else if result.admitted {
                 metrics.decided(labels.allowed);
+                self.admitted_by_limits(charges, &result.outcomes);
+            }
+            if result.admitted {
+                self.try_out(matched, charges, &result.outcomes);
             }
         }
         let (decision, denial) = conclude(rules, result);
@@ -242,6 +250,45 @@ impl<'a> Deciding<'a> {
             self.denied_by_limit(&denial, labels.denied);
         }
         decision
+    }
+
+    /// Counts an admission by the limits of a rule.
+    fn admitted_by_limits(&self, charges: &Charges<'_>, outcomes: &[Outcome]) {
+        let outcomes = &outcomes[charges.in_batch.clone()];
+        for (limit, outcome) in charges.limits.iter().zip(outcomes) {
+            let Some(series) = self.live.limit(&limit.name) else {
+                continue;
+            };
+            series.admissions.inc();
+            if self.near.is_reached(limit.limit.burst(), outcome.remaining) {
+                series.near.inc();
+            }
+        }
+    }
+
+    /// Reports the admitted request if a limit that is tried out would have denied it.
+    fn try_out(&self, matched: &MatchedRule<'_>, charges: &Charges<'_>, outcomes: &[Outcome]) {
+        for (place, candidate) in charges.candidates() {
+            let outcome = outcomes[place];
+            if outcome.allowed {
+                continue;
+            }
+            let series = self.live.limit(&candidate.name);
+            if let Some(counter) = series.and_then(|series| series.would_deny.as_ref()) {
+                counter.inc();
+            }
+            self.log.write(
+                self.request,
+                Entry {
+                    outcome: WOULD_DENY,
+                    limit: Some(&candidate.name),
+                    reason: Some(&candidate.text),
+                    key: Some(charges.subject.descriptor()),
+                    retry_after_us: Some(outcome.wait_us),
+                    ..Entry::of(DecisionLabel::Allowed, Some(&matched.rule.name))
+                },
+            );
+        }
     }
 
     fn denied_by_limit(&self, denial: &Denial<'_, '_>, label: DecisionLabel) {

@@ -5,7 +5,8 @@
 //! one that all callers of a rule share denies all of them.
 //!
 //! Not remembered is what the store has to see: a request that a shadow rule counts too, and one
-//! that a ban counts. A client that is banned already is not counted any more.
+//! that a ban counts. A client that is banned already is not counted any more, and a limit that is
+//! tried out counts only what is admitted.
 //!
 //! What can make more room before the time is over is felt within [`LONGEST`]: charges that are
 //! given back, in a cluster or after a lease, counters that somebody removes or that Redis forgets,
@@ -119,6 +120,9 @@ impl Denials {
         let charges = batch.charges();
         let mut outcomes = Vec::new();
         for (place, charge) in charges.iter().enumerate() {
+            if charge.is_candidate() {
+                continue;
+            }
             if charge.group != ENFORCED {
                 return None;
             }

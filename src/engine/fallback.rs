@@ -184,6 +184,8 @@ impl<'a> Deciding<'a> {
             local.rules.push(MatchedRule {
                 effect: Effect::Counts(Charges {
                     in_batch,
+                    // Tried out is what all replicas count together.
+                    candidates: 0..0,
                     ..(*charges).clone()
                 }),
                 ..(*matched).clone()

@@ -31,7 +31,7 @@ pub struct Options {
 pub enum Which {
     /// No decisions.
     None,
-    /// Denials, including those of shadow rules.
+    /// Denials, including those of shadow rules and of limits that are tried out.
     #[default]
     Denied,
     /// All decisions.
@@ -59,7 +59,7 @@ pub(super) struct DecisionLog {
 /// What a line says of a decision.
 #[derive(Clone, Copy)]
 pub(super) struct Entry<'a> {
-    pub(super) outcome: DecisionLabel,
+    pub(super) outcome: &'static str,
     /// The rule that decided.
     pub(super) rule: Option<&'a str>,
     /// The limit that denied.
@@ -76,7 +76,7 @@ impl<'a> Entry<'a> {
     /// An entry with the outcome and the rule, and nothing else.
     pub(super) fn of(outcome: DecisionLabel, rule: Option<&'a str>) -> Self {
         Self {
-            outcome,
+            outcome: outcome.as_str(),
             rule,
             limit: None,
             reason: None,
@@ -136,7 +136,7 @@ impl DecisionLog {
         };
         info!(
             target: "tollgate::decision",
-            outcome = entry.outcome.as_str(),
+            outcome = entry.outcome,
             rule = entry.rule,
             limit = entry.limit,
             reason = entry.reason,

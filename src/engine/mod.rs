@@ -7,6 +7,7 @@ mod fallback;
 mod leases;
 mod live;
 mod log;
+mod near;
 pub mod trace;
 mod walk;
 
@@ -38,6 +39,7 @@ pub use self::{
     decision::{Decision, Quota, Verdict},
     live::Live,
     log::{Options as LogOptions, Which as LogDecisions},
+    near::NearLimit,
 };
 
 /// Decides about requests by the rule set in force.
@@ -64,6 +66,8 @@ pub struct Options {
     pub replicas: u64,
     /// Whether a denial holds for its wait without asking the store again.
     pub remember_denials: bool,
+    /// From when on a limit counts as nearly reached.
+    pub near_limit: NearLimit,
     /// Options of the decision log.
     pub log: LogOptions,
 }
@@ -74,6 +78,7 @@ impl Default for Options {
             deadline: Duration::from_millis(50),
             replicas: 1,
             remember_denials: false,
+            near_limit: NearLimit::default(),
             log: LogOptions::default(),
         }
     }
@@ -156,6 +161,7 @@ impl Engine {
         let mut deciding = Deciding {
             live,
             log: &self.log,
+            near: self.options.near_limit,
             request,
             walk: self.walk(live, request),
         };

@@ -14,7 +14,7 @@ use crate::{
     counter_key::{Subject, overflow},
     limit::Outcome,
     request::Attributes,
-    rules::{Action, Lease, Mode, PlanSource, Rule, RuleSet, span::span_text},
+    rules::{Action, Lease, Mode, NamedLimit, PlanSource, Rule, RuleSet, span::span_text},
     store::{
         Batch, StoreError,
         read::{Read, Reading},
@@ -135,6 +135,9 @@ pub struct LimitStatus {
     /// If it does not fit: microseconds until it would, when no other request comes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wait_us: Option<u64>,
+    /// The limit that is tried out beside it, if one is.
+    #[serde(rename = "try", skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<Box<Self>>,
 }
 
 impl Engine {
@@ -287,9 +290,8 @@ fn counts(batch: &Batch, charges: &Charges<'_>, stored: &Stored<'_>) -> LimitSta
     let fit = outcomes.iter().all(|outcome| outcome.allowed);
     // A rule in shadow mode is charged if its own limits fit.
     let is_charged = stored.charged && (charges.action.mode == Mode::Enforce || fit);
-    let status = |offset: usize, name: &str, rate: String, algorithm| {
-        let at = charges.in_batch.start + offset;
-        let (outcome, state) = (outcomes[offset], &stored.reading.states[at]);
+    let status = |at: usize, name: &str, rate: String, algorithm| {
+        let (outcome, state) = (stored.outcomes[at], &stored.reading.states[at]);
         let key = batch.key(&batch.charges()[at]);
         let shared = stored.reading.shared.contains(&at);
         LimitStatus {
@@ -307,11 +309,12 @@ fn counts(batch: &Batch, charges: &Charges<'_>, stored: &Stored<'_>) -> LimitSta
             left: outcome.remaining,
             left_after: outcome.remaining,
             wait_us: (!outcome.allowed).then_some(outcome.wait_us),
+            candidate: None,
         }
     };
-    let limits = charges.limits.iter().enumerate().map(|(offset, limit)| {
+    let of_limit = |at: usize, limit: &NamedLimit, is_charged: bool| {
         let algorithm = limit.limit.algorithm().as_str();
-        let mut status = status(offset, &limit.name, limit.text.to_string(), algorithm);
+        let mut status = status(at, &limit.name, limit.text.to_string(), algorithm);
         // The outcome has what remains after the charge.
         if status.fits {
             status.left += charges.cost;
@@ -320,11 +323,21 @@ fn counts(batch: &Batch, charges: &Charges<'_>, stored: &Stored<'_>) -> LimitSta
             }
         }
         status
+    };
+    let mut candidates = charges.candidates();
+    let limits = charges.limits.iter().zip(charges.in_batch.clone());
+    let limits = limits.map(|(limit, at)| {
+        let candidate = limit.candidate.as_ref().and_then(|_| candidates.next());
+        LimitStatus {
+            candidate: candidate.map(|(at, limit)| Box::new(of_limit(at, limit, stored.charged))),
+            ..of_limit(at, limit, is_charged)
+        }
     });
     let limits: Vec<LimitStatus> = limits.collect();
     let ban = charges.ban.map(|ban| {
         let rate = format!("{}, for {}", ban.text, span_text(ban.ban.for_us()));
-        let mut status = status(limits.len(), &ban.name, rate, "ban");
+        let at = charges.in_batch.start + limits.len();
+        let mut status = status(at, &ban.name, rate, "ban");
         // The outcome has what remains after this denial; for a ban that begins, it says 1.
         if !status.fits {
             status.left_after = 0;

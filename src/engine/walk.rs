@@ -14,7 +14,7 @@ use crate::{
         Action, LimitAction, Mode, NamedBan, NamedLimit, Plan, PlanSource, Rule, RuleSet,
         key::OnMissing, matcher::Params,
     },
-    store::{Batch, ENFORCED},
+    store::{Batch, CANDIDATES, ENFORCED},
 };
 
 /// The result of the walk.
@@ -78,6 +78,8 @@ pub(super) struct Charges<'a> {
     pub(super) cost: u64,
     /// Its charges in the batch: one for each limit, then one for the ban if there is one.
     pub(super) in_batch: Range<usize>,
+    /// The charges of limits that are tried out, in the order of the limits beside which they are.
+    pub(super) candidates: Range<usize>,
 }
 
 /// What the walk is over, and when.
@@ -212,13 +214,23 @@ impl<'a> Walk<'a> {
                 key.push_str(&limit.key_suffix);
             });
         }
-        self.batch.set_max_new_keys(start, action.max_new_keys);
         if let Some(ban) = &action.ban {
             self.batch.push_ban(ban.ban, limits.len(), group, |key| {
                 key.push_str(subject.as_str());
                 key.push_str(ban_suffix);
             });
         }
+        let end = self.batch.charges().len();
+        for candidate in limits.iter().filter_map(|limit| limit.candidate.as_deref()) {
+            let at_now = candidate.at(context.now_us);
+            // Its place is a number that no other group has.
+            let place = u32::try_from(self.batch.charges().len()).unwrap_or(u32::MAX);
+            self.batch.push(at_now, cost, CANDIDATES | place, |key| {
+                key.push_str(subject.as_str());
+                key.push_str(&candidate.key_suffix);
+            });
+        }
+        self.batch.set_max_new_keys(start, action.max_new_keys);
         Charges {
             action,
             subject,
@@ -226,8 +238,18 @@ impl<'a> Walk<'a> {
             limits,
             ban: action.ban.as_ref(),
             cost,
-            in_batch: start..self.batch.charges().len(),
+            in_batch: start..end,
+            candidates: end..self.batch.charges().len(),
         }
+    }
+}
+
+impl Charges<'_> {
+    /// The limits that are tried out, with the places of their charges.
+    pub(super) fn candidates(&self) -> impl Iterator<Item = (usize, &NamedLimit)> {
+        let limits = self.limits.iter();
+        let candidates = limits.filter_map(|limit| limit.candidate.as_deref());
+        self.candidates.clone().zip(candidates)
     }
 }
 

@@ -137,6 +137,15 @@ fn counts_text(f: &mut fmt::Formatter<'_>, counts: &LimitStatuses, width: usize)
             &format!("{name}: {rate}, {algorithm}: {room}"),
         )?;
         stored_text(f, limit, width)?;
+        if let Some(candidate) = &limit.candidate {
+            let verdict = match candidate.wait_us {
+                None => format!("{} left", candidate.left),
+                Some(_) => "would deny it".to_owned(),
+            };
+            let rate = &candidate.rate;
+            detail(f, width, "try", &format!("{name}: {rate}: {verdict}"))?;
+            stored_text(f, candidate, width)?;
+        }
     }
     if let Some(lease) = &counts.lease {
         detail(f, width, "lease", lease)?;

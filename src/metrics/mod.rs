@@ -27,7 +27,7 @@ use labels::{
 pub use labels::{
     Contract, ContractFault, DecisionLabel, FallbackMode, RefusalReason, StoreFailure,
 };
-pub use rules::RuleMetrics;
+pub use rules::{LimitMetrics, RuleMetrics};
 use sharded::{Durations, Sharded};
 
 /// A counter that every check increments.
@@ -49,6 +49,11 @@ pub struct Metrics {
     registry: Registry,
     decisions: Family<DecisionLabels, Counter>,
     denials: Family<LimitLabels, Counter>,
+    admissions: Family<LimitLabels, Counter>,
+    near_limit: Family<LimitLabels, Counter>,
+    would_deny: Family<LimitLabels, Counter>,
+    limit_amounts: Family<LimitLabels, Gauge>,
+    limit_windows: Family<LimitLabels, Gauge<f64, AtomicU64>>,
     bans: Family<RuleLabel, Counter>,
     checks: Family<ContractLabel, BusyCounter>,
     check_duration: Durations<{ BUCKETS.len() }>,
@@ -113,6 +118,33 @@ impl Metrics {
                 "denials",
                 "Denials by the limit or ban that denied, also of rules in shadow mode",
             ),
+            admissions: counter(
+                r,
+                "admissions",
+                "Requests that a limit had room for, and that were admitted",
+            ),
+            near_limit: counter(
+                r,
+                "near_limit",
+                "Of these, those after which the limit was nearly reached (--near-limit)",
+            ),
+            would_deny: counter(
+                r,
+                "would_deny",
+                "Admitted requests that a limit under try would have denied",
+            ),
+            limit_amounts: {
+                let family = Family::default();
+                let help = "The limit: requests per window; the largest, if overrides share a name";
+                r.register("limit", help, family.clone());
+                family
+            },
+            limit_windows: {
+                let family = Family::default();
+                let help = "The window of the limit";
+                r.register_with_unit("limit_window", help, Unit::Seconds, family.clone());
+                family
+            },
             bans: counter(
                 r,
                 "bans",

@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     sync::{MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use prometheus_client::metrics::{counter::Counter, family::Family};
@@ -51,6 +52,19 @@ impl RuleMetrics {
     }
 }
 
+/// One limit's counters, looked up beforehand.
+#[derive(Debug, Clone)]
+pub struct LimitMetrics {
+    /// Denials by it.
+    pub denials: Counter,
+    /// Requests that it had room for, and that were admitted.
+    pub admissions: Counter,
+    /// Of these, those after which it was nearly reached.
+    pub near: Counter,
+    /// Of these, those that a limit under `try` would have denied, if there is one.
+    pub would_deny: Option<Counter>,
+}
+
 impl Metrics {
     /// The counters of a rule. The same name has the same counters, also across reloads.
     pub fn rule(&self, name: &str) -> RuleMetrics {
@@ -72,16 +86,35 @@ impl Metrics {
         }
     }
 
-    /// The counter of denials by a limit. The same names have the same counter, also across
-    /// reloads.
-    pub fn limit(&self, rule: &str, limit: &str) -> Counter {
-        let labels = LimitLabels {
-            rule: rule.to_owned(),
-            limit: limit.to_owned(),
-        };
+    /// The counter of denials by a limit or a ban. The same names have the same counter, also
+    /// across reloads.
+    pub fn denials(&self, rule: &str, limit: &str) -> Counter {
+        let labels = limit_labels(rule, limit);
         let counter = self.denials.get_or_create_owned(&labels);
         self.limits().insert(labels);
         counter
+    }
+
+    /// The series of a limit. The same names have the same counters, also across reloads.
+    /// `has_candidate` says whether another limit is tried out beside it.
+    pub fn limit(&self, rule: &str, limit: &str, has_candidate: bool) -> LimitMetrics {
+        let labels = limit_labels(rule, limit);
+        let would_deny = || self.would_deny.get_or_create_owned(&labels);
+        LimitMetrics {
+            denials: self.denials(rule, limit),
+            admissions: self.admissions.get_or_create_owned(&labels),
+            near: self.near_limit.get_or_create_owned(&labels),
+            would_deny: has_candidate.then(would_deny),
+        }
+    }
+
+    /// Shows how much the limits of a name admit: `amount` per window of so many microseconds.
+    pub fn limit_is(&self, rule: &str, limit: &str, amount: u64, window_us: u64) {
+        let labels = limit_labels(rule, limit);
+        let amount = i64::try_from(amount).unwrap_or(i64::MAX);
+        self.limit_amounts.get_or_create(&labels).set(amount);
+        let window = Duration::from_micros(window_us).as_secs_f64();
+        self.limit_windows.get_or_create(&labels).set(window);
     }
 
     /// Drops the series of all limits whose name `keep` does not accept.
@@ -89,7 +122,16 @@ impl Metrics {
         self.limits().retain(|labels| {
             let keep = keep(&labels.limit);
             if !keep {
-                self.denials.remove(labels);
+                for family in [
+                    &self.denials,
+                    &self.admissions,
+                    &self.near_limit,
+                    &self.would_deny,
+                ] {
+                    family.remove(labels);
+                }
+                self.limit_amounts.remove(labels);
+                self.limit_windows.remove(labels);
             }
             keep
         });
@@ -143,6 +185,13 @@ fn decision(rule: &str, outcome: DecisionLabel) -> DecisionLabels {
     DecisionLabels {
         rule: rule.to_owned(),
         outcome,
+    }
+}
+
+fn limit_labels(rule: &str, limit: &str) -> LimitLabels {
+    LimitLabels {
+        rule: rule.to_owned(),
+        limit: limit.to_owned(),
     }
 }
 
@@ -218,9 +267,9 @@ mod tests {
     fn series_of_removed_limits_are_dropped() {
         let metrics = Metrics::new();
         for (rule, limit) in [("a", "a/1s"), ("a", "a/60s"), ("b", "b/ban")] {
-            metrics.limit(rule, limit).inc();
+            metrics.denials(rule, limit).inc();
         }
-        metrics.limit("a", "a/60s").inc();
+        metrics.denials("a", "a/60s").inc();
         metrics.retain_limits(|limit| limit != "a/1s");
         let text = metrics.encode();
         assert!(!text.contains("a/1s"), "{text}");

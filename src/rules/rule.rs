@@ -35,10 +35,7 @@ impl Rule {
     /// ban.
     pub fn limit_names(&self) -> impl Iterator<Item = &Arc<str>> {
         let action = self.limit_action();
-        let limits = action
-            .into_iter()
-            .flat_map(LimitAction::plans)
-            .flat_map(Plan::limits);
+        let limits = action.into_iter().flat_map(LimitAction::limits);
         let ban = action.and_then(|action| action.ban.as_ref());
         limits
             .map(|limit| &limit.name)
@@ -116,6 +113,11 @@ impl LimitAction {
         std::iter::once(&self.plan)
             .chain(self.tiers.iter().map(|tier| &tier.plan))
             .chain(self.overrides.values())
+    }
+
+    /// All of its limits: its own, and those of tiers and overrides.
+    pub fn limits(&self) -> impl Iterator<Item = &NamedLimit> {
+        self.plans().flat_map(Plan::limits)
     }
 }
 
@@ -224,6 +226,9 @@ pub struct NamedLimit {
     pub text: Arc<str>,
     /// The header that sets the amount; `limit` has the default.
     pub amount_header: Option<AmountHeader>,
+    /// A limit that is tried out beside this one, under the same name: what it would deny is
+    /// reported, and not denied.
+    pub candidate: Option<Box<Self>>,
 }
 
 /// A header that sets how many requests per window are admitted.

@@ -1,7 +1,7 @@
 //! The rule set: all rules of a file, ready to be matched.
 
 use super::{
-    LimitAction, NamedLimit, Plan, Rule,
+    LimitAction, NamedLimit, Rule,
     index::Index,
     key,
     matcher::{Named, Params},
@@ -104,6 +104,6 @@ impl RuleSet {
     /// All limits of all rules.
     pub fn limits(&self) -> impl Iterator<Item = &NamedLimit> {
         let actions = self.rules.iter().filter_map(Rule::limit_action);
-        actions.flat_map(LimitAction::plans).flat_map(Plan::limits)
+        actions.flat_map(LimitAction::limits)
     }
 }

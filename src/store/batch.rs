@@ -6,8 +6,12 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::limit::{Limit, ban::Ban, new_keys};
 
-/// The group of charges that can deny a request. Every shadow rule is a group of its own.
+/// The group of charges that can deny a request. Every shadow rule is a group of its own, and so is
+/// every limit that is tried out.
 pub const ENFORCED: u32 = 0;
+
+/// From here on, groups are those of limits that are tried out.
+pub const CANDIDATES: u32 = 1 << 31;
 
 /// The bytes that the keys of most requests fit into.
 const USUAL_KEYS: usize = 128;
@@ -35,7 +39,8 @@ pub struct Charge {
     pub counted: Counted,
     /// The amount to charge, at least 1. Bans ignore it.
     pub cost: u64,
-    /// [`ENFORCED`], or a number of its own for each shadow rule.
+    /// [`ENFORCED`], or a number of its own for each shadow rule, and from [`CANDIDATES`] on, for
+    /// each limit that is tried out.
     pub group: u32,
     /// How many counters of the rule may be new per second; 0: any number.
     pub max_new_keys: u32,
@@ -55,6 +60,12 @@ impl Charge {
             Counted::Limit(limit) => Some(limit),
             Counted::Ban { .. } => None,
         }
+    }
+
+    /// Whether it is that of a limit that is tried out: it is charged with requests that are
+    /// admitted, and a denied one need not ask for it.
+    pub const fn is_candidate(&self) -> bool {
+        self.group >= CANDIDATES
     }
 }
 

@@ -35,7 +35,7 @@ use tokio::time::Instant;
 use self::read::Read;
 pub use self::{
     ahead::{Ahead, ChargedAhead, ChargingAhead, Unused},
-    batch::{Batch, Charge, Counted, ENFORCED},
+    batch::{Batch, CANDIDATES, Charge, Counted, ENFORCED},
     result::{Answer, ChargeResult, Lost, StoreError},
     unsettled::{GivingBack, Unsettled},
 };

@@ -261,7 +261,8 @@ fn metrics_in_the_documents_exist() {
     metrics
         .rule("data")
         .fell_back(FallbackMode::Local, StoreFailure::Deadline);
-    metrics.limit("data", "data");
+    metrics.limit("data", "data", true);
+    metrics.limit_is("data", "data", 5, 60_000_000);
     let text = metrics.encode();
     let mut count = 0;
     // The field log names tests, not metrics.

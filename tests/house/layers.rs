@@ -79,6 +79,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "counter_key",
             "limit",
             "metrics",
+            "problem",
             "request",
             "rules",
             "store",

@@ -16,3 +16,4 @@ mod leases;
 mod properties;
 mod schema;
 mod targets;
+mod tried;

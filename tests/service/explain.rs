@@ -107,7 +107,8 @@ async fn post(tollgate: &Tollgate, question: &str, accept: &str) -> Response {
     ask(tollgate.admin, &request).await
 }
 
-async fn explained(tollgate: &Tollgate, question: &Value) -> Value {
+/// The explanation of a request by the admin port, as JSON.
+pub(crate) async fn explained(tollgate: &Tollgate, question: &Value) -> Value {
     let answer = post(tollgate, &question.to_string(), "accept: */*").await;
     assert_eq!(answer.status, 200, "{answer:?}");
     answer.json()

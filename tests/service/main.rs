@@ -27,4 +27,5 @@ mod said_limits;
 mod secrets;
 mod server;
 mod service;
+mod tried;
 mod watch;

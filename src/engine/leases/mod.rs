@@ -59,7 +59,8 @@ impl Terms {
         };
         for (_, charges) in walk.charges() {
             let lease = charges.action.lease.as_ref()?;
-            if charges.action.mode != Mode::Enforce || charges.ban.is_some() {
+            let is_watched = charges.ban.is_some() || !charges.candidates.is_empty();
+            if charges.action.mode != Mode::Enforce || is_watched {
                 return None;
             }
             terms.ttl = terms.ttl.min(Duration::from_micros(lease.ttl_us));

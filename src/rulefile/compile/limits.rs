@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{Compiler, value};
 use crate::{
-    counter_key::limit_suffix,
+    counter_key::{TRY_SUFFIX, limit_suffix},
     limit::{
         Algorithm, InvalidLimit, Limit,
         calendar::{Calendar, Period},
@@ -33,6 +33,7 @@ struct Draft {
     calendar: Option<Calendar>,
     text: String,
     amount_header: Option<AmountHeader>,
+    candidate: Option<Box<Self>>,
 }
 
 impl Draft {
@@ -146,7 +147,10 @@ impl Compiler<'_, '_> {
             LimitSpec::Rate(rate) => match rate {
                 RateSpec::Unlimited => Some(Spec::Unlimited),
                 RateSpec::Nothing => Some(Spec::Nothing),
-                RateSpec::Rate(rate, text) => self.draft(field, *rate, text.clone(), choice, None),
+                RateSpec::Rate(rate, text) => {
+                    let draft = self.draft(field, *rate, text.clone(), choice, None);
+                    draft.map(Spec::Limit)
+                }
             },
             LimitSpec::Fields(fields) => self.limit_fields(field, fields, choice),
         }
@@ -205,7 +209,53 @@ impl Compiler<'_, '_> {
             explicit: own.or(choice.explicit),
             ..choice
         };
-        self.draft(field, rate, text, choice, calendar)
+        let mut draft = self.draft(field, rate, text, choice, calendar)?;
+        if let Some(field) = &fields.r#try {
+            let candidate = self.candidate(field, fields, rate, &draft)?;
+            draft.candidate = Some(Box::new(candidate));
+        }
+        Some(Spec::Limit(draft))
+    }
+
+    /// The limit that is tried out beside a limit of `rate`. It counts in the same way, and has the
+    /// same burst unless it is written with another.
+    fn candidate(
+        &self,
+        field: &Field<RateSpec>,
+        fields: &LimitFields,
+        live: Rate,
+        draft: &Draft,
+    ) -> Option<Draft> {
+        let RateSpec::Rate(mut rate, text) = field.value.as_ref()?.clone() else {
+            self.error(
+                field,
+                "only a rate can be tried out",
+                "write one like 3/m; to try out a rule, write `mode: shadow`",
+            );
+            return None;
+        };
+        rate.burst = rate.burst.or(live.burst);
+        let calendar = self.calendar(fields, rate, Some(self.path(field)))?;
+        let choice = AlgorithmChoice {
+            explicit: Some(draft.limit.algorithm()),
+            default: None,
+        };
+        let candidate = self.draft(field, rate, text, choice, calendar)?;
+        let is_same_window = candidate.label() == draft.label();
+        if is_same_window
+            && candidate.limit.amount() >= draft.limit.amount()
+            && candidate.limit.burst() >= draft.limit.burst()
+        {
+            self.problems.warning(
+                &self.path(field),
+                format!(
+                    "a limit of {} would deny nothing that {} admits",
+                    candidate.text, draft.text
+                ),
+                "try out a lower one; what would happen with a higher one, nobody knows before",
+            );
+        }
+        Some(candidate)
     }
 
     /// The fields that only a limit set by a header has, as far as they are written.
@@ -283,10 +333,16 @@ impl Compiler<'_, '_> {
             amount: most,
             ..rate
         };
-        let draft = self.draft(field, largest, format!("{amount}/{text}"), choice, calendar)?;
-        let Spec::Limit(mut draft) = draft else {
+        if let Some(candidate) = &fields.r#try {
+            self.error(
+                candidate,
+                "a limit set by a header has no `try`",
+                "try another `max` with a rule in shadow mode",
+            );
             return None;
-        };
+        }
+        let draft = self.draft(field, largest, format!("{amount}/{text}"), choice, calendar)?;
+        let mut draft = draft;
         draft.limit = draft.limit.with_amount(amount);
         draft.amount_header = Some(AmountHeader {
             name,
@@ -308,12 +364,14 @@ impl Compiler<'_, '_> {
             algorithm,
             align,
             timezone,
+            r#try,
         } = fields;
         let details = [
             self.path_of(burst.as_ref()),
             self.path_of(algorithm.as_ref()),
             self.path_of(align.as_ref()),
             self.path_of(timezone.as_ref()),
+            self.path_of(r#try.as_ref()),
         ];
         for path in details.into_iter().flatten() {
             self.problems.error(
@@ -377,14 +435,14 @@ impl Compiler<'_, '_> {
         }
     }
 
-    fn draft(
+    fn draft<T>(
         &self,
-        field: &Field<LimitSpec>,
+        field: &Field<T>,
         rate: Rate,
         text: String,
         choice: AlgorithmChoice,
         calendar: Option<Calendar>,
-    ) -> Option<Spec> {
+    ) -> Option<Draft> {
         let algorithm = self.algorithm(field, rate, choice, calendar.is_some())?;
         let window_us = match (&calendar, rate.window) {
             (Some(calendar), _) => calendar.period().usual_us(),
@@ -399,12 +457,13 @@ impl Compiler<'_, '_> {
             }
         };
         match Limit::new(algorithm, rate.amount, window_us, rate.burst) {
-            Ok(limit) => Some(Spec::Limit(Draft {
+            Ok(limit) => Some(Draft {
                 limit,
                 calendar,
                 text,
                 amount_header: None,
-            })),
+                candidate: None,
+            }),
             Err(error) => {
                 let hint = match error {
                     InvalidLimit::Refill => "lower the burst, or raise the rate",
@@ -419,9 +478,9 @@ impl Compiler<'_, '_> {
 
     /// The algorithm of a limit: its own, else the one that its burst or calendar needs, else the
     /// default.
-    fn algorithm(
+    fn algorithm<T>(
         &self,
-        field: &Field<LimitSpec>,
+        field: &Field<T>,
         rate: Rate,
         choice: AlgorithmChoice,
         aligned: bool,
@@ -482,21 +541,33 @@ fn named(name: &str, drafts: Vec<Draft>) -> Vec<NamedLimit> {
         .into_iter()
         .map(|draft| {
             let label = draft.label();
-            let limit = draft.limit;
             let name = match labels.get(&label) {
                 _ if single => name.to_owned(),
                 Some(1) => format!("{name}/{label}"),
-                _ => format!("{name}/{label}/{}", limit.algorithm()),
+                _ => format!("{name}/{label}/{}", draft.limit.algorithm()),
             };
-            NamedLimit {
-                policy: NamedLimit::policy_of(&name, &limit, draft.calendar.as_ref()),
-                name: name.into(),
-                key_suffix: draft.key_suffix().into(),
-                text: draft.text.into(),
-                limit,
-                calendar: draft.calendar,
-                amount_header: draft.amount_header,
-            }
+            with_name(&name, draft)
         })
         .collect()
+}
+
+fn with_name(name: &str, draft: Draft) -> NamedLimit {
+    let key_suffix = draft.key_suffix();
+    let candidate = draft.candidate.map(|candidate| {
+        let candidate = with_name(name, *candidate);
+        Box::new(NamedLimit {
+            key_suffix: format!("{}{TRY_SUFFIX}", candidate.key_suffix).into(),
+            ..candidate
+        })
+    });
+    NamedLimit {
+        policy: NamedLimit::policy_of(name, &draft.limit, draft.calendar.as_ref()),
+        name: name.into(),
+        key_suffix: key_suffix.into(),
+        text: draft.text.into(),
+        limit: draft.limit,
+        calendar: draft.calendar,
+        amount_header: draft.amount_header,
+        candidate,
+    }
 }

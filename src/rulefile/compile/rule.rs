@@ -184,7 +184,7 @@ impl Compiler<'_, '_> {
         let mode = value(rule.mode.as_ref()).copied();
         let on_store_error = value(rule.on_store_error.as_ref()).copied();
         let max_new_keys = self.max_new_keys(rule.max_new_keys.as_ref());
-        Some(LimitAction {
+        let action = LimitAction {
             descriptor,
             cost,
             plan,
@@ -195,7 +195,17 @@ impl Compiler<'_, '_> {
             mode: mode.unwrap_or(defaults.mode),
             on_store_error: on_store_error.unwrap_or(defaults.on_store_error),
             max_new_keys: max_new_keys.unwrap_or(defaults.max_new_keys),
-        })
+        };
+        if let Some(field) = &rule.lease
+            && action.limits().any(|limit| limit.candidate.is_some())
+        {
+            self.error(
+                field,
+                "a rule that tries a limit out has no lease: the limit has to see each request",
+                "remove `lease`, or `try`",
+            );
+        }
+        Some(action)
     }
 
     /// The budget of new counters, if one is given.

@@ -54,6 +54,9 @@ optional_fields! {
         align: AlignName,
         /// A name of the IANA time zone database, like Europe/Paris. By default UTC.
         timezone: String,
+        /// A rate to try out: requests are counted against it too, and what it would deny is
+        /// reported, but not denied.
+        r#try: RateSpec,
     }
 }
 

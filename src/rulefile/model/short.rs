@@ -33,6 +33,17 @@ pub(super) fn fields<'de, A: MapAccess<'de>, T: serde::Deserialize<'de>>(
     T::deserialize(MapAccessDeserializer::new(map))
 }
 
+/// The name of a field, without the mark of one that is a keyword of Rust.
+pub(super) const fn plain(name: &'static str) -> &'static str {
+    match name.as_bytes() {
+        [b'r', b'#', rest @ ..] => match std::str::from_utf8(rest) {
+            Ok(rest) => rest,
+            Err(_) => name,
+        },
+        _ => name,
+    }
+}
+
 /// Defines a struct of optional fields, with the list of their names.
 macro_rules! optional_fields {
     ($(#[$attribute:meta])* $vis:vis struct $name:ident { $($(#[$field_attribute:meta])* $field:ident: $type:ty,)+ }) => {
@@ -44,7 +55,7 @@ macro_rules! optional_fields {
         }
 
         impl $name {
-            const FIELDS: &'static [&'static str] = &[$(stringify!($field)),+];
+            const FIELDS: &'static [&'static str] = &[$(super::short::plain(stringify!($field))),+];
         }
     };
 }

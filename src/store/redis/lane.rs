@@ -62,7 +62,12 @@ pub(super) struct Patience {
 const FEW: usize = 4;
 
 /// How often a lane looks for more checks before it sends a pipeline, when there are many.
-static LOOKS_ENV: std::sync::LazyLock<usize> = std::sync::LazyLock::new(|| std::env::var("LOOKS").ok().and_then(|v| v.parse().ok()).unwrap_or(4));
+static LOOKS_ENV: std::sync::LazyLock<usize> = std::sync::LazyLock::new(|| {
+    std::env::var("LOOKS")
+        .ok()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(4)
+});
 
 /// How many checks a pipeline has nowadays: as many as the largest of late.
 ///

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use crate::clock::{Clock as _, SystemClock};
 
-/// How far Redis' clock may be from where it is expected to be, in microseconds. Clocks that are kept in step are
-/// slewed by less within a reply, and the nodes of a cluster are not further apart.
+/// How far Redis' clock may be from where it is expected to be, in microseconds. Clocks that are
+/// kept in step are slewed by less within a reply, and the nodes of a cluster are no further apart.
 const TOLERANCE_US: u64 = 50_000;
 
 /// How long a clock is in doubt after it was somewhere else.
