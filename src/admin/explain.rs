@@ -27,32 +27,13 @@ pub(super) async fn explain(
     let as_text = accept.is_some_and(|accept| accept.starts_with(b"text/plain"));
     let query = match request.body() {
         Body::Whole(query) => query,
-        other => return incomplete(other),
+        other => return answer::incomplete(other, MAX_QUERY),
     };
     match report(engine, options, query).await {
         Ok(report) if as_text => answer::text(StatusCode::OK, format!("{report}\n")),
         Ok(report) => answer::json(StatusCode::OK, report.to_json() + "\n"),
         Err(problem) => answer::text(StatusCode::BAD_REQUEST, format!("{problem}\n")),
     }
-}
-
-/// The response to a query that did not come.
-fn incomplete(body: &Body) -> Response {
-    let (status, text) = match body {
-        Body::TooLong => (
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("a query has at most {MAX_QUERY} bytes\n"),
-        ),
-        Body::Late => (
-            StatusCode::REQUEST_TIMEOUT,
-            "the query did not arrive in time\n".to_owned(),
-        ),
-        Body::Whole(_) | Body::Broken => (
-            StatusCode::BAD_REQUEST,
-            "the query broke off, or has no Content-Length\n".to_owned(),
-        ),
-    };
-    answer::text(status, text)
 }
 
 async fn report(

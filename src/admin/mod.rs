@@ -7,6 +7,12 @@
 //! | `/metrics` | GET, HEAD | all metrics, for scrapers                                         |
 //! | `/rules`   | GET, HEAD | the rule set in force as JSON                                     |
 //! | `/explain` | POST      | what would be decided about a request, and why                    |
+//! | `/counters/list`  | POST | counters, a page at a time                                     |
+//! | `/counters/get`   | POST | the counters of one caller of one rule                         |
+//! | `/counters/reset` | POST | removes them                                                   |
+//! | `/counters/grant` | POST | so many more requests                                          |
+//! | `/counters/ban`   | POST | bans the caller                                                |
+//! | `/counters/unban` | POST | ends the ban                                                   |
 //!
 //! A port of its own, because a proxy that passes a client's path on lets the client choose among
 //! everything on the check port, and a `200` from here would count as an admitted request there.
@@ -14,16 +20,21 @@
 //! Each resource has a file. To add one: a value of `Endpoint`, and what the compiler then asks
 //! for.
 
+mod access;
 mod answer;
+mod counters;
 mod explain;
 mod health;
 mod metrics;
 mod rules;
 
+pub use self::access::Access;
+
 use std::sync::Arc;
 
 use http::StatusCode;
 
+use self::counters::Action;
 use crate::{
     contract::AnswerOptions,
     engine::Engine,
@@ -40,6 +51,8 @@ pub struct Admin {
     engine: Arc<Engine>,
     /// What responses to checks carry, for `/explain` to show.
     options: AnswerOptions,
+    /// Who may change counters.
+    access: Access,
 }
 
 words! {
@@ -55,6 +68,18 @@ words! {
         Rules => "/rules",
         /// A decision, explained.
         Explain => "/explain",
+        /// Counters, a page at a time.
+        CountersList => "/counters/list",
+        /// The counters of a caller.
+        CountersGet => "/counters/get",
+        /// Removes them.
+        CountersReset => "/counters/reset",
+        /// Takes back what was counted.
+        CountersGrant => "/counters/grant",
+        /// Bans a caller.
+        CountersBan => "/counters/ban",
+        /// Ends a ban.
+        CountersUnban => "/counters/unban",
     }
 }
 
@@ -68,7 +93,27 @@ impl Endpoint {
     const fn methods(self) -> &'static str {
         match self {
             Self::Livez | Self::Readyz | Self::Metrics | Self::Rules => "GET, HEAD",
-            Self::Explain => "POST",
+            Self::Explain
+            | Self::CountersList
+            | Self::CountersGet
+            | Self::CountersReset
+            | Self::CountersGrant
+            | Self::CountersBan
+            | Self::CountersUnban => "POST",
+        }
+    }
+
+    /// The longest body that it wants, in bytes.
+    const fn wants(self) -> usize {
+        match self {
+            Self::Livez | Self::Readyz | Self::Metrics | Self::Rules => 0,
+            Self::Explain => explain::MAX_QUERY,
+            Self::CountersList
+            | Self::CountersGet
+            | Self::CountersReset
+            | Self::CountersGrant
+            | Self::CountersBan
+            | Self::CountersUnban => counters::MAX_QUESTION,
         }
     }
 }
@@ -80,21 +125,20 @@ impl Admin {
         metrics: Arc<Metrics>,
         engine: Arc<Engine>,
         options: AnswerOptions,
+        access: Access,
     ) -> Self {
         Self {
             health,
             metrics,
             engine,
             options,
+            access,
         }
     }
 
     /// The longest body that is wanted of a request, in bytes.
     pub fn wants(request: &Request) -> usize {
-        match Endpoint::at(request.path()) {
-            Some(Endpoint::Explain) => explain::MAX_QUERY,
-            _ => 0,
-        }
+        Endpoint::at(request.path()).map_or(0, Endpoint::wants)
     }
 
     /// Answers one request. The query is ignored: probes and scrapers append all sorts of things.
@@ -112,7 +156,17 @@ impl Admin {
             Endpoint::Metrics => metrics::metrics(&self.metrics),
             Endpoint::Rules => rules::rules(&self.engine.live()),
             Endpoint::Explain => explain::explain(&self.engine, self.options, &request).await,
+            Endpoint::CountersList => counters::list(&self.engine, &self.access, &request).await,
+            Endpoint::CountersGet => self.act(Action::Get, &request).await,
+            Endpoint::CountersReset => self.act(Action::Reset, &request).await,
+            Endpoint::CountersGrant => self.act(Action::Grant, &request).await,
+            Endpoint::CountersBan => self.act(Action::Ban, &request).await,
+            Endpoint::CountersUnban => self.act(Action::Unban, &request).await,
         }
+    }
+
+    async fn act(&self, action: Action, request: &Request) -> Response {
+        counters::act(&self.engine, &self.access, action, request).await
     }
 }
 

@@ -21,7 +21,7 @@ pub use self::{
     settings::{Settings, StoreSettings},
 };
 use crate::{
-    admin::Admin,
+    admin::{Access, Admin},
     check::CheckPort,
     clock::{Clock, SystemClock},
     contract::Fault,
@@ -62,7 +62,8 @@ pub async fn serve(settings: Settings, rules: RuleSet) -> anyhow::Result<()> {
     let memory = store::memory(settings.max_keys, Arc::clone(&clock), &metrics);
     let threads = WorkerThreads::start(settings.threads).context("threads cannot be started")?;
     let workers = threads.workers();
-    let store = store::open(&settings.store, &memory, &metrics, &health, workers).await?;
+    let opened = store::open(&settings.store, &memory, &metrics, &health, workers).await?;
+    let store::Opened { store, redis } = opened;
     let counted = Arc::clone(&store);
     metrics.rules_in_force(rules.rules.len(), clock.now_us());
     let engine = Arc::new(Engine::new(
@@ -98,11 +99,18 @@ pub async fn serve(settings: Settings, rules: RuleSet) -> anyhow::Result<()> {
         Arc::clone(&engine),
         Arc::clone(&metrics),
     ));
+    if let Some(redis) = redis {
+        tokio::spawn(store::follow_changes(redis, Arc::clone(&engine)));
+    }
     let admin = Admin::new(
         health.clone(),
         Arc::clone(&metrics),
         Arc::clone(&engine),
         settings.answers,
+        Access {
+            tokens: settings.admin_tokens.clone(),
+            is_local: settings.admin.is_local(),
+        },
     );
     let administering = tokio::spawn(serve_admin(
         admin_listener,

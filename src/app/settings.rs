@@ -21,6 +21,8 @@ pub struct Settings {
     pub listen: ListenAddr,
     /// The address of the admin port.
     pub admin: ListenAddr,
+    /// The file with the tokens of those who may change counters.
+    pub admin_tokens: Option<PathBuf>,
     /// Where counters are kept.
     pub store: StoreSettings,
     /// The longest that a check waits for the store.

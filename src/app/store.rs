@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use super::settings::StoreSettings;
@@ -36,6 +36,19 @@ pub(super) fn memory(
     Arc::new(MemoryStore::new(max_keys, clock, Box::new(on_overflow)))
 }
 
+/// The store that decides.
+pub(super) struct Opened {
+    pub(super) store: Arc<dyn Store>,
+    /// The same one, if it is Redis.
+    pub(super) redis: Option<Arc<RedisStore>>,
+}
+
+/// Has the engine forget what it remembers of Redis whenever somebody has changed counters there,
+/// for ever.
+pub(super) async fn follow_changes(redis: Arc<RedisStore>, engine: Arc<Engine>) {
+    redis.follow_changes(|| engine.forget(Instant::now())).await;
+}
+
 /// Opens the store that decides.
 pub(super) async fn open(
     settings: &StoreSettings,
@@ -43,13 +56,16 @@ pub(super) async fn open(
     metrics: &Arc<Metrics>,
     health: &Health,
     workers: &Workers,
-) -> anyhow::Result<Arc<dyn Store>> {
+) -> anyhow::Result<Opened> {
     let component = health.component("store");
     match settings {
         StoreSettings::Memory => {
             component.ok();
             metrics.set_store_up(true);
-            Ok(Arc::<MemoryStore>::clone(memory))
+            Ok(Opened {
+                store: Arc::<MemoryStore>::clone(memory),
+                redis: None,
+            })
         }
         StoreSettings::Redis(options) => {
             component.degraded("Redis has not been reached yet");
@@ -65,7 +81,10 @@ pub(super) async fn open(
                 let store = Arc::clone(&store);
                 async move { store.beat().await }
             });
-            Ok(store)
+            Ok(Opened {
+                store: Arc::<RedisStore>::clone(&store),
+                redis: Some(store),
+            })
         }
     }
 }

@@ -108,7 +108,7 @@ pub(super) async fn run(args: ExplainArgs) -> Result<(), Failure> {
 }
 
 /// The lines of each header, in the order of the command line.
-fn header_lines(headers: &[String]) -> Result<BTreeMap<String, Lines>, Failure> {
+pub(super) fn header_lines(headers: &[String]) -> Result<BTreeMap<String, Lines>, Failure> {
     let mut lines: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for header in headers {
         let (name, value) = parse_header(header).map_err(usage)?;

@@ -12,6 +12,8 @@
     reason = "doc comments of options are their help texts"
 )]
 
+pub mod client;
+mod counters;
 mod explain;
 mod failure;
 pub mod healthcheck;
@@ -62,6 +64,8 @@ enum Command {
     Validate(validate::ValidateArgs),
     /// Explain what would be decided about a request, and why; charges nothing
     Explain(Box<explain::ExplainArgs>),
+    /// Look at counters and change them, over the admin port of a running tollgate
+    Counters(Box<counters::CountersArgs>),
     /// Print the JSON Schema of rule files, for editors
     Schema,
     /// Run a small demo application to put behind a proxy
@@ -101,6 +105,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(*args),
         Command::Validate(args) => validate::run(&args),
         Command::Explain(args) => block_on(explain::run(*args)),
+        Command::Counters(args) => block_on(counters::run(*args)),
         Command::Schema => print(&format!("{:#}", rulefile::schema())),
         Command::Upstream(args) => block_on(async {
             let _logging = start_logging("info", LogFormat::Text)?;

@@ -5,7 +5,7 @@
     reason = "doc comments of options are their help texts"
 )]
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, ValueEnum, builder::NonEmptyStringValueParser};
 
@@ -40,7 +40,7 @@ pub struct ServeArgs {
     )]
     listen: ListenAddr,
 
-    /// The admin port (/livez /readyz /metrics /rules /explain): HOST:PORT or unix:/path
+    /// The admin port (/livez /readyz /metrics /rules /explain /counters): HOST:PORT or unix:/path
     #[arg(
         long,
         env = "TOLLGATE_ADMIN",
@@ -48,6 +48,11 @@ pub struct ServeArgs {
         default_value = "127.0.0.1:8082"
     )]
     admin: ListenAddr,
+
+    /// The file with the tokens of those who may change counters, one `NAME TOKEN` in a line, read
+    /// for each change [default: none, and changes only from this machine]
+    #[arg(long, env = "TOLLGATE_ADMIN_TOKENS", value_name = "FILE")]
+    admin_tokens: Option<PathBuf>,
 
     /// Where counters are kept [default: redis if --redis-url is given, else memory]
     #[arg(long, env = "TOLLGATE_STORE", value_name = "STORE")]
@@ -213,6 +218,7 @@ pub(super) fn run(args: ServeArgs) -> Result<(), Failure> {
         rules,
         listen,
         admin,
+        admin_tokens,
         store,
         redis,
         redis_lanes,
@@ -240,6 +246,7 @@ pub(super) fn run(args: ServeArgs) -> Result<(), Failure> {
         keys: redis.keys(),
         listen,
         admin,
+        admin_tokens,
         store: self::store(store, &redis, (redis_lanes, redis_batch), deadline)?,
         deadline,
         replicas,

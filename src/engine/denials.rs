@@ -18,7 +18,7 @@ use std::{
     hash::BuildHasher as _,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -48,6 +48,10 @@ pub(super) struct Denials {
     hasher: RandomState,
     /// How many there are, so that nothing is looked for while there are none.
     count: AtomicUsize,
+    born: Instant,
+    /// When all were forgotten, in microseconds after `born`. Who was asked before may have been
+    /// denied by what has changed.
+    forgotten_us: AtomicU64,
 }
 
 #[derive(Default)]
@@ -109,6 +113,21 @@ impl Denials {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::default(),
             count: AtomicUsize::new(0),
+            born: Instant::now(),
+            forgotten_us: AtomicU64::new(0),
+        }
+    }
+
+    /// Forgets all denials, and those too whose check is under way.
+    pub(super) fn forget(&self, now: Instant) {
+        let passed = (now - self.born).as_micros();
+        let passed = u64::try_from(passed).unwrap_or(u64::MAX);
+        self.forgotten_us.fetch_max(passed, Ordering::SeqCst);
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let forgotten = shard.denials.len();
+            shard.denials.clear();
+            self.count.fetch_sub(forgotten, Ordering::Relaxed);
         }
     }
 
@@ -192,6 +211,10 @@ impl Denials {
     fn insert(&self, key: &str, denial: Denial) {
         let now = denial.asked;
         let mut shard = self.shard(key);
+        let forgotten = Duration::from_micros(self.forgotten_us.load(Ordering::SeqCst));
+        if forgotten > Duration::ZERO && now <= self.born + forgotten {
+            return;
+        }
         let Shard { denials, swept } = &mut *shard;
         let before = denials.len();
         let is_due = swept.is_none_or(|swept| now >= swept + SWEEP_PAUSE);
@@ -307,6 +330,23 @@ mod tests {
         assert_eq!(wait(99, true), Some(301_000));
         assert_eq!(wait(100, true), None);
         assert_eq!(wait(100, false), Some(300_000), "nobody has forgotten it");
+    }
+
+    #[test]
+    fn what_is_forgotten_is_not_noted_by_a_check_that_was_under_way() {
+        let (denials, asked) = (Denials::new(), Instant::now());
+        let ms = Duration::from_millis;
+        let batch = batch("a", 1, ENFORCED);
+        denials.note(&batch, &denied(vec![DENIED]), 1, asked);
+        assert!(wait(&denials, &batch, 1, asked + ms(1)).is_some());
+        denials.forget(asked + ms(2));
+        assert_eq!(wait(&denials, &batch, 1, asked + ms(3)), None);
+        assert_eq!(denials.count.load(Ordering::Relaxed), 0);
+        // Denied before, heard of after.
+        denials.note(&batch, &denied(vec![DENIED]), 1, asked + ms(1));
+        assert_eq!(wait(&denials, &batch, 1, asked + ms(3)), None);
+        denials.note(&batch, &denied(vec![DENIED]), 1, asked + ms(3));
+        assert!(wait(&denials, &batch, 1, asked + ms(4)).is_some());
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! One decision: walk the rules, charge the store, combine the answers.
 
+pub mod callers;
 mod combine;
 mod decision;
 mod denials;
 mod fallback;
 mod leases;
+pub mod listing;
 mod live;
 mod log;
 mod near;

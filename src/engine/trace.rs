@@ -277,6 +277,42 @@ fn result_of(
     }
 }
 
+/// What a walk over one rule counts, and what is stored.
+pub(super) fn status_of(walk: &Walk<'_>, reading: &Reading) -> LimitStatuses {
+    let verdict = reading.verdict(&walk.batch);
+    let stored = Stored {
+        reading,
+        outcomes: &verdict.outcomes,
+        charged: verdict.admitted,
+    };
+    let uncounted = |subject: &Subject, source: PlanSource<'_>| LimitStatuses {
+        key: subject.descriptor().to_owned(),
+        source: source_text(source),
+        cost: 0,
+        limits: Vec::new(),
+        ban: None,
+        lease: None,
+    };
+    match walk.rules.first().map(|matched| &matched.effect) {
+        Some(Effect::Counts(charges)) => counts(&walk.batch, charges, &stored),
+        Some(
+            Effect::Unlimited { subject, source }
+            | Effect::Denies {
+                why: DenyReason::Nothing { subject, source },
+                ..
+            },
+        ) => uncounted(subject, *source),
+        _ => LimitStatuses {
+            key: String::new(),
+            source: String::new(),
+            cost: 0,
+            limits: Vec::new(),
+            ban: None,
+            lease: None,
+        },
+    }
+}
+
 /// What is stored, and what follows from it.
 struct Stored<'a> {
     reading: &'a Reading,

@@ -117,6 +117,34 @@ impl<'a> Walk<'a> {
         walk
     }
 
+    /// Takes one rule alone, for a caller who is known.
+    pub(super) fn of_caller(
+        context: WalkContext<'a>,
+        index: usize,
+        action: &'a LimitAction,
+        subject: Subject,
+    ) -> Self {
+        let mut walk = Self::default();
+        let (plan, source) = action.plan_for(subject.descriptor(), context.request);
+        let effect = match plan {
+            Plan::Limits(limits) => {
+                let given = (&limits[..], source);
+                Effect::Counts(walk.charge(context, index, action, subject, given))
+            }
+            Plan::Unlimited => Effect::Unlimited { subject, source },
+            Plan::Nothing => Effect::Denies {
+                mode: action.mode,
+                why: DenyReason::Nothing { subject, source },
+            },
+        };
+        walk.rules.push(MatchedRule {
+            index,
+            rule: &context.set.rules[index],
+            effect,
+        });
+        walk
+    }
+
     /// The rule that ended the walk, if one did.
     pub(super) fn end(&self) -> Option<&MatchedRule<'a>> {
         self.rules.last().filter(|matched| matched.effect.ends())

@@ -60,6 +60,15 @@ impl fmt::Display for State {
 }
 
 impl State {
+    /// A ban that begins now and lasts for so many microseconds.
+    pub fn until(now_us: u64, for_us: u64) -> Self {
+        Self {
+            denials: 0,
+            since_us: now_us,
+            until_us: now_us.saturating_add(for_us),
+        }
+    }
+
     /// Parses what [`Display`](fmt::Display) writes; `None` for any other text.
     pub fn parse(text: &str) -> Option<Self> {
         let [denials, since_us, until_us] = numbers(text)?;

@@ -12,6 +12,7 @@
 //!
 //! Imports go one way: [`Limit`] ← an algorithm ← [`State`] ← [`Limit::step`].
 
+mod back;
 pub mod ban;
 pub mod calendar;
 mod division;

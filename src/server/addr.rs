@@ -32,6 +32,16 @@ pub enum ParseListenAddrError {
     BadPort(String),
 }
 
+impl ListenAddr {
+    /// Whether only this machine reaches it.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(addr) => addr.ip().is_loopback(),
+            Self::Unix(_) => true,
+        }
+    }
+}
+
 impl FromStr for ListenAddr {
     type Err = ParseListenAddrError;
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Ahead, Answer, Batch, ChargedAhead, Charging, Store, StoreError,
+    Ahead, Answer, Batch, ChargedAhead, Charging, Edit, Store, StoreError,
     read::{Read, Reads},
 };
 use crate::metrics::Metrics;
@@ -40,6 +40,11 @@ impl Guarded {
     /// Like [`Store::clock_is_in_doubt`].
     pub fn clock_is_in_doubt(&self, now: Instant) -> bool {
         self.store.clock_is_in_doubt(now)
+    }
+
+    /// Like [`Store::edit`].
+    pub fn edit(&self) -> Option<&dyn Edit> {
+        self.store.edit()
     }
 
     /// Like [`Store::charge`], but never later than `deadline`.

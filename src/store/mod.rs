@@ -17,6 +17,7 @@ mod ahead;
 mod batch;
 mod budgets;
 pub mod deadline;
+mod edit;
 pub mod memory;
 mod packed;
 pub mod read;
@@ -36,6 +37,7 @@ use self::read::Read;
 pub use self::{
     ahead::{Ahead, ChargedAhead, ChargingAhead, Unused},
     batch::{Batch, CANDIDATES, Charge, Counted, ENFORCED},
+    edit::{Announced, Edit, Editing, Page, Place},
     result::{Answer, ChargeResult, Lost, StoreError},
     unsettled::{GivingBack, Unsettled},
 };
@@ -102,6 +104,11 @@ pub trait Store: Read {
 
     /// How to charge ahead, if that makes sense: memory answers sooner than it could be spared.
     fn ahead(&self) -> Option<&dyn Ahead> {
+        None
+    }
+
+    /// How to change counters by hand.
+    fn edit(&self) -> Option<&dyn Edit> {
         None
     }
 

@@ -17,6 +17,7 @@ const DOCUMENTS: &[&str] = &[
     "SECURITY.md",
     "docs/architecture.md",
     "docs/benchmarks.md",
+    "docs/counters.md",
     "docs/explain.md",
     "docs/field.md",
     "docs/field.md",

@@ -79,6 +79,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "counter_key",
             "limit",
             "metrics",
+            "nearest",
             "problem",
             "request",
             "rules",
@@ -107,8 +108,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "admin",
         &[
-            "contract", "engine", "explain", "health", "metrics", "problem", "rules", "wire",
-            "words",
+            "contract", "engine", "explain", "hash", "health", "jitter", "metrics", "problem",
+            "rules", "wire", "words",
         ],
     ),
     // The program.

@@ -9,6 +9,7 @@ mod cli;
 mod cluster;
 mod cluster_names;
 mod cors;
+mod counters;
 mod drain;
 mod examples;
 mod explain;

@@ -388,6 +388,7 @@ impl Lane {
             script::SOURCE,
             script::HEARTBEAT_SOURCE,
             script::GIVE_BACK_SOURCE,
+            script::CHANGES_SOURCE,
         ];
         for source in sources {
             let mut cmd = redis::cmd("SCRIPT");

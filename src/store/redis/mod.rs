@@ -4,9 +4,11 @@
 mod address;
 mod ahead;
 mod breaker;
+mod changes;
 mod cluster;
 mod connect;
 mod connectivity;
+mod edit;
 mod job;
 mod lane;
 mod node;
@@ -22,15 +24,18 @@ mod time;
 
 use std::{sync::Arc, time::Duration};
 
+use redis::Cmd;
 use tokio::time::{Instant, sleep};
 
 use self::{
+    changes::Changes,
     cluster::Cluster,
     connect::Connector,
     job::Work,
     node::{Call, Node},
     options::Server,
     replicas::{BEAT, Replicas},
+    replies::ScriptReply,
     time::RedisTime,
 };
 pub use self::{
@@ -39,7 +44,7 @@ pub use self::{
     read::Reader,
 };
 use super::{
-    Ahead, Batch, Charging, Store,
+    Ahead, Batch, Charging, Edit, Store, StoreError,
     read::{Read, Reads},
 };
 use crate::{jitter::half_to_whole, problem::Problem, workers::Workers};
@@ -50,6 +55,7 @@ pub struct RedisStore {
     reader: Reader,
     time: Arc<RedisTime>,
     replicas: Replicas,
+    changes: Changes,
 }
 
 /// Who decides.
@@ -93,6 +99,7 @@ impl RedisStore {
             reader,
             time,
             replicas: Replicas::new(&options.key_prefix),
+            changes: Changes::new(&options.key_prefix),
         })
     }
 
@@ -100,24 +107,34 @@ impl RedisStore {
     pub async fn beat(&self) {
         loop {
             let deadline = Instant::now() + BEAT;
-            let call = |slot, asking| Call {
-                work: Work::Script(self.replicas.heartbeat(), 1),
-                key: self.replicas.key(),
-                slot,
-                asking,
-                parts: 1,
-            };
-            let reply = match &self.servers {
-                Servers::One(node) => node.call(call(0, false), deadline).await,
-                Servers::Cluster(cluster) => {
-                    cluster.call(self.replicas.key(), deadline, call).await
-                }
-            };
+            let heartbeat = self.replicas.heartbeat();
+            let reply = self.script(self.replicas.key(), &heartbeat, deadline).await;
             if let Ok(reply) = reply {
                 self.replicas.note(reply);
             }
             sleep(half_to_whole(BEAT)).await;
         }
+    }
+
+    /// Calls a script that has one key, and answers as the script of charges does about one limit.
+    async fn script(
+        &self,
+        key: &str,
+        cmd: &Cmd,
+        deadline: Instant,
+    ) -> Result<ScriptReply, StoreError> {
+        let call = |slot, asking| Call {
+            work: Work::Script(cmd.clone(), 1),
+            key,
+            slot,
+            asking,
+            parts: 1,
+        };
+        let reply = match &self.servers {
+            Servers::One(node) => node.call(call(0, false), deadline).await,
+            Servers::Cluster(cluster) => cluster.call(key, deadline, call).await,
+        };
+        reply.map_err(one::failure)
     }
 
     /// Waits for the first connection, at most `patience`; returns whether there is one.
@@ -140,6 +157,10 @@ impl Store for RedisStore {
 
     fn now_us(&self) -> u64 {
         self.time.now_us()
+    }
+
+    fn edit(&self) -> Option<&dyn Edit> {
+        Some(self)
     }
 
     fn clock_is_in_doubt(&self, now: Instant) -> bool {

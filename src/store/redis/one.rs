@@ -70,7 +70,8 @@ async fn call(node: &Node, batch: &Batch, work: Work, deadline: Instant) -> Repl
     node.call(call, deadline).await
 }
 
-fn failure(undecided: Undecided) -> StoreError {
+/// The error of a call that no node of a cluster was asked.
+pub(super) fn failure(undecided: Undecided) -> StoreError {
     match undecided {
         Undecided::Failed(error) => error,
         // Only nodes of a cluster redirect, and their replies are read as such.

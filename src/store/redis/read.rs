@@ -1,9 +1,10 @@
-//! Reads counters over a connection of its own, so that people who look do not hold up checks.
+//! Reads counters, and changes them, over a connection of its own, so that people who look do not
+//! hold up checks.
 
 use std::{sync::Arc, time::Duration};
 
 use redis::{
-    Pipeline, Value,
+    Cmd, Pipeline, Value,
     aio::{ConnectionLike as _, MultiplexedConnection},
 };
 use tokio::{sync::Mutex, time::timeout};
@@ -72,7 +73,7 @@ impl Reader {
         self
     }
 
-    async fn read_now(&self, batch: &Batch) -> Result<Reading, StoreError> {
+    pub(super) async fn read_now(&self, batch: &Batch) -> Result<Reading, StoreError> {
         let charges = batch.charges();
         let keys: Vec<&str> = charges.iter().map(|charge| batch.key(charge)).collect();
         let (values, now_us) = self.source.values(&keys).await?;
@@ -124,6 +125,61 @@ impl Reader {
         Ok(())
     }
 
+    /// The reply to `GET` for each key, and a time that none of them lies after.
+    pub(super) async fn values(&self, keys: &[&str]) -> Result<(Vec<Value>, u64), StoreError> {
+        self.within(self.source.values(keys)).await
+    }
+
+    /// The replies to some commands, of the node that has `key`. If the connection breaks, they are
+    /// sent `again` or not.
+    pub(super) async fn run(
+        &self,
+        key: &str,
+        commands: &[Cmd],
+        again: bool,
+    ) -> Result<Vec<Value>, StoreError> {
+        let running = async {
+            match &self.source {
+                Source::One {
+                    connector,
+                    connection,
+                } => {
+                    let mut kept = connection.lock().await;
+                    ask(connector, &mut kept, &pipeline(commands), again).await
+                }
+                Source::Cluster(reader) => reader.lock().await.run(key, commands, again).await,
+            }
+        };
+        self.within(running).await
+    }
+
+    /// The replies of the node of this number to some commands; `None` if there are not so many
+    /// nodes.
+    pub(super) async fn run_on(
+        &self,
+        node: usize,
+        commands: &[Cmd],
+    ) -> Result<Option<Vec<Value>>, StoreError> {
+        if let Source::Cluster(reader) = &self.source {
+            let running = async { reader.lock().await.run_on(node, commands).await };
+            return self.within(running).await;
+        }
+        self.run("", commands, true).await.map(Some)
+    }
+
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self.source, Source::Cluster(_))
+    }
+
+    async fn within<T>(
+        &self,
+        asking: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        timeout(self.patience, asking)
+            .await
+            .unwrap_or(Err(StoreError::Deadline))
+    }
+
     /// The reply to `GET` for a key.
     async fn value(&self, key: &str) -> Result<Value, StoreError> {
         let (values, _) = self.source.values(&[key]).await?;
@@ -147,7 +203,7 @@ impl Source {
                 // After the counters, so that none of them lies in its future.
                 commands.cmd("TIME");
                 let mut kept = connection.lock().await;
-                let mut values = ask(connector, &mut kept, &commands).await?;
+                let mut values = ask(connector, &mut kept, &commands, true).await?;
                 let now_us = time(values.pop().as_ref())?;
                 Ok((values, now_us))
             }
@@ -165,18 +221,32 @@ impl Source {
     }
 }
 
-/// Asks over the kept connection, and if that has ended meanwhile, over a new one.
+fn pipeline(commands: &[Cmd]) -> Pipeline {
+    let mut pipeline = Pipeline::with_capacity(commands.len());
+    for command in commands {
+        pipeline.add_command(command.clone());
+    }
+    pipeline
+}
+
+/// Asks over the kept connection, and if that has ended meanwhile, over a new one; not if it must
+/// not be asked `again`.
 async fn ask(
     connector: &Connector,
     kept: &mut Option<MultiplexedConnection>,
     commands: &Pipeline,
+    again: bool,
 ) -> Result<Vec<Value>, StoreError> {
     let count = commands.len();
-    if let Some(mut connection) = kept.take()
-        && let Ok(values) = connection.req_packed_commands(commands, 0, count).await
-    {
-        *kept = Some(connection);
-        return Ok(values);
+    if let Some(mut connection) = kept.take() {
+        match connection.req_packed_commands(commands, 0, count).await {
+            Ok(values) => {
+                *kept = Some(connection);
+                return Ok(values);
+            }
+            Err(error) if !again => return Err(StoreError::Broken(error.to_string())),
+            Err(_) => {}
+        }
     }
     let connecting = connector.connect().await;
     let mut connection = connecting.map_err(StoreError::into_unavailable)?;
@@ -190,16 +260,12 @@ async fn ask(
 
 impl Read for Reader {
     fn read<'a>(&'a self, batch: &'a Batch) -> Reads<'a> {
-        Box::pin(async move {
-            timeout(self.patience, self.read_now(batch))
-                .await
-                .unwrap_or(Err(StoreError::Deadline))
-        })
+        Box::pin(self.within(self.read_now(batch)))
     }
 }
 
 /// The reply to `TIME`, in microseconds since the Unix epoch.
-fn time(reply: Option<&Value>) -> Result<u64, StoreError> {
+pub(super) fn time(reply: Option<&Value>) -> Result<u64, StoreError> {
     let number = |value: &Value| match value {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok()?.parse::<u64>().ok(),
         _ => None,

@@ -39,6 +39,31 @@ pub fn heartbeat(key: &str, id: &str, lasts: Duration) -> Cmd {
     cmd
 }
 
+/// The script of changes that people make.
+pub const CHANGES_SOURCE: &str = include_str!("changes.lua");
+
+/// The name of [`CHANGES_SOURCE`] in Redis.
+static CHANGES_SHA: LazyLock<String> =
+    LazyLock::new(|| sha1_smol::Sha1::from(CHANGES_SOURCE).hexdigest());
+
+/// The script that replaces counters.
+pub const REPLACE_SOURCE: &str = include_str!("replace.lua");
+
+/// The name of [`REPLACE_SOURCE`] in Redis.
+pub static REPLACE_SHA: LazyLock<String> =
+    LazyLock::new(|| sha1_smol::Sha1::from(REPLACE_SOURCE).hexdigest());
+
+/// The command that says how many changes the replica `id` has followed, or that there is another
+/// one. A replica counts for as long as it `lasts` after the last of these.
+pub fn changes(key: &str, id: &str, followed: Option<u64>, lasts: Duration) -> Cmd {
+    let lasts = u64::try_from(lasts.as_micros()).unwrap_or(u64::MAX);
+    let followed = followed.map_or_else(String::new, |followed| followed.to_string());
+    let mut cmd = redis::cmd("EVALSHA");
+    cmd.arg(CHANGES_SHA.as_str()).arg(1).arg(key);
+    cmd.arg(id).arg(followed).arg(lasts);
+    cmd
+}
+
 /// What the script does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {

@@ -1,9 +1,9 @@
-//! Reads keys from the nodes that have them, for explanations.
+//! Asks the nodes that have some keys, for people who look at counters or change them.
 
 use std::collections::{HashMap, hash_map::Entry};
 
 use redis::{
-    Pipeline, Value,
+    Cmd, Pipeline, Value,
     aio::{ConnectionLike as _, MultiplexedConnection},
 };
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::store::StoreError;
 
-/// Reads single keys, over one connection for each node that has been asked.
+/// Asks about single keys, over one connection for each node that has been asked.
 pub(in crate::store::redis) struct ClusterReader {
     connector: Connector,
     mapper: Mapper,
@@ -40,6 +40,23 @@ impl ClusterReader {
         &mut self,
         key: &str,
     ) -> Result<(Value, Value), StoreError> {
+        let mut get = redis::cmd("GET");
+        get.arg(key);
+        let mut values = self.run(key, &[get, redis::cmd("TIME")], true).await?;
+        match (values.pop(), values.pop()) {
+            (Some(time), Some(value)) => Ok((value, time)),
+            _ => Err(StoreError::Malformed("the node did not answer".to_owned())),
+        }
+    }
+
+    /// The replies of the node that has a key to some commands; only the first may be redirected.
+    /// If the connection breaks, they are sent `again` or not.
+    pub(in crate::store::redis) async fn run(
+        &mut self,
+        key: &str,
+        commands: &[Cmd],
+        again: bool,
+    ) -> Result<Vec<Value>, StoreError> {
         let slot = slot_of(key);
         let mut ask = None;
         let mut failure = StoreError::Deadline;
@@ -48,12 +65,13 @@ impl ClusterReader {
                 Some(node) => (node, true),
                 None => (self.owner(slot).await?, false),
             };
-            let mut commands = Pipeline::with_capacity(3);
+            let mut pipeline = Pipeline::with_capacity(commands.len() + 1);
             if asking {
-                commands.cmd("ASKING");
+                pipeline.cmd("ASKING");
             }
-            commands.cmd("GET").arg(key);
-            commands.cmd("TIME");
+            for command in commands {
+                pipeline.add_command(command.clone());
+            }
             let connection = match self.connection(&node).await {
                 Ok(connection) => connection,
                 Err(error) => {
@@ -62,7 +80,7 @@ impl ClusterReader {
                     return Err(error);
                 }
             };
-            let answered = connection.req_packed_commands(&commands, 0, commands.len());
+            let answered = connection.req_packed_commands(&pipeline, 0, pipeline.len());
             let mut values = match answered.await {
                 Ok(values) => values,
                 Err(error) => {
@@ -70,14 +88,18 @@ impl ClusterReader {
                     self.connections.remove(&node);
                     self.slots = None;
                     failure = StoreError::Broken(error.to_string());
-                    continue;
+                    if again {
+                        continue;
+                    }
+                    break;
                 }
             };
-            let (Some(time), Some(value)) = (values.pop(), values.pop()) else {
-                return Err(StoreError::Malformed("the node did not answer".to_owned()));
-            };
-            match Redirect::of(&value, &node) {
-                None => return Ok((value, time)),
+            if asking {
+                values.remove(0);
+            }
+            let redirect = values.first().and_then(|value| Redirect::of(value, &node));
+            match redirect {
+                None => return Ok(values),
                 Some(Redirect::Ask(to)) => ask = Some(to),
                 Some(Redirect::Moved(to)) => {
                     self.slots = self.slots.as_ref().map(|slots| slots.with_moved(slot, &to));
@@ -91,6 +113,35 @@ impl ClusterReader {
             }
         }
         Err(failure)
+    }
+
+    /// The replies of the node of this number to some commands; `None` if there are not so many.
+    pub(in crate::store::redis) async fn run_on(
+        &mut self,
+        number: usize,
+        commands: &[Cmd],
+    ) -> Result<Option<Vec<Value>>, StoreError> {
+        let slots = match self.slots.take() {
+            Some(slots) => slots,
+            None => self.mapper.map(&[]).await?.slots,
+        };
+        let node = slots.primaries().get(number).cloned();
+        self.slots = Some(slots);
+        let Some(node) = node else { return Ok(None) };
+        let mut pipeline = Pipeline::with_capacity(commands.len());
+        for command in commands {
+            pipeline.add_command(command.clone());
+        }
+        for _ in 0..2 {
+            let connection = self.connection(&node).await?;
+            let answered = connection.req_packed_commands(&pipeline, 0, pipeline.len());
+            match answered.await {
+                Ok(values) => return Ok(Some(values)),
+                Err(_) => self.connections.remove(&node),
+            };
+        }
+        self.slots = None;
+        Err(StoreError::Broken(format!("{node} does not answer")))
     }
 
     async fn owner(&mut self, slot: u16) -> Result<Address, StoreError> {

@@ -1,0 +1,568 @@
+//! `tollgate counters`: what people on call look at and change, with every store, under traffic.
+
+use std::{
+    fs,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::support::{
+    client::{Connection, Response, ask, head},
+    cluster::Cluster,
+    redis::Redis,
+    tollgate::{Settings, Tollgate},
+};
+
+const RULES: &str = "version: 1
+forwarded_headers: \"*\"
+rules:
+  - { name: data, match: { path: /data }, key: client_ip, limit: 5/day }
+  - { name: keys, match: { path: /keys }, key: [{ header: x-api-key, secret: true }], limits: [3/day, 8/30days],
+      tiers: [{ name: gold, when: { headers: { x-plan: gold } }, limit: 20/day }] }
+  - { name: login, match: { path: /login }, key: client_ip, limit: { rate: 2/day, algorithm: fixed_window },
+      ban: { after: 2, within: 1h, for: 2h } }
+  - { name: window, match: { path: /window }, key: client_ip, limit: { rate: 4/day, algorithm: fixed_window } }
+  - { name: log, match: { path: /log }, key: client_ip, limit: { rate: 4/day, algorithm: sliding_log } }
+  - { name: bucket, match: { path: /bucket }, key: client_ip, limit: { rate: 4/day, burst: 4 } }
+  - { name: lent, match: { path: /lent }, key: client_ip, limit: 500/day, lease: { share: 50%, ttl: 1s } }
+  - { name: page, match: { path: '/page/{id}' }, key: [{ path: id }], limit: 2/day }
+  - { name: health, match: { path: /healthz }, action: allow }
+";
+
+fn check(path: &str, ip: &str, lines: &[&str]) -> Vec<u8> {
+    let uri = format!("x-forwarded-uri: {path}");
+    let ip = format!("x-real-ip: {ip}");
+    let mut all = vec!["x-forwarded-method: GET", &*uri, &*ip];
+    all.extend(lines);
+    head("GET", "/v1/check", &all)
+}
+
+/// The statuses of so many checks.
+async fn statuses(tollgate: &Tollgate, path: &str, ip: &str, count: usize) -> Vec<u16> {
+    let mut statuses = Vec::new();
+    for _ in 0..count {
+        statuses.push(ask(tollgate.addr(), &check(path, ip, &[])).await.status);
+    }
+    statuses
+}
+
+async fn start(redis: Option<&Redis>, args: &[&str]) -> Tollgate {
+    Tollgate::start(Settings {
+        rules: RULES,
+        redis,
+        args,
+        ..Settings::default()
+    })
+    .await
+}
+
+/// Runs `tollgate counters`: its exit code, and what it printed.
+fn counters(tollgate: &Tollgate, args: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_tollgate"))
+        .arg("counters")
+        .args(args)
+        .arg("--admin")
+        .arg(tollgate.admin.to_string())
+        .env_remove("TOLLGATE_ADMIN")
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+/// The same, which succeeds.
+fn done(tollgate: &Tollgate, args: &[&str]) -> String {
+    let (code, out, error) = counters(tollgate, args);
+    assert_eq!(code, Some(0), "{args:?}: {out}{error}");
+    out
+}
+
+/// The same, as JSON.
+fn json_of(tollgate: &Tollgate, args: &[&str]) -> Value {
+    let out = done(tollgate, &[args, &["--format", "json"]].concat());
+    serde_json::from_str(&out).unwrap()
+}
+
+/// Other callers, who come all the time. They have other addresses and another rule's limit.
+struct Traffic {
+    stop: Arc<AtomicBool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Traffic {
+    fn begin(replicas: &[Tollgate]) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let tasks = replicas.iter().enumerate().map(|(n, replica)| {
+            let (stop, addr) = (Arc::clone(&stop), replica.addr());
+            tokio::spawn(async move {
+                let mut connection = Connection::open(addr).await.unwrap();
+                let ip = format!("198.51.100.{n}");
+                while !stop.load(Ordering::Relaxed) {
+                    for path in ["/data", "/lent", "/window"] {
+                        connection.ask(&check(path, &ip, &[])).await.unwrap();
+                    }
+                }
+            })
+        });
+        Self {
+            tasks: tasks.collect(),
+            stop,
+        }
+    }
+
+    async fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks {
+            task.await.unwrap();
+        }
+    }
+}
+
+/// What one caller meets at several replicas of one store, with each change.
+async fn each_change_is_felt_by_the_next_request(replicas: &[Tollgate]) {
+    let traffic = Traffic::begin(replicas);
+    let me = ["--ip", "203.0.113.7"];
+    let neighbour = "203.0.113.8";
+    for (n, path) in ["/data", "/window", "/log", "/bucket"]
+        .into_iter()
+        .enumerate()
+    {
+        let rule = &path[1..];
+        let limit = if rule == "data" { 5 } else { 4 };
+        assert_eq!(statuses(&replicas[0], path, neighbour, 2).await, [200, 200]);
+        for replica in replicas {
+            statuses(replica, path, "203.0.113.7", limit).await;
+            // Each replica remembers the denial.
+            assert_eq!(statuses(replica, path, "203.0.113.7", 2).await, [429, 429]);
+        }
+        // Asked of one, felt at another.
+        let asked = &replicas[n % replicas.len()];
+        let felt = &replicas[(n + 1) % replicas.len()];
+
+        let granted = json_of(asked, &[&["grant", rule, "--more", "2"], &me[..]].concat());
+        assert_eq!(granted["before"]["limits"][0]["left"], 0, "{granted:#}");
+        assert_eq!(granted["after"]["limits"][0]["left"], 2, "{granted:#}");
+        assert_eq!(granted["unconfirmed"], 0, "{granted:#}");
+        assert_eq!(
+            statuses(felt, path, "203.0.113.7", 3).await,
+            [200, 200, 429],
+            "{rule}"
+        );
+
+        let reset = json_of(asked, &[&["reset", rule], &me[..]].concat());
+        assert_eq!(reset["after"]["limits"][0]["left"], limit, "{reset:#}");
+        let mut expected = vec![200; limit];
+        expected.push(429);
+        let felt = statuses(felt, path, "203.0.113.7", limit + 1).await;
+        assert_eq!(felt, expected, "{rule}");
+
+        // Nobody else's counter has moved.
+        let seen = json_of(asked, &["get", rule, "--ip", neighbour]);
+        assert_eq!(seen["limits"][0]["left"], limit - 2, "{seen:#}");
+    }
+    bans(replicas).await;
+    traffic.end().await;
+}
+
+async fn bans(replicas: &[Tollgate]) {
+    let me = ["--ip", "203.0.113.7"];
+    let (asked, felt) = (&replicas[0], replicas.last().unwrap());
+    assert_eq!(statuses(felt, "/login", "203.0.113.7", 1).await, [200]);
+    let banned = json_of(asked, &[&["ban", "login", "--for", "1h"], &me[..]].concat());
+    assert_eq!(banned["before"]["ban"]["fits"], true, "{banned:#}");
+    let wait = banned["after"]["ban"]["wait_us"].as_u64().unwrap();
+    assert!((3_500_000_000..=3_600_000_000).contains(&wait), "{wait}");
+    let answer = ask(felt.addr(), &check("/login", "203.0.113.7", &[])).await;
+    assert_eq!(answer.status, 429);
+    assert!(
+        answer.body.contains("abnormal-usage-detected"),
+        "{}",
+        answer.body
+    );
+    json_of(asked, &[&["unban", "login"], &me[..]].concat());
+    // One was used before.
+    assert_eq!(statuses(felt, "/login", "203.0.113.7", 2).await, [200, 429]);
+    json_of(asked, &[&["ban", "login"], &me[..]].concat());
+    assert_eq!(statuses(felt, "/login", "203.0.113.7", 1).await, [429]);
+    // A reset ends a ban too.
+    json_of(asked, &[&["reset", "login"], &me[..]].concat());
+    assert_eq!(
+        statuses(felt, "/login", "203.0.113.7", 3).await,
+        [200, 200, 429]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_in_memory() {
+    each_change_is_felt_by_the_next_request(&[start(None, &[]).await]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_in_redis_with_three_replicas() {
+    let redis = Redis::start();
+    let replicas = [
+        start(Some(&redis), &[]).await,
+        start(Some(&redis), &[]).await,
+        start(Some(&redis), &[]).await,
+    ];
+    each_change_is_felt_by_the_next_request(&replicas).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_in_a_cluster_with_three_replicas() {
+    let cluster = Cluster::start(3, 0).await;
+    let url = format!("--redis-url={}", cluster.url());
+    let replicas = [
+        start(None, &[&url]).await,
+        start(None, &[&url]).await,
+        start(None, &[&url]).await,
+    ];
+    each_change_is_felt_by_the_next_request(&replicas).await;
+    let listed = done(&replicas[0], &["list"]);
+    for rule in ["data", "window", "log", "bucket", "lent"] {
+        assert!(
+            listed.lines().any(|line| line.starts_with(rule)),
+            "{rule}: {listed}"
+        );
+    }
+}
+
+/// What was charged ahead for a caller is not left to it after a reset.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_ends_leases_on_all_replicas() {
+    let redis = Redis::start();
+    let replicas = [
+        start(Some(&redis), &[]).await,
+        start(Some(&redis), &[]).await,
+    ];
+    for replica in &replicas {
+        let mut connection = Connection::open(replica.addr()).await.unwrap();
+        for _ in 0..60 {
+            connection
+                .ask(&check("/lent", "203.0.113.7", &[]))
+                .await
+                .unwrap();
+        }
+    }
+    json_of(&replicas[0], &["reset", "lent", "--ip", "203.0.113.7"]);
+    let mut admitted = 0;
+    for n in 0..1_100 {
+        let replica = &replicas[n % 2];
+        admitted += statuses(replica, "/lent", "203.0.113.7", 1).await[0] / 200 % 2;
+    }
+    // The bound of leases over two sliding windows; without the reset, at most 380 were left.
+    assert!((500..=750).contains(&admitted), "{admitted}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_are_named_as_people_write_them() {
+    let redis = Redis::start();
+    let tollgate = start(Some(&redis), &[]).await;
+    let key = "x-api-key: secret-of-ana";
+    for _ in 0..3 {
+        ask(tollgate.addr(), &check("/keys", "203.0.113.7", &[key])).await;
+    }
+    let by_header = json_of(&tollgate, &["get", "keys", "-H", key]);
+    assert_eq!(by_header["limits"][0]["left"], 0, "{by_header:#}");
+    assert_eq!(by_header["limits"][1]["left"], 5, "{by_header:#}");
+    let shown = by_header["key"].as_str().unwrap();
+    assert!(!by_header.to_string().contains("secret-of-ana"));
+    assert!(shown.starts_with("header.x-api-key=#"), "{shown}");
+    let by_key = json_of(&tollgate, &["get", "keys", "--key", shown]);
+    for member in ["key", "source"] {
+        assert_eq!(by_key[member], by_header[member]);
+    }
+    for limit in 0..2 {
+        let stored = |caller: &Value| caller["limits"][limit]["stored"].clone();
+        assert_eq!(stored(&by_key), stored(&by_header));
+    }
+    // Who pays has another limit over the same counter.
+    let gold = json_of(&tollgate, &["get", "keys", "-H", key, "-H", "x-plan: gold"]);
+    assert_eq!(gold["limits"][0]["left"], 17, "{gold:#}");
+    assert_eq!(gold["source"], "tier gold", "{gold:#}");
+    // A path is only needed for a key that has a part of it.
+    ask(tollgate.addr(), &check("/page/7", "203.0.113.7", &[])).await;
+    let page = json_of(&tollgate, &["get", "page", "--path", "/page/7"]);
+    assert_eq!(page["limits"][0]["left"], 1, "{page:#}");
+
+    for (args, part) in [
+        (
+            &["get", "dat", "--ip", "203.0.113.7"][..],
+            "did you mean data?",
+        ),
+        (&["get", "health"], "counts nothing"),
+        (&["get", "data"], "not all of it is given"),
+        (&["get", "data", "--ip", "here"], "is not an address"),
+        (
+            &["get", "page", "--path", "/data"],
+            "does not match the rule",
+        ),
+        (
+            &["get", "data", "--key", "user=ana"],
+            "callers look like \"client_ip=…\"",
+        ),
+        (
+            &["reset", "data", "--key", "client_ip=}{x"],
+            "is no caller of this rule",
+        ),
+        (
+            &["ban", "data", "--ip", "203.0.113.7"],
+            "the rule has no ban",
+        ),
+        (
+            &["ban", "login", "--for", "3h", "--ip", "203.0.113.7"],
+            "last 2h at most",
+        ),
+        (
+            &["ban", "login", "--for", "soon", "--ip", "203.0.113.7"],
+            "\"soon\"",
+        ),
+    ] {
+        let (code, out, error) = counters(&tollgate, args);
+        assert_eq!(code, Some(1), "{args:?}: {out}{error}");
+        assert!(error.contains(part), "{args:?}: {error}");
+    }
+    let (code, _, error) = counters(&tollgate, &["grant", "data", "--more", "0", "--ip", "::1"]);
+    assert_eq!(code, Some(64), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_finds_who_is_near_and_who_is_over() {
+    let redis = Redis::start();
+    let tollgate = start(Some(&redis), &[]).await;
+    for (last, count) in [(1, 1), (2, 4), (3, 6), (4, 2)] {
+        statuses(&tollgate, "/data", &format!("192.0.2.{last}"), count).await;
+    }
+    statuses(&tollgate, "/login", "192.0.2.9", 5).await;
+    // What tollgate did not write, and more than a page.
+    let foreign = "tollgate:{data:client_ip=10.0.0.1}:sliding_window:86400s";
+    redis.cli(&["SET", foreign, "x"]);
+    redis.cli(&[
+        "SADD",
+        "tollgate:{data:client_ip=10.0.0.2}:sliding_window:86400s",
+        "x",
+    ]);
+    redis.cli(&["SET", "other:{data:client_ip=10.0.0.3}", "1 1"]);
+    let script = "for n = 1, 2500 do redis.call('SET', 'tollgate:{window:client_ip=10.1.' .. math.floor(n / 250) .. '.' .. n % 250 .. '}:fixed_window:86400s', '1 ' .. ARGV[1]) end";
+    let now = redis.cli(&["TIME"]).lines().next().unwrap().to_owned() + "000000";
+    redis.cli(&["EVAL", script, "0", &now]);
+
+    let keys = |args: &[&str]| -> Vec<String> {
+        let out = done(&tollgate, &[args, &["--format", "json"]].concat());
+        let lines = out
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let mut keys: Vec<_> = lines
+            .map(|line| {
+                format!("{} {} {}", line["limit"], line["key"], line["used"]).replace('"', "")
+            })
+            .collect();
+        keys.sort_unstable();
+        keys
+    };
+    assert_eq!(
+        keys(&["list", "data"]),
+        [
+            "data client_ip=192.0.2.1 1",
+            "data client_ip=192.0.2.2 4",
+            "data client_ip=192.0.2.3 5",
+            "data client_ip=192.0.2.4 2"
+        ]
+    );
+    assert_eq!(
+        keys(&["list", "data", "--near", "80%"]),
+        ["data client_ip=192.0.2.2 4", "data client_ip=192.0.2.3 5"]
+    );
+    assert_eq!(
+        keys(&["list", "--over"]),
+        [
+            "data client_ip=192.0.2.3 5",
+            "login client_ip=192.0.2.9 2",
+            "login/ban client_ip=192.0.2.9 2"
+        ]
+    );
+    assert_eq!(
+        keys(&["list", "data", "--top", "2"]),
+        ["data client_ip=192.0.2.2 4", "data client_ip=192.0.2.3 5"]
+    );
+    assert_eq!(
+        keys(&["list", "data", "--key", "client_ip=192.0.2.4"]).len(),
+        1
+    );
+    assert_eq!(keys(&["list", "window"]).len(), 2_500);
+    let text = done(&tollgate, &["list", "data", "--over"]);
+    assert_eq!(
+        text,
+        "data  client_ip=192.0.2.3  data (5/day)  5 of 5  over\n"
+    );
+    // Never a command that holds Redis up.
+    assert!(
+        !redis
+            .cli(&["INFO", "commandstats"])
+            .contains("cmdstat_keys:")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_need_a_token_and_leave_a_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokens = dir.path().join("tokens");
+    fs::write(&tokens, "ana 0123456789abcdef\n").unwrap();
+    let with = format!("--admin-tokens={}", tokens.display());
+    let tollgate = start(None, &[&with]).await;
+    statuses(&tollgate, "/data", "203.0.113.7", 6).await;
+    let (code, _, error) = counters(&tollgate, &["reset", "data", "--ip", "203.0.113.7"]);
+    assert_eq!(code, Some(1));
+    assert!(error.contains("this needs a token"), "{error}");
+    assert_eq!(counters(&tollgate, &["list"]).0, Some(1));
+    // Who knows the caller may look.
+    done(&tollgate, &["get", "data", "--ip", "203.0.113.7"]);
+
+    let token = dir.path().join("token");
+    fs::write(&token, "0123456789abcdef\n").unwrap();
+    let token = token.to_str().unwrap();
+    let reset = [
+        "reset",
+        "data",
+        "--ip",
+        "203.0.113.7",
+        "--token-file",
+        token,
+    ];
+    let out = done(&tollgate, &reset);
+    assert_eq!(
+        out,
+        "before:\n  data client_ip=203.0.113.7\n    data (5/day): 0 left, again in 86400 s\n\
+         after, on all replicas:\n  data client_ip=203.0.113.7\n    data (5/day): 5 left\n"
+    );
+    tollgate.until_logged("counters changed").await;
+    let log = tollgate.log();
+    let line = log
+        .lines()
+        .find(|line| line.contains("counters changed"))
+        .unwrap();
+    for part in [
+        "by=\"ana\"",
+        "action=\"reset\"",
+        "client_ip=203.0.113.7",
+        "0 left",
+        "5 left",
+    ] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    // Another token from now on.
+    fs::write(&tokens, "bo fedcba9876543210\n").unwrap();
+    assert_eq!(counters(&tollgate, &reset).0, Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_others_reach_changes_nothing_without_tokens() {
+    let tollgate = start(None, &[]).await;
+    let body = json!({ "rule": "data", "key": "client_ip=203.0.113.7" }).to_string();
+    let reset = async |lines: &[&str]| -> Response {
+        let length = format!("content-length: {}", body.len());
+        let mut request = head("POST", "/counters/reset", &[&[&*length], lines].concat());
+        request.extend_from_slice(body.as_bytes());
+        ask(tollgate.admin, &request).await
+    };
+    // What a page in the browser of the person on call can send.
+    let answer = reset(&["content-type: text/plain"]).await;
+    assert_eq!(answer.status, 415, "{answer:?}");
+    let answer = ask(
+        tollgate.admin,
+        b"POST /counters/reset HTTP/1.1\r\nhost: evil.example\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}",
+    )
+    .await;
+    assert_eq!(answer.status, 403, "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_away_is_reported() {
+    let mut redis = Redis::start();
+    let tollgate = start(Some(&redis), &[]).await;
+    redis.kill();
+    for args in [
+        &["get", "data", "--ip", "203.0.113.7"][..],
+        &["reset", "data", "--ip", "203.0.113.7"],
+        &["list"],
+    ] {
+        let (code, out, error) = counters(&tollgate, args);
+        assert_eq!(code, Some(1), "{out}");
+        assert!(error.contains("the store did not do it"), "{error}");
+    }
+    let memory = start(None, &[]).await;
+    let (code, _, error) = counters(&memory, &["list"]);
+    assert_eq!(code, Some(1));
+    assert!(
+        error.contains("counters in memory cannot be listed"),
+        "{error}"
+    );
+}
+
+/// The examples of docs/counters.md, in order, with what they print.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documented_examples_print_what_is_documented() {
+    let redis = Redis::start();
+    let tollgate = Tollgate::start(Settings {
+        rules: &fs::read_to_string("config/rules.yaml").unwrap(),
+        redis: Some(&redis),
+        ..Settings::default()
+    })
+    .await;
+    for (last, count) in [(7, 5), (8, 4), (9, 6)] {
+        statuses(&tollgate, "/data", &format!("203.0.113.{last}"), count).await;
+    }
+    let text = fs::read_to_string("docs/counters.md").unwrap();
+    let (_, rest) = text.split_once("```console\n").unwrap();
+    let (session, rest) = rest.split_once("```\n").unwrap();
+    // How long it takes until more is left depends on when it is asked.
+    let seconds = regex::Regex::new(r"again in \d+ s").unwrap();
+    let without_time = |text: &str| {
+        seconds
+            .replace_all(text.trim_end(), "again in … s")
+            .into_owned()
+    };
+    let mut examples = 0;
+    for example in session.split("$ tollgate counters ").skip(1) {
+        let (command, expected) = example.split_once('\n').unwrap();
+        let args: Vec<&str> = command.split(' ').collect();
+        let (_, out, error) = counters(&tollgate, &args);
+        let printed = out + &error;
+        let mut lines: Vec<&str> = printed.lines().collect();
+        if args[0] == "list" {
+            lines.sort_unstable();
+        }
+        assert_eq!(
+            without_time(&lines.join("\n")),
+            without_time(expected),
+            "{command}"
+        );
+        examples += 1;
+    }
+    assert_eq!(examples, 6);
+    let mut questions = 0;
+    for question in rest.split("curl -s localhost:8082").skip(1) {
+        let (path, rest) = question.split_once(' ').unwrap();
+        let body = rest.split('\'').nth(3).unwrap();
+        let length = body.len();
+        // As curl says it.
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nhost: localhost:8082\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+        );
+        let request = request.into_bytes();
+        let answer = ask(tollgate.admin, &request).await;
+        assert_eq!(answer.status, 200, "{path} {body}: {answer:?}");
+        questions += 1;
+    }
+    assert_eq!(questions, 3);
+}
