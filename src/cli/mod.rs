@@ -17,6 +17,7 @@ mod failure;
 pub mod healthcheck;
 mod output;
 mod redis;
+mod replay;
 mod rules;
 mod runtime;
 pub mod serve;
@@ -62,6 +63,8 @@ enum Command {
     Validate(validate::ValidateArgs),
     /// Explain what would be decided about a request, and why; charges nothing
     Explain(Box<explain::ExplainArgs>),
+    /// Rehearse a rule file on an access log: who would have been denied
+    Replay(replay::ReplayArgs),
     /// Print the JSON Schema of rule files, for editors
     Schema,
     /// Run a small demo application to put behind a proxy
@@ -101,6 +104,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(*args),
         Command::Validate(args) => validate::run(&args),
         Command::Explain(args) => block_on(explain::run(*args)),
+        Command::Replay(args) => replay::run(args),
         Command::Schema => print(&format!("{:#}", rulefile::schema())),
         Command::Upstream(args) => block_on(async {
             let _logging = start_logging("info", LogFormat::Text)?;

@@ -7,6 +7,7 @@ mod fallback;
 mod leases;
 mod live;
 mod log;
+pub mod rehearse;
 pub mod trace;
 mod walk;
 

@@ -110,6 +110,12 @@ const LAYERS: &[(&str, &[&str])] = &[
             "words",
         ],
     ),
+    (
+        "replay",
+        &[
+            "clock", "contract", "engine", "limit", "request", "rules", "store", "wire", "words",
+        ],
+    ),
     // The program.
     (
         "app",
@@ -142,6 +148,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "explain",
             "hash",
             "problem",
+            "replay",
             "rulefile",
             "rules",
             "server",
