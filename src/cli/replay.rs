@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum, builder::PossibleValue};
+use clap::{Args, ValueEnum, builder::PossibleValue, value_parser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{
@@ -37,8 +37,13 @@ pub(super) struct ReplayArgs {
     log_format: replay::Format,
 
     /// How many callers are told apart; a million takes up to 500 MB, with `--against` twice that
-    #[arg(long, value_name = "NUMBER", default_value_t = 1_000_000)]
-    max_callers: usize,
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value_t = 1_000_000,
+        value_parser = value_parser!(u32).range(1..)
+    )]
+    max_callers: u32,
 
     /// The output format
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Text)]
@@ -112,7 +117,7 @@ pub(super) fn run(args: ReplayArgs) -> Result<(), Failure> {
         format: log_format,
         rules: named(rules.rules)?,
         against: against.map(named).transpose()?,
-        max_callers,
+        max_callers: usize::try_from(max_callers).unwrap_or(usize::MAX),
     };
     let bar = bar(size);
     let report = replay::replay(options, |Progress { bytes, requests }| {

@@ -236,8 +236,19 @@ fn what_fails_says_why() {
         "is not a unit of time",
     );
     fails(&[], 64, "<LOG>");
+    fails(&["syslog", "--max-callers", "0"], 64, "0 is not in");
     fails(&["-", "-"], 64, "standard input is named twice");
     fails(&["syslog", "--log-format", "iis"], 64, "iis");
+}
+
+#[test]
+fn help_says_which_logs_are_read() {
+    let output = Command::new(PROGRAM)
+        .env_clear()
+        .args(["replay", "--help"])
+        .output()
+        .unwrap();
+    insta::assert_snapshot!(String::from_utf8(output.stdout).unwrap());
 }
 
 #[test]
