@@ -52,9 +52,23 @@ pub(super) struct LimitTally {
     pub(super) name: Arc<str>,
     pub(super) text: Arc<str>,
     pub(super) limit: Limit,
+    /// The same, as wide as can be.
+    widest: Limit,
     /// Limits with the same number share the counters of their callers.
     counter: u16,
     key_suffix: Arc<str>,
+}
+
+impl LimitTally {
+    /// `limit`, which is this one for a request, as wide as can be.
+    fn widest_of(&self, limit: &Limit) -> Limit {
+        match limit.edges() {
+            Some(edges) => self.widest.aligned(edges),
+            None if limit.amount() == self.limit.amount() => self.widest,
+            // A header has set another amount.
+            None => limit.widest(),
+        }
+    }
 }
 
 /// One caller of a rule.
@@ -101,6 +115,7 @@ impl RuleTally {
                     name: Arc::clone(&limit.name),
                     text: Arc::clone(&limit.text),
                     limit: limit.limit,
+                    widest: limit.limit.widest(),
                     counter: twin.map_or(own, |twin| twin.counter),
                     key_suffix: Arc::clone(&limit.key_suffix),
                 });
@@ -206,12 +221,15 @@ impl Caller {
         if self.peaks[at].most == BEYOND {
             return;
         }
+        let Some(tally) = limits.get(place) else {
+            return;
+        };
         let counter = |peak: &Peak| limits.get(usize::from(peak.limit)).map(|one| one.counter);
-        let of_own = limits.get(place).map(|one| one.counter);
+        let of_own = Some(tally.counter);
         // A caller that changed its tier goes on with the counter of the last one.
         let mut sharing = self.peaks.iter_mut().filter(|peak| counter(peak) == of_own);
         let state = sharing.find_map(|peak| peak.state.take());
-        let widest = limit.widest();
+        let widest = tally.widest_of(limit);
         let before = entries(state.as_ref());
         let step = widest.step(state, now_us, cost);
         let peak = &mut self.peaks[at];

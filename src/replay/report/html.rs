@@ -175,11 +175,13 @@ fn push_peaks(out: &mut String, limit: &LimitReport) {
         let _ = writeln!(
             out,
             "<rect class=\"{class}\" x=\"{x:.2}\" y=\"{y:.2}\" width=\"{:.2}\" height=\"{height:.2}\"/>\
-             <text x=\"{middle:.2}\" y=\"{:.2}\">{callers_share}</text>\
-             <text x=\"{middle:.2}\" y=\"{}\">{part}</text>",
+             <text x=\"{middle:.2}\" y=\"{:.2}\">{}</text>\
+             <text x=\"{middle:.2}\" y=\"{}\">{}</text>",
             width * 0.9,
             y - 4.0,
-            HEIGHT + 36
+            escaped(&callers_share),
+            HEIGHT + 36,
+            escaped(part)
         );
     }
     out.push_str("</svg></figure>\n");
