@@ -32,6 +32,7 @@ pub mod limit;
 pub mod metrics;
 pub mod nearest;
 pub mod problem;
+pub mod replay;
 pub mod request;
 pub mod rulefile;
 pub mod rules;

@@ -1,8 +1,8 @@
 //! Who may change counters, or list those of all callers, over the admin port.
 //!
-//! Whoever reaches the port may look at the rest. To change something, a port that only this machine
-//! reaches (a loopback address or a Unix socket) asks for nothing more, unless there are tokens. Any
-//! other one asks for a token.
+//! Whoever reaches the port may look at the rest. To change something, a port that only this
+//! machine reaches (a loopback address or a Unix socket) asks for nothing more, unless there are
+//! tokens. Any other one asks for a token.
 //!
 //! A browser on the same machine reaches a loopback address too, and any site can have it send a
 //! request there. So a change must say `Content-Type: application/json`, which a browser sends to

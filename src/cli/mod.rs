@@ -19,6 +19,7 @@ mod failure;
 pub mod healthcheck;
 mod output;
 mod redis;
+mod replay;
 mod rules;
 mod runtime;
 pub mod serve;
@@ -66,6 +67,8 @@ enum Command {
     Explain(Box<explain::ExplainArgs>),
     /// Look at counters and change them, over the admin port of a running tollgate
     Counters(Box<counters::CountersArgs>),
+    /// Rehearse a rule file on an access log: who would have been denied
+    Replay(replay::ReplayArgs),
     /// Print the JSON Schema of rule files, for editors
     Schema,
     /// Run a small demo application to put behind a proxy
@@ -106,6 +109,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Validate(args) => validate::run(&args),
         Command::Explain(args) => block_on(explain::run(*args)),
         Command::Counters(args) => block_on(counters::run(*args)),
+        Command::Replay(args) => replay::run(args),
         Command::Schema => print(&format!("{:#}", rulefile::schema())),
         Command::Upstream(args) => block_on(async {
             let _logging = start_logging("info", LogFormat::Text)?;

@@ -87,6 +87,13 @@ pub(super) struct RedisArgs {
     )]
     key_prefix: KeyPrefix,
 
+    #[command(flatten)]
+    hash_key: HashKeyArg,
+}
+
+/// The key under which secrets are hashed.
+#[derive(Debug, Args)]
+pub(super) struct HashKeyArg {
     /// The key under which secrets are hashed in Redis and logs; the same for all that share a
     /// Redis
     #[arg(
@@ -96,6 +103,16 @@ pub(super) struct RedisArgs {
         hide_env_values = true
     )]
     hash_key: Option<Secret>,
+}
+
+impl HashKeyArg {
+    /// The key; by default that of everybody.
+    pub(super) fn key(&self) -> HashKey {
+        let given = self.hash_key.as_deref();
+        given
+            .filter(|secret| !secret.is_empty())
+            .map_or_else(HashKey::default, |secret| HashKey::new(secret.as_bytes()))
+    }
 }
 
 impl RedisArgs {
@@ -133,13 +150,9 @@ impl RedisArgs {
 
     /// How keys are written.
     pub(super) fn keys(&self) -> KeySettings {
-        let given = self.hash_key.as_deref();
-        let hash_key = given
-            .filter(|secret| !secret.is_empty())
-            .map_or_else(HashKey::default, |secret| HashKey::new(secret.as_bytes()));
         KeySettings {
             prefix: self.key_prefix.clone(),
-            hash_key,
+            hash_key: self.hash_key.key(),
         }
     }
 }

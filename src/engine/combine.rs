@@ -74,9 +74,19 @@ pub(super) struct Denial<'m, 'a> {
 }
 
 impl<'m, 'a> Denial<'m, 'a> {
+    /// The position in the file of the rule that denies.
+    pub(super) fn rule_index(&self) -> usize {
+        self.matched.index
+    }
+
+    /// Whether its ban denies, and not one of its limits.
+    pub(super) fn is_ban(&self) -> bool {
+        matches!(self.what, DeniedBy::Ban(_))
+    }
+
     /// The denial by one rule, if it denies: its ban, else the limit with the longest wait (the
     /// first of several). A banned client waits until all limits have room.
-    fn of(
+    pub(super) fn of(
         matched: &'m MatchedRule<'a>,
         charges: &'m Charges<'a>,
         outcomes: &[Outcome],
@@ -166,7 +176,7 @@ pub(super) fn conclude<'m, 'a: 'm>(
 
 impl Charges<'_> {
     /// Whether the ban began with this request.
-    fn ban_begins(&self, outcomes: &[Outcome]) -> bool {
+    pub(super) fn ban_begins(&self, outcomes: &[Outcome]) -> bool {
         let of_ban = outcomes[self.in_batch.clone()].last();
         // `limit::ban::Step` says how a ban marks its beginning.
         self.ban.is_some() && of_ban.is_some_and(|ban| !ban.allowed && ban.remaining == 1)

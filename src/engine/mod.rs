@@ -10,6 +10,7 @@ pub mod listing;
 mod live;
 mod log;
 mod near;
+pub mod rehearse;
 pub mod trace;
 mod walk;
 

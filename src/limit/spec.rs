@@ -184,6 +184,27 @@ impl Limit {
         }
     }
 
+    /// The same limit, as wide as a limit can be: its counters hold what would be used if this one
+    /// had denied nothing.
+    ///
+    /// The rate of a token bucket stays, because what flows back depends on it; its burst is the
+    /// widest.
+    #[must_use]
+    pub fn widest(&self) -> Self {
+        match self.algorithm {
+            Algorithm::FixedWindow | Algorithm::SlidingWindow => self.with_amount(MAX_AMOUNT),
+            Algorithm::SlidingLog => self.with_amount(MAX_LOG),
+            Algorithm::TokenBucket => {
+                let refilled = u128::from(MAX_WINDOW_US) * u128::from(self.amount)
+                    / u128::from(self.window_us);
+                let burst = u64::try_from(refilled)
+                    .unwrap_or(MAX_AMOUNT)
+                    .min(MAX_AMOUNT);
+                Self { burst, ..*self }
+            }
+        }
+    }
+
     /// This limit's share for one of `replicas` that cannot see each other, rounded up: together
     /// they admit at most `replicas - 1` more than the limit, and each admits at least one.
     #[must_use]

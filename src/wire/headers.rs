@@ -59,6 +59,13 @@ impl Headers {
         }
     }
 
+    /// Removes all fields, and keeps the memory for others.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.fields.clear();
+        self.by_name.clear();
+    }
+
     /// The value of the first field of a name.
     pub fn get(&self, name: &HeaderName) -> Option<&[u8]> {
         self.get_all(name).next()

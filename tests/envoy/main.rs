@@ -14,6 +14,7 @@ mod keys;
 mod language;
 mod misuse;
 mod reload;
+mod replay;
 mod soak;
 mod store_away;
 

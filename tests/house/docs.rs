@@ -24,6 +24,7 @@ const DOCUMENTS: &[&str] = &[
     "docs/operations.md",
     "docs/proxies.md",
     "docs/redis.md",
+    "docs/rehearsal.md",
     "docs/reliability.md",
     "docs/rules.md",
 ];

@@ -112,6 +112,12 @@ const LAYERS: &[(&str, &[&str])] = &[
             "rules", "wire", "words",
         ],
     ),
+    (
+        "replay",
+        &[
+            "clock", "contract", "engine", "limit", "request", "rules", "store", "wire", "words",
+        ],
+    ),
     // The program.
     (
         "app",
@@ -144,6 +150,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "explain",
             "hash",
             "problem",
+            "replay",
             "rulefile",
             "rules",
             "server",

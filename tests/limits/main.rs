@@ -12,6 +12,7 @@ mod give_back;
 mod leases;
 mod promises;
 mod reference;
+mod replay;
 mod stores;
 mod together;
 mod topologies;

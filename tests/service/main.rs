@@ -24,6 +24,7 @@ mod nginx;
 mod outage;
 mod proxies;
 mod readings;
+mod replay;
 mod said_limits;
 mod secrets;
 mod server;
