@@ -1,5 +1,6 @@
 //! The composition root: store, engine, two ports, watcher, and the drain at the end.
 
+mod direct;
 mod files;
 mod reload;
 mod settings;
@@ -16,6 +17,7 @@ use tokio::{
 use tracing::{info, warn};
 
 pub use self::{
+    direct::Direct,
     files::{load_rules, read_text},
     reload::log_warnings,
     settings::{Settings, StoreSettings},

@@ -1,5 +1,5 @@
 //! `tollgate counters`: looks at counters and changes them, over the admin port of a running
-//! tollgate.
+//! tollgate, or straight in Redis.
 
 use std::{
     cmp::Reverse, collections::BinaryHeap, io::IsTerminal as _, path::PathBuf, time::Duration,
@@ -15,8 +15,12 @@ use super::{
     explain::header_lines,
     failure::Failure,
     output::{Format, print},
+    redis::RedisArgs,
+    rules::{self, RulesArg},
+    runtime::{LogFormat, start_logging},
 };
 use crate::{
+    app::Direct,
     engine::listing::{Filter, Listed, ListedCounter},
     explain::Lines,
     problem::Problem,
@@ -68,9 +72,28 @@ struct AskArgs {
     #[arg(long, env = "TOLLGATE_ADMIN_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
 
+    /// Ask Redis itself (--redis-url), by the rules of --rules, because no tollgate runs
+    #[arg(long, conflicts_with_all = ["admin", "token_file"])]
+    direct: bool,
+
+    #[command(flatten)]
+    rules: RulesArg,
+
+    #[command(flatten)]
+    redis: RedisArgs,
+
     /// The output format
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Text)]
     format: Format,
+}
+
+/// What is asked: a running tollgate, or Redis.
+enum Source {
+    Admin {
+        addr: ListenAddr,
+        token: Option<String>,
+    },
+    Direct(Direct),
 }
 
 #[derive(Debug, Args)]
@@ -154,6 +177,8 @@ struct BanArgs {
 }
 
 pub(super) async fn run(args: CountersArgs) -> Result<(), Failure> {
+    // A change that is made from here leaves its line here.
+    let _logging = start_logging("tollgate::audit=info", LogFormat::Text)?;
     match args.action {
         Action::List(args) => list(args).await,
         Action::Get(args) => {
@@ -176,11 +201,16 @@ pub(super) async fn run(args: CountersArgs) -> Result<(), Failure> {
 }
 
 impl AskArgs {
-    async fn post<T: DeserializeOwned>(
-        &self,
-        path: &'static str,
-        body: String,
-    ) -> Result<T, Failure> {
+    async fn open(&self) -> Result<Source, Failure> {
+        if self.direct {
+            let options = self.redis.options().map_err(Failure::Usage)?;
+            let options = options.ok_or_else(|| {
+                let hint = "give its URL, in --redis-url or REDIS_URL";
+                Failure::Usage(Problem::new("--direct asks Redis, and none is named", hint))
+            })?;
+            let rules = rules::load_or_fail(&self.rules.rules, &self.redis.keys())?;
+            return Ok(Source::Direct(Direct::connect(rules, &options).await?));
+        }
         let token = match &self.token_file {
             None => None,
             Some(file) => {
@@ -191,26 +221,10 @@ impl AskArgs {
                 Some(text.trim().to_owned())
             }
         };
-        let question = Question {
-            method: Method::POST,
-            path,
-            body,
+        Ok(Source::Admin {
+            addr: self.admin.clone(),
             token,
-            timeout: TIMEOUT,
-            most: MAX_ANSWER,
-        };
-        let (status, answer) = ask(&self.admin, question)
-            .await
-            .map_err(anyhow::Error::from)?;
-        if !status.is_success() {
-            let text = String::from_utf8_lossy(&answer);
-            return Err(Failure::Runtime(anyhow::Error::msg(text.trim().to_owned())));
-        }
-        let answer = serde_json::from_slice(&answer).map_err(|error| {
-            let message = format!("{} did not answer as a tollgate does: {error}", self.admin);
-            anyhow::Error::msg(message)
-        })?;
-        Ok(answer)
+        })
     }
 
     fn show(&self, json: &Value, text: impl FnOnce() -> String) -> Result<(), Failure> {
@@ -218,6 +232,38 @@ impl AskArgs {
             Format::Text => print(text().trim_end()),
             Format::Json => print(&format!("{json:#}")),
         }
+    }
+}
+
+impl Source {
+    async fn post<T: DeserializeOwned>(
+        &self,
+        path: &'static str,
+        body: String,
+    ) -> Result<T, Failure> {
+        let (status, answer) = match self {
+            Self::Direct(direct) => direct.ask(path, &body).await?,
+            Self::Admin { addr, token } => {
+                let question = Question {
+                    method: Method::POST,
+                    path,
+                    body,
+                    token: token.clone(),
+                    timeout: TIMEOUT,
+                    most: MAX_ANSWER,
+                };
+                let answer = ask(addr, question).await.map_err(anyhow::Error::from)?;
+                (answer.0, answer.1.to_vec())
+            }
+        };
+        if !status.is_success() {
+            let text = String::from_utf8_lossy(&answer);
+            return Err(Failure::Runtime(anyhow::Error::msg(text.trim().to_owned())));
+        }
+        let answer = serde_json::from_slice(&answer).map_err(|error| {
+            anyhow::Error::msg(format!("the answer is not that of a tollgate: {error}"))
+        })?;
+        Ok(answer)
     }
 }
 
@@ -262,7 +308,9 @@ impl CallerArgs {
         if let Some(key) = key {
             question.insert("key".to_owned(), json!(key));
         }
-        ask.post(path, Value::Object(question).to_string()).await
+        let source = ask.open().await?;
+        let question = Value::Object(question).to_string();
+        source.post(path, question).await
     }
 
     async fn change(&self, path: &'static str, members: Map<String, Value>) -> Result<(), Failure> {
@@ -343,9 +391,10 @@ async fn list(args: ListArgs) -> Result<(), Failure> {
     let most = top.map(|top| usize::try_from(top).unwrap_or(usize::MAX));
     let mut largest = BinaryHeap::new();
     let mut progress = Progress::default();
+    let source = ask.open().await?;
     loop {
         let question = json!(filter).to_string();
-        let page: Listed = ask.post("/counters/list", question).await?;
+        let page: Listed = source.post("/counters/list", question).await?;
         progress.add(page.seen);
         match most {
             // As they come: a caller whose counters change meanwhile may come twice.

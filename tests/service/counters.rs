@@ -237,6 +237,59 @@ async fn changes_in_a_cluster_with_three_replicas() {
     }
 }
 
+/// Straight in Redis, and felt by replicas that run.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_without_asking_a_tollgate() {
+    let redis = Redis::start();
+    let replica = start(Some(&redis), &[]).await;
+    statuses(&replica, "/data", "203.0.113.7", 7).await;
+    let rules = replica.rules();
+    let direct = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_tollgate"))
+            .env_clear()
+            .arg("counters")
+            .args(args)
+            .args(["--direct", "--redis-url", &redis.url(), "--rules"])
+            .arg(&rules)
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let printed = (text(output.stdout), text(output.stderr));
+        (output.status.code(), printed.0, printed.1)
+    };
+    let (code, out, error) = direct(&["list", "--over"]);
+    assert_eq!(code, Some(0), "{error}");
+    assert_eq!(
+        out,
+        "data  client_ip=203.0.113.7  data (5/day)  5 of 5  over\n"
+    );
+    let (code, out, error) = direct(&["reset", "data", "--ip", "203.0.113.7"]);
+    assert_eq!(code, Some(0), "{error}");
+    assert!(out.ends_with("data (5/day): 5 left\n"), "{out}");
+    assert!(error.contains("counters changed by=\"local\""), "{error}");
+    let felt = statuses(&replica, "/data", "203.0.113.7", 6).await;
+    assert_eq!(felt, [200, 200, 200, 200, 200, 429]);
+    let (code, _, error) = direct(&["get", "date", "--ip", "203.0.113.7"]);
+    assert_eq!(code, Some(1));
+    assert!(error.contains("did you mean data?"), "{error}");
+    let gone = Command::new(env!("CARGO_BIN_EXE_tollgate"))
+        .env_clear()
+        .args([
+            "counters",
+            "list",
+            "--direct",
+            "--redis-url",
+            "redis://127.0.0.1:1",
+            "--rules",
+        ])
+        .arg(&rules)
+        .output()
+        .unwrap();
+    let error = String::from_utf8(gone.stderr).unwrap();
+    assert_eq!(gone.status.code(), Some(1));
+    assert!(error.contains("Redis cannot be reached: "), "{error}");
+}
+
 /// What was charged ahead for a caller is not left to it after a reset.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reset_ends_leases_on_all_replicas() {

@@ -11,7 +11,10 @@ use std::{
 
 use redis::Cmd;
 
-use super::{replies::ScriptReply, script};
+use super::{
+    replies::ScriptReply,
+    script::{self, AboutChanges},
+};
 use crate::{counter_key::KeyPrefix, jitter};
 
 /// The pause between two looks.
@@ -51,15 +54,24 @@ impl Changes {
         &self.key
     }
 
-    /// The command of a look.
+    /// The command of a look: it says how many changes this replica has followed.
     pub(super) fn look(&self) -> Cmd {
         let followed = self.followed.load(Ordering::Relaxed).saturating_sub(1);
-        script::changes(&self.key, &self.id, Some(followed), LASTS)
+        self.about(AboutChanges::Followed(followed))
     }
 
     /// The command that announces another change.
     pub(super) fn announce(&self) -> Cmd {
-        script::changes(&self.key, &self.id, None, LASTS)
+        self.about(AboutChanges::New)
+    }
+
+    /// The command that asks whether all replicas have followed.
+    pub(super) fn ask(&self) -> Cmd {
+        self.about(AboutChanges::All)
+    }
+
+    fn about(&self, about: AboutChanges) -> Cmd {
+        script::changes(&self.key, &self.id, about, LASTS)
     }
 
     /// Whether there were changes that this replica has not followed. Before its first look, there

@@ -71,7 +71,7 @@ impl Edit for RedisStore {
             let mut seen = self.changes_call(self.changes.announce(), deadline).await?;
             while seen.behind > 0 && Instant::now() < deadline {
                 sleep(LOOK / 8).await;
-                seen = self.changes_call(self.changes.look(), deadline).await?;
+                seen = self.changes_call(self.changes.ask(), deadline).await?;
             }
             Ok(Announced {
                 missing: seen.behind,

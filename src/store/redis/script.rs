@@ -53,14 +53,29 @@ pub const REPLACE_SOURCE: &str = include_str!("replace.lua");
 pub static REPLACE_SHA: LazyLock<String> =
     LazyLock::new(|| sha1_smol::Sha1::from(REPLACE_SOURCE).hexdigest());
 
-/// The command that says how many changes the replica `id` has followed, or that there is another
-/// one. A replica counts for as long as it `lasts` after the last of these.
-pub fn changes(key: &str, id: &str, followed: Option<u64>, lasts: Duration) -> Cmd {
+/// What is said, or asked, about changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AboutChanges {
+    /// This replica has followed so many.
+    Followed(u64),
+    /// There is another one.
+    New,
+    /// Have all replicas followed them?
+    All,
+}
+
+/// The command about changes of the replica `id`, which counts for as long as it `lasts` after it
+/// last said how many it has followed.
+pub fn changes(key: &str, id: &str, about: AboutChanges, lasts: Duration) -> Cmd {
     let lasts = u64::try_from(lasts.as_micros()).unwrap_or(u64::MAX);
-    let followed = followed.map_or_else(String::new, |followed| followed.to_string());
+    let about = match about {
+        AboutChanges::Followed(changes) => changes.to_string(),
+        AboutChanges::New => "new".to_owned(),
+        AboutChanges::All => "all".to_owned(),
+    };
     let mut cmd = redis::cmd("EVALSHA");
     cmd.arg(CHANGES_SHA.as_str()).arg(1).arg(key);
-    cmd.arg(id).arg(followed).arg(lasts);
+    cmd.arg(id).arg(about).arg(lasts);
     cmd
 }
 
