@@ -25,7 +25,7 @@ mod validate;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub use self::failure::Failure;
 use self::{
@@ -68,6 +68,11 @@ enum Command {
     Upstream(upstream::UpstreamArgs),
     /// Ask a running tollgate whether it is ready, for container health checks
     Healthcheck(healthcheck::HealthcheckArgs),
+    /// Print a script that completes commands and options, for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
 }
 
 /// Runs the command line of this process.
@@ -113,5 +118,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let report = healthcheck::run(&args).await.map_err(anyhow::Error::from)?;
             print(&report)
         }),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "tollgate", &mut script);
+            print(String::from_utf8_lossy(&script).trim_end())
+        }
     }
 }
