@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs the real programs that the tests run: Redis, nginx, HAProxy, Caddy, Envoy and what scripts/bench.sh needs.
+# Installs the real programs that the tests run: Redis, nginx, HAProxy, Caddy, Envoy, what checks the files in deploy/, and
+# what scripts/bench.sh needs.
 # Prints the path of the Envoy binary.
 # Does nothing when all of them are there.
 set -euo pipefail
@@ -12,6 +13,11 @@ need_program redis-cli redis-tools
 need_program nginx nginx-light
 need_program haproxy haproxy
 need_program wrk wrk
+need_program systemd-analyze systemd
+need_program dpkg-deb dpkg
+# Debian's is too old for components; the kustomize in it must be 5.
+kubectl kustomize --help >/dev/null 2>&1 || die "kubectl is missing: put version 1.27 or later in PATH"
+find_kubernetes_validate >/dev/null
 find_plot_python >/dev/null
 find_caddy >/dev/null
 find_envoy

@@ -351,11 +351,11 @@ impl Mesh {
             ..Settings::default()
         })
         .await;
-        let ports = (free_port(), free_port());
-        let config = parts.config(ports, tollgate.addr(), upstream.addr);
+        let (port, admin) = (free_port(), free_port());
+        let config = parts.config((port, admin), tollgate.addr(), upstream.addr);
         // Emissary's Envoy is older than the place that allowed_headers have now.
         let known = ["Deprecated field", "deprecated option"];
-        let envoy = Envoy::run(&config, ports.0, ports.1, &known).await;
+        let envoy = Envoy::run(&config, port, admin, &known).await;
         Self {
             envoy,
             tollgate,
@@ -427,7 +427,9 @@ impl Mesh {
 
         for (key, status) in [("k", 200), ("k", 429), ("l", 200)] {
             let line = format!("x-api-key: {key}");
-            let answer = self.ask(ALICE, "POST", "/api", &[&line, "content-length: 0"]).await;
+            let answer = self
+                .ask(ALICE, "POST", "/api", &[&line, "content-length: 0"])
+                .await;
             assert_eq!(answer.status, status, "{key}");
         }
         // The scheme is that of the connection, whatever the client says.
@@ -450,7 +452,9 @@ impl Mesh {
         self.tollgate.ended().await;
         let asked = tokio::time::timeout(Duration::from_secs(60), self.get(ALICE, "/data"));
         assert_eq!(asked.await.unwrap(), 200);
-        let let_through = self.envoy.stat("http.ingress.ext_authz.failure_mode_allowed");
+        let let_through = self
+            .envoy
+            .stat("http.ingress.ext_authz.failure_mode_allowed");
         assert!(let_through.await > 0);
     }
 }
@@ -471,7 +475,11 @@ async fn envoy_gateway_limits_as_its_manifests_say() {
     let mesh = Mesh::start(envoy_gateway()).await;
     mesh.holds().await;
     let denied = mesh.ask(ALICE, "GET", "/data", &[]).await;
-    assert_eq!(denied.header("x-tollgate-rule"), Some("data"), "it has no list");
+    assert_eq!(
+        denied.header("x-tollgate-rule"),
+        Some("data"),
+        "it has no list"
+    );
     mesh.fails_open().await;
 }
 

@@ -15,6 +15,7 @@ mod explain;
 mod failover;
 mod hostile;
 mod junk;
+mod kubernetes;
 mod language;
 mod leases;
 mod many_headers;
