@@ -24,6 +24,7 @@ mod nginx;
 mod outage;
 mod proxies;
 mod readings;
+mod release;
 mod said_limits;
 mod secrets;
 mod server;
