@@ -428,10 +428,17 @@ impl Mesh {
         for (key, status) in [("k", 200), ("k", 429), ("l", 200)] {
             let line = format!("x-api-key: {key}");
             let answer = self
-                .ask(ALICE, "POST", "/api", &[&line, "content-length: 0"])
+                .ask(
+                    ALICE,
+                    "POST",
+                    "/api",
+                    &[&line, "content-length: 0", "content-type: text/x"],
+                )
                 .await;
             assert_eq!(answer.status, status, "{key}");
         }
+        // Nothing of tollgate's answer takes the place of what the client sent.
+        assert_eq!(self.upstream.last().headers["content-type"], "text/x");
         // The scheme is that of the connection, whatever the client says.
         let spoofed = ["x-forwarded-proto: https"];
         let answer = self.ask(ALICE, "GET", "/secure", &spoofed).await;
