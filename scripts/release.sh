@@ -8,7 +8,7 @@
 #   scripts/release.sh --out DIR ...      into another folder
 #
 # Needs Rust by rustup, Python and dpkg-deb. What is packed is the same for the same commit; the compiler is whichever
-# rustup has.
+# rustup has. DEBFULLNAME and DEBEMAIL name the maintainer of the packages.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -110,7 +110,9 @@ debian_package() {
     put "$page" "usr/share/man/man1/${page##*/}"
     gzip -9n "$root/usr/share/man/man1/${page##*/}"
   done
-  for page in CHANGELOG.md docs/*.md; do
+  put CHANGELOG.md usr/share/doc/tollgate/changelog
+  gzip -9n "$root/usr/share/doc/tollgate/changelog"
+  for page in docs/*.md; do
     put "$page" "usr/share/doc/tollgate/${page##*/}"
     gzip -9n "$root/usr/share/doc/tollgate/${page##*/}"
   done
@@ -121,7 +123,7 @@ debian_package() {
 Package: tollgate
 Version: $version
 Architecture: $arch
-Maintainer: The authors of tollgate <tollgate@localhost>
+Maintainer: ${DEBFULLNAME:-The authors of tollgate} <${DEBEMAIL:-root@localhost}>
 Installed-Size: $(du -sk --exclude=DEBIAN "$root" | cut -f1)
 Suggests: redis-server
 Section: net
