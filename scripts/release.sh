@@ -4,7 +4,8 @@
 #
 #   scripts/release.sh                    x86_64 and aarch64
 #   scripts/release.sh x86_64             one of them
-#   scripts/release.sh --binary FILE      packs a binary for this machine that is there already; no list of crates
+#   scripts/release.sh --binary FILE      packs a binary for this machine that is there already, as tests do: less tightly,
+#                                         and with no list of crates
 #   scripts/release.sh --out DIR ...      into another folder
 #
 # Needs Rust by rustup, Python and dpkg-deb. What is packed is the same for the same commit; the compiler is whichever
@@ -18,11 +19,12 @@ readonly MAX_BINARY_BYTES=10000000
 cd "$ROOT"
 out=dist
 binary=
+level=9   # of compression
 arches=()
 while (($#)); do
   case $1 in
     --out) out=$2; shift ;;
-    --binary) binary=$2; shift ;;
+    --binary) binary=$2; level=1; shift ;;
     x86_64 | aarch64) arches+=("$1") ;;
     *) die "what is $1? see the top of scripts/release.sh" ;;
   esac
@@ -31,8 +33,8 @@ done
 ((${#arches[@]})) || arches=(x86_64 aarch64)
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2>/dev/null || echo 0)   # the times of files in archives
-export SOURCE_DATE_EPOCH
+# The times of files in archives. Not exported: compilers of C would read it, and cargo build everything again.
+epoch=$(git log -1 --format=%ct 2>/dev/null || echo 0)
 need_program dpkg-deb dpkg
 mkdir -p "$out"
 rm -f "$out"/tollgate* "$out"/SHA256SUMS
@@ -83,8 +85,8 @@ archive() {
   mkdir -p "$work/$name"
   install -m 755 "$2" "$work/$name/tollgate"
   cp -r LICENSE README.md CHANGELOG.md config deploy envoy nginx caddy haproxy "$work/man" "$work/completions" "$work/$name"
-  tar -C "$work" --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" -cf - "$name" \
-    | gzip -9n >"$out/$name.tar.gz"
+  tar -C "$work" --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$epoch" -cf - "$name" \
+    | gzip "-${level}n" >"$out/$name.tar.gz"
 }
 
 # debian_package ARCH BINARY
@@ -133,7 +135,7 @@ Description: rate limiter that proxies ask about each request
  proxies ask it about each request. It matches a YAML rule file, charges
  counters in Redis, and answers 200 or 429.
 END
-  dpkg-deb --root-owner-group -Zxz --build "$root" "$out/tollgate_${version}_$arch.deb" >&2
+  SOURCE_DATE_EPOCH=$epoch dpkg-deb --root-owner-group -Zxz "-z$level" --build "$root" "$out/tollgate_${version}_$arch.deb" >&2
 }
 
 # What is in the binary, by the lock file.
