@@ -146,7 +146,7 @@ crates() {
     cargo install --locked --quiet --root "$CACHE/cyclonedx" cargo-cyclonedx@0.5.9 >&2
   fi
   # It writes beside Cargo.toml, and knows no other place.
-  PATH=$CACHE/cyclonedx/bin:$PATH cargo cyclonedx --format json --target x86_64-unknown-linux-musl \
+  SOURCE_DATE_EPOCH=$epoch PATH=$CACHE/cyclonedx/bin:$PATH cargo cyclonedx --format json --target x86_64-unknown-linux-musl \
     --override-filename "release-$$" --quiet >&2
   mv "release-$$.json" "$out/tollgate-$version.cdx.json"
 }
