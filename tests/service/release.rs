@@ -199,13 +199,34 @@ fn packages_hold_what_they_should() {
             assert!(root.join(&word[1..]).is_file(), "{file}: {word}");
         }
     }
+    check_program(&root);
+    let archive = dist.join(format!(
+        "tollgate-{version}-linux-{}.tar.gz",
+        env::consts::ARCH
+    ));
+    let listed = run(Command::new("tar").arg("-tzf").arg(archive));
+    for file in [
+        "tollgate",
+        "LICENSE",
+        "config/rules.yaml",
+        "deploy/kubernetes/base/kustomization.yaml",
+    ] {
+        assert!(
+            listed
+                .lines()
+                .any(|line| line.ends_with(&format!("/{file}"))),
+            "{file}"
+        );
+    }
+}
+
+/// The program of a package, its completions and its manual.
+fn check_program(root: &Path) {
     let program = root.join("usr/bin/tollgate");
     let rules = root.join("etc/tollgate/rules.yaml");
     run(Command::new(&program).arg("validate").arg(rules));
-    assert_eq!(
-        run(Command::new(&program).arg("--version")).trim(),
-        format!("tollgate {version}")
-    );
+    let version = format!("tollgate {}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(run(Command::new(&program).arg("--version")).trim(), version);
     for (shell, file) in [
         ("bash", "usr/share/bash-completion/completions/tollgate"),
         ("zsh", "usr/share/zsh/vendor-completions/_tollgate"),
@@ -225,23 +246,5 @@ fn packages_hold_what_they_should() {
         for flag in command.get_arguments().filter_map(clap::Arg::get_long) {
             assert!(text.contains(&format!("--{flag}")), "{name}: {flag}");
         }
-    }
-    let archive = dist.join(format!(
-        "tollgate-{version}-linux-{}.tar.gz",
-        env::consts::ARCH
-    ));
-    let listed = run(Command::new("tar").arg("-tzf").arg(archive));
-    for file in [
-        "tollgate",
-        "LICENSE",
-        "config/rules.yaml",
-        "deploy/kubernetes/base/kustomization.yaml",
-    ] {
-        assert!(
-            listed
-                .lines()
-                .any(|line| line.ends_with(&format!("/{file}"))),
-            "{file}"
-        );
     }
 }
