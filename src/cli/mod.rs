@@ -28,7 +28,7 @@ mod validate;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub use self::failure::Failure;
 use self::{
@@ -75,6 +75,11 @@ enum Command {
     Upstream(upstream::UpstreamArgs),
     /// Ask a running tollgate whether it is ready, for container health checks
     Healthcheck(healthcheck::HealthcheckArgs),
+    /// Print a script that completes commands and options, for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
 }
 
 /// Runs the command line of this process.
@@ -122,5 +127,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let report = healthcheck::run(&args).await.map_err(anyhow::Error::from)?;
             print(&report)
         }),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "tollgate", &mut script);
+            print(String::from_utf8_lossy(&script).trim_end())
+        }
     }
 }

@@ -12,6 +12,7 @@ mod faults;
 mod grpc;
 mod keys;
 mod language;
+mod meshes;
 mod misuse;
 mod reload;
 mod replay;

@@ -20,7 +20,7 @@ const DOCUMENTS: &[&str] = &[
     "docs/counters.md",
     "docs/explain.md",
     "docs/field.md",
-    "docs/field.md",
+    "docs/kubernetes.md",
     "docs/operations.md",
     "docs/proxies.md",
     "docs/redis.md",
@@ -321,7 +321,9 @@ fn the_architecture_lists_every_source_file() {
 /// Files that documents and comments name exist.
 #[test]
 fn files_that_are_named_exist() {
-    let named = regex::Regex::new(r"(?:src|tests|docs|config|scripts)/[\w/.-]*\w\.\w+").unwrap();
+    let named =
+        regex::Regex::new(r"(?:src|tests|docs|config|scripts|deploy|examples)/[\w/.-]*\w\.\w+")
+            .unwrap();
     let mut texts: Vec<String> = DOCUMENTS.iter().map(|path| (*path).to_owned()).collect();
     let mut folders = vec!["src".into(), "tests".into(), "benches".into()];
     while let Some(folder) = folders.pop() {

@@ -14,6 +14,7 @@ pub mod envoy;
 pub mod fault_proxy;
 pub mod forwarder;
 pub mod haproxy;
+pub mod manifests;
 pub mod nginx;
 pub mod process;
 pub mod program;
