@@ -9,8 +9,12 @@
 //! | Envoy Gateway | `internal/xds/translator/testdata/out/xds-ir/ext-auth.{listeners,routes}.yaml` |
 //! | Emissary      | `python/ambassador/envoy/v3/v3httpfilter.py` (`V3HTTPFilter_authv1`)        |
 //!
-//! Only addresses are ours, and that clients say theirs in the PROXY protocol, which all three can
-//! be told to read: over loopback all clients would be one.
+//! That is for the filter that asks, and Envoy Gateway's listener. Not from there, but from what is
+//! known of the products: the connection manager of Istio and Emissary, Istio's breakers, and the
+//! filter of Istio that says which requests are meant.
+//!
+//! Ours are addresses and time-outs, and that clients say where they are in the PROXY protocol,
+//! which all three can be told to read: over loopback all clients would be one.
 
 use std::{net::SocketAddr, time::Duration};
 
