@@ -125,10 +125,8 @@ impl Prometheus {
 
     /// The series that an expression has now.
     async fn query(&self, expression: &str) -> Vec<Value> {
-        let mut path = "/api/v1/query?query=".to_owned();
-        for byte in expression.bytes() {
-            path += &format!("%{byte:02X}");
-        }
+        let encoded = expression.bytes().map(|byte| format!("%{byte:02X}"));
+        let path = format!("/api/v1/query?query={}", encoded.collect::<String>());
         let answer = client::get(self.addr, &path).await;
         assert_eq!(answer.status, 200, "{expression}: {}", answer.body);
         let answer = answer.json();
