@@ -73,7 +73,7 @@ struct AskArgs {
     token_file: Option<PathBuf>,
 
     /// Ask Redis itself (--redis-url), by the rules of --rules, because no tollgate runs
-    #[arg(long, conflicts_with_all = ["admin", "token_file"])]
+    #[arg(long)]
     direct: bool,
 
     #[command(flatten)]

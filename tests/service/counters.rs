@@ -247,6 +247,8 @@ async fn changes_without_asking_a_tollgate() {
     let direct = |args: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_tollgate"))
             .env_clear()
+            // As in the image.
+            .env("TOLLGATE_ADMIN", "0.0.0.0:1")
             .arg("counters")
             .args(args)
             .args(["--direct", "--redis-url", &redis.url(), "--rules"])
