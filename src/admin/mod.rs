@@ -6,6 +6,8 @@
 //! | `/readyz`  | GET, HEAD | 200 if traffic should come here, else 503; the components as JSON |
 //! | `/metrics` | GET, HEAD | all metrics, for scrapers                                         |
 //! | `/rules`   | GET, HEAD | the rule set in force as JSON                                     |
+//! | `/rules/refused` | GET, HEAD | what is wrong with the rule file, if it was refused         |
+//! | `/offenders` | GET, HEAD | who was denied most in the last minutes, by rule                |
 //! | `/explain` | POST      | what would be decided about a request, and why                    |
 //! | `/counters/list`  | POST | counters, a page at a time                                     |
 //! | `/counters/get`   | POST | the counters of one caller of one rule                         |
@@ -26,6 +28,7 @@ mod counters;
 mod explain;
 mod health;
 mod metrics;
+mod offenders;
 mod rules;
 
 pub use self::access::Access;
@@ -66,6 +69,10 @@ words! {
         Metrics => "/metrics",
         /// The rule set in force.
         Rules => "/rules",
+        /// What is wrong with the rule file.
+        RulesRefused => "/rules/refused",
+        /// Who was denied most.
+        Offenders => "/offenders",
         /// A decision, explained.
         Explain => "/explain",
         /// Counters, a page at a time.
@@ -92,7 +99,12 @@ impl Endpoint {
     /// The methods that it answers, as `Allow` lists them.
     const fn methods(self) -> &'static str {
         match self {
-            Self::Livez | Self::Readyz | Self::Metrics | Self::Rules => "GET, HEAD",
+            Self::Livez
+            | Self::Readyz
+            | Self::Metrics
+            | Self::Rules
+            | Self::RulesRefused
+            | Self::Offenders => "GET, HEAD",
             Self::Explain
             | Self::CountersList
             | Self::CountersGet
@@ -106,7 +118,12 @@ impl Endpoint {
     /// The longest body that it wants, in bytes.
     const fn wants(self) -> usize {
         match self {
-            Self::Livez | Self::Readyz | Self::Metrics | Self::Rules => 0,
+            Self::Livez
+            | Self::Readyz
+            | Self::Metrics
+            | Self::Rules
+            | Self::RulesRefused
+            | Self::Offenders => 0,
             Self::Explain => explain::MAX_QUERY,
             Self::CountersList
             | Self::CountersGet
@@ -155,6 +172,8 @@ impl Admin {
             Endpoint::Readyz => health::readyz(&self.health),
             Endpoint::Metrics => metrics::metrics(&self.metrics),
             Endpoint::Rules => rules::rules(&self.engine.live()),
+            Endpoint::RulesRefused => rules::refused(&self.health, &self.access, &request),
+            Endpoint::Offenders => offenders::offenders(&self.engine, &self.access, &request),
             Endpoint::Explain => explain::explain(&self.engine, self.options, &request).await,
             Endpoint::CountersList => counters::list(&self.engine, &self.access, &request).await,
             Endpoint::CountersGet => self.act(Action::Get, &request).await,

@@ -119,7 +119,9 @@ async fn other_methods_and_paths_are_answered_with_what_exists() {
         let (status, _, body) = ask(&admin, "GET", path).await;
         assert_eq!(status, 404, "{path}");
         assert!(
-            body.contains("/livez\n/readyz\n/metrics\n/rules\n/explain\n/counters/list\n"),
+            body.contains(
+                "/livez\n/readyz\n/metrics\n/rules\n/rules/refused\n/offenders\n/explain\n"
+            ),
             "{body}"
         );
     }
@@ -131,11 +133,16 @@ async fn nothing_can_be_changed_and_nobody_listed_without_leave() {
     let (admin, _) = admin();
     for endpoint in Endpoint::ALL {
         let path = endpoint.as_str();
-        let is_open = !path.starts_with("/counters/") || path == "/counters/get";
+        let is_open = match path {
+            "/counters/get" => true,
+            "/offenders" | "/rules/refused" => false,
+            _ => !path.starts_with("/counters/"),
+        };
         let method = endpoint.methods().split(", ").next().unwrap();
         let (status, _, _) = ask(&admin, method, path).await;
-        // Without a content type, whatever else they bring.
-        assert_eq!(status != 415, is_open, "{path}: {status}");
+        // Without a content type or a host, whatever else they bring.
+        let refused = if method == "GET" { 403 } else { 415 };
+        assert_eq!(status != refused, is_open, "{path}: {status}");
     }
 }
 

@@ -21,6 +21,7 @@ mod leases;
 mod many_headers;
 mod new_keys;
 mod nginx;
+mod offenders;
 mod outage;
 mod proxies;
 mod readings;
