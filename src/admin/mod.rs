@@ -2,6 +2,9 @@
 //!
 //! | path       | method    | answer                                                            |
 //! |------------|-----------|-------------------------------------------------------------------|
+//! | `/`        | GET, HEAD | a page for people, made of all that follows                       |
+//! | `/page.js` | GET, HEAD | its program                                                       |
+//! | `/page.css` | GET, HEAD | its looks                                                        |
 //! | `/livez`   | GET, HEAD | 200 while the process answers at all                              |
 //! | `/readyz`  | GET, HEAD | 200 if traffic should come here, else 503; the components as JSON |
 //! | `/metrics` | GET, HEAD | all metrics, for scrapers                                         |
@@ -29,6 +32,7 @@ mod explain;
 mod health;
 mod metrics;
 mod offenders;
+mod page;
 mod rules;
 
 pub use self::access::Access;
@@ -61,6 +65,12 @@ pub struct Admin {
 words! {
     /// A resource of the admin port.
     enum Endpoint {
+        /// The page for people.
+        Page => "/",
+        /// Its program.
+        PageProgram => "/page.js",
+        /// Its looks.
+        PageLooks => "/page.css",
         /// Whether the process answers.
         Livez => "/livez",
         /// Whether traffic should come here.
@@ -99,7 +109,10 @@ impl Endpoint {
     /// The methods that it answers, as `Allow` lists them.
     const fn methods(self) -> &'static str {
         match self {
-            Self::Livez
+            Self::Page
+            | Self::PageProgram
+            | Self::PageLooks
+            | Self::Livez
             | Self::Readyz
             | Self::Metrics
             | Self::Rules
@@ -118,7 +131,10 @@ impl Endpoint {
     /// The longest body that it wants, in bytes.
     const fn wants(self) -> usize {
         match self {
-            Self::Livez
+            Self::Page
+            | Self::PageProgram
+            | Self::PageLooks
+            | Self::Livez
             | Self::Readyz
             | Self::Metrics
             | Self::Rules
@@ -168,6 +184,9 @@ impl Admin {
             return method_not_allowed(endpoint.methods());
         }
         match endpoint {
+            Endpoint::Page => page::page(),
+            Endpoint::PageProgram => page::program(),
+            Endpoint::PageLooks => page::looks(),
             Endpoint::Livez => health::livez(),
             Endpoint::Readyz => health::readyz(&self.health),
             Endpoint::Metrics => metrics::metrics(&self.metrics),

@@ -115,7 +115,7 @@ async fn other_methods_and_paths_are_answered_with_what_exists() {
     let (status, seen, _) = ask(&admin, "POST", "/rules").await;
     assert_eq!(status, 405);
     assert!(seen.contains("|GET, HEAD|"), "{seen}");
-    for path in ["/", "/Rules", "/rules/", "/v1/check"] {
+    for path in ["/page", "/Rules", "/rules/", "/v1/check"] {
         let (status, _, body) = ask(&admin, "GET", path).await;
         assert_eq!(status, 404, "{path}");
         assert!(

@@ -23,6 +23,7 @@ mod new_keys;
 mod nginx;
 mod offenders;
 mod outage;
+mod page;
 mod proxies;
 mod readings;
 mod replay;
