@@ -89,6 +89,36 @@ async fn each_endpoint_answers_in_its_type() {
 }
 
 #[tokio::test]
+async fn the_page_is_small_and_asks_nobody_else() {
+    let (admin, _) = admin();
+    let mut size = 0;
+    for path in ["/", "/page.js", "/page.css"] {
+        let request = Request::of("GET", path, &[]).unwrap();
+        let response = admin.respond(request).await;
+        let policy = response.get("content-security-policy").unwrap();
+        assert!(policy.starts_with(b"default-src 'none'; script-src 'self';"));
+        assert_eq!(
+            response.get("x-content-type-options"),
+            Some(&b"nosniff"[..])
+        );
+        let text = String::from_utf8(response.body().to_vec()).unwrap();
+        for forbidden in [
+            "http:",
+            "https:",
+            "//cdn",
+            "innerHTML",
+            "insertAdjacent",
+            "eval(",
+            "style=",
+        ] {
+            assert!(!text.contains(forbidden), "{path} has {forbidden}");
+        }
+        size += text.len();
+    }
+    assert!(size < 40_000, "{size}");
+}
+
+#[tokio::test]
 async fn readyz_follows_health_livez_does_not() {
     let (admin, health) = admin();
     let store = health.component("store");

@@ -495,6 +495,38 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_known_caller_costs_no_allocation() {
+        let now = Instant::now();
+        let rule = rule(MAX_PLACES, now);
+        rule.denied("client_ip=203.0.113.7", now);
+        let again = allocation_counter::measure(|| rule.denied("client_ip=203.0.113.7", now));
+        assert_eq!(again.count_total, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn threads_that_meet_lose_no_denial() {
+        let now = Instant::now();
+        let rule = rule(MAX_PLACES, now);
+        std::thread::scope(|scope| {
+            for key in ["a", "b", "c", "d"] {
+                let rule = &rule;
+                scope.spawn(move || (0..5_000).for_each(|_| rule.denied(key, now)));
+            }
+        });
+        let top = rule.top("r", now);
+        assert_eq!(top.denied, 20_000);
+        let counted: u64 = top
+            .callers
+            .iter()
+            .map(|caller| caller.denied_at_least)
+            .sum();
+        assert_eq!(counted + top.missed, 20_000);
+        for caller in top.callers {
+            assert!((caller.denied_at_least..=caller.denied_at_most).contains(&5_000));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn long_callers_are_cut_off_but_told_apart() {
         let now = Instant::now();
         let rule = rule(MAX_PLACES, now);

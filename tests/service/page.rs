@@ -2,7 +2,9 @@
 //! done with it, and that nothing that a client sent runs in it.
 
 use std::{
-    env, fs,
+    env,
+    fmt::Write as _,
+    fs,
     path::Path,
     process::Command,
     sync::{
@@ -181,13 +183,27 @@ async fn the_page_works(width: u32, height: u32, picture: &str) {
     assert_eq!(browser.run(too_small).await, 0);
 
     if env::var_os("TOLLGATE_TEST_WRITE").is_some() {
-        browser.run("window.scrollTo(0, 0)").await;
+        // What a small screen shows first is little.
+        let top = if width < 600 { "#rules" } else { "body" };
+        let scroll = format!("document.querySelector({top:?}).scrollIntoView()");
+        browser.run(&scroll).await;
         browser.picture(&Path::new("docs").join(picture)).await;
     }
 
     a_request_is_explained(&browser).await;
     a_caller_is_reset(&browser, &tollgate).await;
     all_is_quiet(&browser).await;
+    // Without Redis, decisions are made as the rules say, and the page says why.
+    drop(redis);
+    browser
+        .until("document.querySelector('#figures').innerText.includes('is away')")
+        .await;
+    browser
+        .until("document.querySelector('#components').innerText.includes('store: degraded – ')")
+        .await;
+    browser
+        .until(&format!("{}.includes('without the store')", cell(4, 6)))
+        .await;
     traffic.end().await;
 
     // It says so when nobody answers any more.
@@ -368,6 +384,49 @@ async fn whatever_the_port_says_is_shown_as_text() {
         "{policy}"
     );
     assert!(!policy.contains("unsafe"), "{policy}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_rules_are_shown() {
+    let mut rules = "version: 1\nrules:\n".to_owned();
+    for n in 0..1_000 {
+        let _ = writeln!(
+            rules,
+            "  - {{ name: r{n}, match: {{ path: /p{n} }}, key: client_ip, limit: 5/day }}"
+        );
+    }
+    let tollgate = Tollgate::start(Settings {
+        rules: &rules,
+        ..Settings::default()
+    })
+    .await;
+    let browser = Browser::start(1400, 900).await;
+    browser.open(&format!("http://{}/", tollgate.admin)).await;
+    browser
+        .until("document.querySelector('#rule-rows').rows.length === 1000")
+        .await;
+    let request = check("/p999", "203.0.113.7", "x-api-key: k");
+    for _ in 0..9 {
+        ask(tollgate.addr(), &request).await;
+    }
+    browser
+        .until(&format!("parseFloat({}) > 0", cell(999, 3)))
+        .await;
+    browser
+        .until("document.querySelector('#offenders button')")
+        .await;
+    // What one look costs the browser, with what the port takes for its answers.
+    let took = "const began = performance.now();
+        return fetch('metrics').then((answer) => answer.text()).then((text) => {
+            const fetched = performance.now();
+            const all = series(text);
+            seen.add(performance.now(), all);
+            rates(seen);
+            return [fetched - began, performance.now() - fetched, text.length];
+        })";
+    let took = browser.run(took).await;
+    assert!(took[1].as_f64().unwrap() < 1_000.0, "{took}");
+    all_is_quiet(&browser).await;
 }
 
 /// What is wrong with the rule file is shown as `tollgate validate` prints it, until it is mended.

@@ -100,10 +100,18 @@ class Window {
   }
 }
 
-function sum(metrics, name, wanted = {}) {
+// With many rules, going through all series for each of them would take too long.
+function ofRule(all, rule) {
+  all.byRule ??= Map.groupBy(all, ({ labels }) => labels.get("rule"));
+  return all.byRule.get(rule) ?? [];
+}
+
+function sum(metrics, name, { rule, ...wanted } = {}) {
+  const all = metrics.get(name) ?? [];
+  const labelled = Object.entries(wanted);
   let total = 0;
-  for (const { labels, value } of metrics.get(name) ?? []) {
-    if (Object.entries(wanted).every(([key, want]) => labels.get(key) === want)) total += value;
+  for (const { labels, value } of rule === undefined ? all : ofRule(all, rule)) {
+    if (labelled.every(([key, want]) => labels.get(key) === want)) total += value;
   }
   return total;
 }
