@@ -195,17 +195,19 @@ async function rules(window) {
   if (generation === shown.generation) return;
   const { rules } = JSON.parse(await ask("rules"));
   shown = { generation, rules };
-  const label = (text, more = "") => {
-    const cell = make("td", "", { className: `n ${more}` });
+  // Roles, because a narrow screen shows rows as blocks, and some browsers then forget the table.
+  const label = (text) => {
+    const cell = make("td", "", { className: "n", role: "cell" });
     cell.dataset.label = text;
     return cell;
   };
   const rows = rules.map((rule) => {
     const shadow = rule.mode === "shadow" ? [make("span", " (shadow)", { className: "hint" })] : [];
     const cells = ["Admitted/s", "Denied/s", "Denied", "Near"].map((text) => label(text));
-    const other = make("td", "", { className: "other" });
-    const limits = make("td", limitsOf(rule), { className: "limits" });
-    return make("tr", "", {}, make("th", rule.name, { scope: "row" }, ...shadow), limits, ...cells, other);
+    const other = make("td", "", { className: "other", role: "cell" });
+    const limits = make("td", limitsOf(rule), { className: "limits", role: "cell" });
+    const name = make("th", rule.name, { scope: "row", role: "rowheader" }, ...shadow);
+    return make("tr", "", { role: "row" }, name, limits, ...cells, other);
   });
   at("rule-rows").replaceChildren(...rows);
   const chosen = at("caller-rule").value;
