@@ -111,7 +111,7 @@ impl Browser {
     pub async fn until(&self, expression: &str) {
         let script = format!("return Boolean({expression})");
         let mut times = 0;
-        within(std::time::Duration::from_secs(30), expression, async || {
+        within(std::time::Duration::from_secs(60), expression, async || {
             times += 1;
             if times == 200 {
                 eprintln!("{expression} is not so:\n{}", self.text("body").await);
