@@ -36,6 +36,8 @@ struct Inner {
 pub struct Component {
     name: &'static str,
     status: Arc<Mutex<Status>>,
+    /// What is wrong at length, for those who may see it.
+    at_length: Arc<Mutex<Option<String>>>,
 }
 
 /// The health at one moment.
@@ -75,6 +77,7 @@ impl Health {
         let component = Component {
             name,
             status: Arc::new(Mutex::new(Status::Down("starting".to_owned()))),
+            at_length: Arc::default(),
         };
         components.push(component.clone());
         component
@@ -83,6 +86,14 @@ impl Health {
     /// Makes this replica not ready, for good: the process is about to end.
     pub fn drain(&self) {
         self.0.draining.store(true, Ordering::Release);
+    }
+
+    /// What is wrong with a component, if it said so at length. It is in no report: probes have no
+    /// use for it.
+    pub fn at_length(&self, name: &str) -> Option<String> {
+        let components = lock(&self.0.components);
+        let component = components.iter().find(|known| known.name == name)?;
+        lock(&component.at_length).clone()
     }
 
     /// The health now.
@@ -138,17 +149,27 @@ impl fmt::Display for HealthReport {
 impl Component {
     /// Reports that all is well.
     pub fn ok(&self) {
-        *lock(&self.status) = Status::Ok;
+        self.is(Status::Ok, None);
     }
 
     /// Reports that it works with less than it should have: still ready.
     pub fn degraded(&self, detail: impl Into<String>) {
-        *lock(&self.status) = Status::Degraded(detail.into());
+        self.is(Status::Degraded(detail.into()), None);
+    }
+
+    /// The same, and what is wrong at length.
+    pub fn degraded_at_length(&self, detail: impl Into<String>, at_length: impl Into<String>) {
+        self.is(Status::Degraded(detail.into()), Some(at_length.into()));
     }
 
     /// Reports that it does not work: not ready.
     pub fn down(&self, detail: impl Into<String>) {
-        *lock(&self.status) = Status::Down(detail.into());
+        self.is(Status::Down(detail.into()), None);
+    }
+
+    fn is(&self, status: Status, at_length: Option<String>) {
+        *lock(&self.at_length) = at_length;
+        *lock(&self.status) = status;
     }
 
     /// Its state now.
@@ -191,6 +212,10 @@ mod tests {
         let report = health.report();
         assert_eq!((report.status, report.ready), ("degraded", true));
         assert_eq!(report.to_string(), "degraded; store: redis is away");
+        assert_eq!(health.at_length("store"), None);
+        store.degraded_at_length("redis is away", "since noon");
+        assert_eq!(health.report(), report);
+        assert_eq!(health.at_length("store").as_deref(), Some("since noon"));
 
         rules.down("no rules");
         assert_eq!(
@@ -199,6 +224,7 @@ mod tests {
         );
         rules.ok();
         store.ok();
+        assert_eq!(health.at_length("store"), None);
         health.drain();
         assert_eq!(
             (health.report().status, health.report().ready),

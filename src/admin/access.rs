@@ -1,4 +1,4 @@
-//! Who may change counters, or list those of all callers, over the admin port.
+//! Who may change counters, or see those of all callers, over the admin port.
 //!
 //! Whoever reaches the port may look at the rest. To change something, a port that only this
 //! machine reaches (a loopback address or a Unix socket) asks for nothing more, unless there are
@@ -42,17 +42,20 @@ const MIN_TOKEN: usize = 16;
 impl Access {
     /// Who wants to change something, by the name of the token; or the response if they may not.
     pub(super) fn check(&self, request: &Request) -> Result<String, Response> {
-        let header = |name: &HeaderName| {
-            let value = request.headers().get(name).unwrap_or_default();
-            String::from_utf8_lossy(value).into_owned()
-        };
-        let content_type = header(&CONTENT_TYPE);
+        let content_type = header(request, &CONTENT_TYPE);
         if content_type.split(';').next().map(str::trim) != Some("application/json") {
             return Err(refusal(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "this needs `Content-Type: application/json`",
             ));
         }
+        self.check_reader(request)
+    }
+
+    /// Who wants to see callers, by the name of the token; or the response if they may not. To be
+    /// asked by `GET`: no browser shows the answer to another site's page, so no content type is
+    /// asked for.
+    pub(super) fn check_reader(&self, request: &Request) -> Result<String, Response> {
         let Some(file) = &self.tokens else {
             if !self.is_local {
                 return Err(refusal(
@@ -61,7 +64,7 @@ impl Access {
                      hint: start tollgate with --admin-tokens FILE, with a line `NAME TOKEN` for each person",
                 ));
             }
-            if !is_address(&header(&HOST)) {
+            if !is_address(&header(request, &HOST)) {
                 return Err(refusal(
                     StatusCode::FORBIDDEN,
                     "without tokens, this must be asked for by the address of the port, not by a name",
@@ -73,7 +76,7 @@ impl Access {
             let text = format!("the tokens in {} cannot be read: {error}", file.display());
             refusal(StatusCode::SERVICE_UNAVAILABLE, &text)
         })?;
-        let authorization = header(&AUTHORIZATION);
+        let authorization = header(request, &AUTHORIZATION);
         let given = authorization
             .split_once(' ')
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
@@ -88,6 +91,11 @@ impl Access {
             refusal
         })
     }
+}
+
+fn header(request: &Request, name: &HeaderName) -> String {
+    let value = request.headers().get(name).unwrap_or_default();
+    String::from_utf8_lossy(value).into_owned()
 }
 
 /// The name of the token, if it is one of the file's. Hashes are compared, so that the time that it
@@ -154,6 +162,13 @@ mod tests {
         for host in ["evil.example:8082", "127.0.0.1.evil.example", ""] {
             assert_eq!(check(&access, &[("host", host), JSON]), Err(403), "{host}");
         }
+        let read = |host| {
+            let request = Request::of("GET", "/offenders", &[("host", host)]).unwrap();
+            let checked = access.check_reader(&request);
+            checked.map_err(|refusal| refusal.status().as_u16())
+        };
+        assert_eq!(read("127.0.0.1:8082"), Ok("local".to_owned()));
+        assert_eq!(read("evil.example:8082"), Err(403));
         let plain = ("content-type", "text/plain");
         assert_eq!(check(&access, &[("host", "127.0.0.1"), plain]), Err(415));
         assert_eq!(check(&access, &[("host", "127.0.0.1")]), Err(415));

@@ -9,6 +9,8 @@ pub(super) fn answer(status: StatusCode, content_type: &str, body: String) -> Re
     let mut response = Response::new(status).with_body(body);
     response.set("content-type", content_type);
     response.set("cache-control", "no-store");
+    // What clients sent is in some of them.
+    response.set("x-content-type-options", "nosniff");
     response
 }
 

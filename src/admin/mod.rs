@@ -2,10 +2,15 @@
 //!
 //! | path       | method    | answer                                                            |
 //! |------------|-----------|-------------------------------------------------------------------|
+//! | `/`        | GET, HEAD | a page for people, made of all that follows                       |
+//! | `/page.js` | GET, HEAD | its program                                                       |
+//! | `/page.css` | GET, HEAD | its looks                                                        |
 //! | `/livez`   | GET, HEAD | 200 while the process answers at all                              |
 //! | `/readyz`  | GET, HEAD | 200 if traffic should come here, else 503; the components as JSON |
 //! | `/metrics` | GET, HEAD | all metrics, for scrapers                                         |
 //! | `/rules`   | GET, HEAD | the rule set in force as JSON                                     |
+//! | `/rules/refused` | GET, HEAD | what is wrong with the rule file, if it was refused         |
+//! | `/offenders` | GET, HEAD | who was denied most in the last minutes, by rule                |
 //! | `/explain` | POST      | what would be decided about a request, and why                    |
 //! | `/counters/list`  | POST | counters, a page at a time                                     |
 //! | `/counters/get`   | POST | the counters of one caller of one rule                         |
@@ -26,6 +31,8 @@ mod counters;
 mod explain;
 mod health;
 mod metrics;
+mod offenders;
+mod page;
 mod rules;
 
 pub use self::access::Access;
@@ -58,6 +65,12 @@ pub struct Admin {
 words! {
     /// A resource of the admin port.
     enum Endpoint {
+        /// The page for people.
+        Page => "/",
+        /// Its program.
+        PageProgram => "/page.js",
+        /// Its looks.
+        PageLooks => "/page.css",
         /// Whether the process answers.
         Livez => "/livez",
         /// Whether traffic should come here.
@@ -66,6 +79,10 @@ words! {
         Metrics => "/metrics",
         /// The rule set in force.
         Rules => "/rules",
+        /// What is wrong with the rule file.
+        RulesRefused => "/rules/refused",
+        /// Who was denied most.
+        Offenders => "/offenders",
         /// A decision, explained.
         Explain => "/explain",
         /// Counters, a page at a time.
@@ -92,7 +109,15 @@ impl Endpoint {
     /// The methods that it answers, as `Allow` lists them.
     const fn methods(self) -> &'static str {
         match self {
-            Self::Livez | Self::Readyz | Self::Metrics | Self::Rules => "GET, HEAD",
+            Self::Page
+            | Self::PageProgram
+            | Self::PageLooks
+            | Self::Livez
+            | Self::Readyz
+            | Self::Metrics
+            | Self::Rules
+            | Self::RulesRefused
+            | Self::Offenders => "GET, HEAD",
             Self::Explain
             | Self::CountersList
             | Self::CountersGet
@@ -106,7 +131,15 @@ impl Endpoint {
     /// The longest body that it wants, in bytes.
     const fn wants(self) -> usize {
         match self {
-            Self::Livez | Self::Readyz | Self::Metrics | Self::Rules => 0,
+            Self::Page
+            | Self::PageProgram
+            | Self::PageLooks
+            | Self::Livez
+            | Self::Readyz
+            | Self::Metrics
+            | Self::Rules
+            | Self::RulesRefused
+            | Self::Offenders => 0,
             Self::Explain => explain::MAX_QUERY,
             Self::CountersList
             | Self::CountersGet
@@ -151,10 +184,15 @@ impl Admin {
             return method_not_allowed(endpoint.methods());
         }
         match endpoint {
+            Endpoint::Page => page::page(),
+            Endpoint::PageProgram => page::program(),
+            Endpoint::PageLooks => page::looks(),
             Endpoint::Livez => health::livez(),
             Endpoint::Readyz => health::readyz(&self.health),
             Endpoint::Metrics => metrics::metrics(&self.metrics),
             Endpoint::Rules => rules::rules(&self.engine.live()),
+            Endpoint::RulesRefused => rules::refused(&self.health, &self.access, &request),
+            Endpoint::Offenders => offenders::offenders(&self.engine, &self.access, &request),
             Endpoint::Explain => explain::explain(&self.engine, self.options, &request).await,
             Endpoint::CountersList => counters::list(&self.engine, &self.access, &request).await,
             Endpoint::CountersGet => self.act(Action::Get, &request).await,

@@ -1,24 +1,37 @@
-//! `/rules`: the rule set in force as JSON.
+//! `/rules`: the rule set in force as JSON. `/rules/refused`: what is wrong with a newer one.
 
 use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::answer;
+use super::{access::Access, answer};
 use crate::{
     engine::Live,
+    health::Health,
     rules::{
         Action, Cost, NamedLimit, Plan, Rule,
         matcher::{Conditions, Matcher, Networks},
         span::span_text,
     },
-    wire::Response,
+    wire::{Request, Response},
 };
 
 /// The rule set in force.
 pub(super) fn rules(live: &Live) -> Response {
     answer::json(StatusCode::OK, rules_json(live).to_string() + "\n")
+}
+
+/// What is wrong with the rule file, as `tollgate validate` prints it, if it was refused. It quotes
+/// lines of the file, and there may be secrets in them: for whoever may see callers.
+pub(super) fn refused(health: &Health, access: &Access, request: &Request) -> Response {
+    if let Err(refusal) = access.check_reader(request) {
+        return refusal;
+    }
+    answer::text(
+        StatusCode::OK,
+        health.at_length("rules").unwrap_or_default(),
+    )
 }
 
 fn rules_json(live: &Live) -> Value {

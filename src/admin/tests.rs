@@ -89,6 +89,36 @@ async fn each_endpoint_answers_in_its_type() {
 }
 
 #[tokio::test]
+async fn the_page_is_small_and_asks_nobody_else() {
+    let (admin, _) = admin();
+    let mut size = 0;
+    for path in ["/", "/page.js", "/page.css"] {
+        let request = Request::of("GET", path, &[]).unwrap();
+        let response = admin.respond(request).await;
+        let policy = response.get("content-security-policy").unwrap();
+        assert!(policy.starts_with(b"default-src 'none'; script-src 'self';"));
+        assert_eq!(
+            response.get("x-content-type-options"),
+            Some(&b"nosniff"[..])
+        );
+        let text = String::from_utf8(response.body().to_vec()).unwrap();
+        for forbidden in [
+            "http:",
+            "https:",
+            "//cdn",
+            "innerHTML",
+            "insertAdjacent",
+            "eval(",
+            "style=",
+        ] {
+            assert!(!text.contains(forbidden), "{path} has {forbidden}");
+        }
+        size += text.len();
+    }
+    assert!(size < 40_000, "{size}");
+}
+
+#[tokio::test]
 async fn readyz_follows_health_livez_does_not() {
     let (admin, health) = admin();
     let store = health.component("store");
@@ -115,11 +145,13 @@ async fn other_methods_and_paths_are_answered_with_what_exists() {
     let (status, seen, _) = ask(&admin, "POST", "/rules").await;
     assert_eq!(status, 405);
     assert!(seen.contains("|GET, HEAD|"), "{seen}");
-    for path in ["/", "/Rules", "/rules/", "/v1/check"] {
+    for path in ["/page", "/Rules", "/rules/", "/v1/check"] {
         let (status, _, body) = ask(&admin, "GET", path).await;
         assert_eq!(status, 404, "{path}");
         assert!(
-            body.contains("/livez\n/readyz\n/metrics\n/rules\n/explain\n/counters/list\n"),
+            body.contains(
+                "/livez\n/readyz\n/metrics\n/rules\n/rules/refused\n/offenders\n/explain\n"
+            ),
             "{body}"
         );
     }
@@ -131,11 +163,16 @@ async fn nothing_can_be_changed_and_nobody_listed_without_leave() {
     let (admin, _) = admin();
     for endpoint in Endpoint::ALL {
         let path = endpoint.as_str();
-        let is_open = !path.starts_with("/counters/") || path == "/counters/get";
+        let is_open = match path {
+            "/counters/get" => true,
+            "/offenders" | "/rules/refused" => false,
+            _ => !path.starts_with("/counters/"),
+        };
         let method = endpoint.methods().split(", ").next().unwrap();
         let (status, _, _) = ask(&admin, method, path).await;
-        // Without a content type, whatever else they bring.
-        assert_eq!(status != 415, is_open, "{path}: {status}");
+        // Without a content type or a host, whatever else they bring.
+        let refused = if method == "GET" { 403 } else { 415 };
+        assert_eq!(status != refused, is_open, "{path}: {status}");
     }
 }
 

@@ -105,9 +105,10 @@ impl Reloader {
     fn refuse_with(&self, summary: &str, details: &str) {
         self.metrics.rules_refused();
         error!("the rule file is not valid, so the older rules stay in force: {details}");
-        self.component.degraded(format!(
-            "the rule file was refused; older rules are in force: {summary}"
-        ));
+        self.component.degraded_at_length(
+            format!("the rule file was refused; older rules are in force: {summary}"),
+            details.trim_start(),
+        );
     }
 }
 

@@ -119,6 +119,7 @@ pub(super) async fn sweep(
         let now = tick.tick().await;
         memory.sweep();
         engine.sweep_leases(now);
+        engine.sweep_offenders(now);
         let keys = i64::try_from(memory.keys()).unwrap_or(i64::MAX);
         metrics.memory_keys.set(keys);
         let replicas = i64::try_from(store.replicas()).unwrap_or(i64::MAX);

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::{
     decision::{Decision, Quota, Verdict},
     live::Live,
@@ -46,6 +48,8 @@ pub(super) struct Deciding<'a> {
     /// From when on a limit is nearly reached.
     pub(super) near: NearLimit,
     pub(super) request: &'a Attributes<'a>,
+    /// When it came.
+    pub(super) now: Instant,
     pub(super) walk: Walk<'a>,
 }
 
@@ -208,12 +212,15 @@ impl<'a> Deciding<'a> {
         why: &DenyReason<'_>,
         outcome: DecisionLabel,
     ) {
+        let key = why.subject().map(Subject::descriptor);
         self.live.metrics[matched.index].decided(outcome);
+        // `action: deny` tells no callers apart.
+        self.live.denials[matched.index].denied(key.unwrap_or_default(), self.now);
         self.log.write(
             self.request,
             Entry {
                 reason: Some(why.reason()),
-                key: why.subject().map(Subject::descriptor),
+                key,
                 ..Entry::of(outcome, Some(&matched.rule.name))
             },
         );
@@ -310,6 +317,7 @@ impl<'a> Deciding<'a> {
         } = denial;
         self.live.metrics[matched.index].decided(label);
         self.live.denied_by(what.name());
+        self.live.denials[matched.index].denied(charges.subject.descriptor(), self.now);
         self.log.write(
             self.request,
             Entry {

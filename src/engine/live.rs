@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use foldhash::fast::RandomState;
 use prometheus_client::metrics::counter::Counter;
 
+use super::offenders::{Offenders, RuleDenials};
 use crate::{
     metrics::{LimitMetrics, Metrics, RuleMetrics},
     rules::RuleSet,
@@ -17,6 +18,8 @@ pub struct Live {
     /// The number of good rule files loaded so far.
     pub generation: u64,
     pub(super) metrics: Vec<RuleMetrics>,
+    /// Who is denied, by rule.
+    pub(super) denials: Vec<Arc<RuleDenials>>,
     /// Whether some limit follows the calendar.
     pub(super) has_calendars: bool,
     /// The series of limits, by the limit's name.
@@ -26,7 +29,12 @@ pub struct Live {
 }
 
 impl Live {
-    pub(super) fn new(set: RuleSet, generation: u64, metrics: &Metrics) -> Self {
+    pub(super) fn new(
+        set: RuleSet,
+        generation: u64,
+        metrics: &Metrics,
+        offenders: &Offenders,
+    ) -> Self {
         let names: Vec<&str> = set.rules.iter().map(|rule| &*rule.name).collect();
         metrics.retain_rules(&names);
         let of_rules = set.rules.iter().map(|rule| metrics.rule(&rule.name));
@@ -59,6 +67,7 @@ impl Live {
         metrics.retain_limits(|limit| limits.contains_key(limit) || bans.contains_key(limit));
         Self {
             has_calendars,
+            denials: offenders.of_rules(&set),
             set,
             generation,
             metrics: of_rules,

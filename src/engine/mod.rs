@@ -10,6 +10,7 @@ pub mod listing;
 mod live;
 mod log;
 mod near;
+mod offenders;
 pub mod rehearse;
 pub mod trace;
 mod walk;
@@ -25,6 +26,7 @@ use self::{
     fallback::Fallback,
     leases::{Leased, Leases, Request, Terms},
     log::DecisionLog,
+    offenders::Offenders,
     walk::{Walk, WalkContext},
 };
 use crate::{
@@ -43,6 +45,7 @@ pub use self::{
     live::Live,
     log::{Options as LogOptions, Which as LogDecisions},
     near::NearLimit,
+    offenders::{Offender, RuleOffenders, TopOffenders},
 };
 
 /// Decides about requests by the rule set in force.
@@ -55,6 +58,7 @@ pub struct Engine {
     denials: Option<Denials>,
     /// If the store can be charged ahead.
     leases: Option<Arc<Leases>>,
+    offenders: Offenders,
     log: DecisionLog,
     options: Options,
 }
@@ -97,7 +101,8 @@ impl Engine {
         metrics: Arc<Metrics>,
         options: Options,
     ) -> Self {
-        let live = Live::new(set, 1, &metrics);
+        let offenders = Offenders::new(Instant::now());
+        let live = Live::new(set, 1, &metrics, &offenders);
         let store = Arc::new(store);
         let leases = || {
             let (store, metrics) = (Arc::clone(&store), Arc::clone(&metrics));
@@ -111,6 +116,7 @@ impl Engine {
             metrics,
             denials: options.remember_denials.then(Denials::new),
             leases,
+            offenders,
             log: DecisionLog::new(options.log),
             options,
         }
@@ -131,7 +137,7 @@ impl Engine {
     /// one they began with.
     pub fn replace(&self, set: RuleSet) -> u64 {
         let generation = self.live.load().generation + 1;
-        let live = Live::new(set, generation, &self.metrics);
+        let live = Live::new(set, generation, &self.metrics, &self.offenders);
         self.live.store(Arc::new(live));
         generation
     }
@@ -152,6 +158,17 @@ impl Engine {
         }
     }
 
+    /// Who was denied most in the last minutes.
+    pub fn offenders(&self, live: &Live, now: Instant) -> TopOffenders {
+        let rules = live.set.rules.iter().zip(&live.denials);
+        TopOffenders::of(rules.map(|(rule, denials)| (&*rule.name, &**denials)), now)
+    }
+
+    /// Drops denials that are too old to count as the last ones. To be called now and then.
+    pub fn sweep_offenders(&self, now: Instant) {
+        self.offenders.sweep(now);
+    }
+
     /// Decides about a request that came at `now`. `proxy_waits` is how long the proxy will wait,
     /// if it said so.
     pub async fn decide(
@@ -166,6 +183,7 @@ impl Engine {
             log: &self.log,
             near: self.options.near_limit,
             request,
+            now,
             walk: self.walk(live, request),
         };
         deciding.count_shadow_denials();

@@ -6,6 +6,7 @@
     reason = "every test binary compiles all of it and uses some"
 )]
 
+pub mod browser;
 pub mod caddy;
 pub mod certs;
 pub mod client;
