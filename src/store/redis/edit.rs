@@ -151,7 +151,8 @@ impl Reader {
 
     async fn page(&self, prefix: &str, from: Place) -> Result<Page, StoreError> {
         let mut scan = redis::cmd("SCAN");
-        scan.arg(from.cursor).arg("MATCH").arg(format!("{prefix}*"));
+        let pattern = format!("{}*", literally(prefix));
+        scan.arg(from.cursor).arg("MATCH").arg(pattern);
         scan.arg("COUNT").arg(PAGE);
         let time = redis::cmd("TIME");
         let Some(values) = self.run_on(from.node, &[scan, time]).await? else {
@@ -202,6 +203,18 @@ impl Reader {
     }
 }
 
+/// A pattern of `MATCH` for a text itself.
+fn literally(text: &str) -> String {
+    let mut pattern = String::with_capacity(text.len());
+    for character in text.chars() {
+        if matches!(character, '*' | '?' | '[' | ']' | '\\' | '^') {
+            pattern.push('\\');
+        }
+        pattern.push(character);
+    }
+    pattern
+}
+
 fn cursor_and_keys(reply: &Value) -> Result<(u64, Vec<String>), StoreError> {
     let text = |value: &Value| match value {
         Value::BulkString(bytes) => String::from_utf8(bytes.clone()).ok(),
@@ -239,4 +252,15 @@ fn ok(value: &Value) -> Result<(), StoreError> {
 
 fn silent() -> StoreError {
     StoreError::Malformed("redis returned no answer to a command".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_means_something_in_patterns_stands_for_itself() {
+        assert_eq!(literally("tollgate:{data:a=1"), "tollgate:{data:a=1");
+        assert_eq!(literally(r"a*b?[c]\^"), r"a\*b\?\[c\]\\\^");
+    }
 }
