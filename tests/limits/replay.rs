@@ -308,7 +308,7 @@ fn log() -> impl Strategy<Value = Vec<Asked>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1200, ..ProptestConfig::default() })]
 
     #[test]
     fn rules_replayed_are_rules_driven(

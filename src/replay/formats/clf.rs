@@ -128,17 +128,22 @@ fn shipped(head: &[u8], request: &[u8], rest: &[u8], record: &mut Record) -> Res
     record.status = status(rest);
     let took = rest.rsplit(|byte| *byte == b' ').next();
     let took = took.and_then(|word| std::str::from_utf8(word).ok()?.parse().ok());
-    record.time_us = began(end_us, took.and_then(time::span_us).unwrap_or(0));
+    record.time_us = began(
+        end_us,
+        took.and_then(time::span_us).unwrap_or(0),
+        end_us.is_multiple_of(1_000_000),
+    );
     Ok(())
 }
 
-/// When a request began that ended at `end_us`. Of a time in whole seconds only whole seconds are
-/// taken off, because it is no more exact than that.
-pub(super) fn began(end_us: u64, took_us: u64) -> u64 {
+/// When a request began that ended at `end_us`. Of a time that `is_whole` seconds only whole seconds
+/// are taken off, because it is no more exact than that.
+pub(super) fn began(end_us: u64, took_us: u64, is_whole: bool) -> u64 {
     const SECOND: u64 = 1_000_000;
-    if end_us.is_multiple_of(SECOND) {
-        end_us - took_us / SECOND * SECOND
+    let took_us = if is_whole {
+        took_us / SECOND * SECOND
     } else {
-        end_us - took_us
-    }
+        took_us
+    };
+    end_us.saturating_sub(took_us)
 }

@@ -110,17 +110,17 @@ fn fill(fields: &Fields<'_>, wanted: &Wanted, record: &mut Record) -> Result<(),
 
 /// When the request began.
 fn when(fields: &Fields<'_>) -> Option<u64> {
-    let us = fields.time.as_ref()?.us?;
+    let given = fields.time.as_ref()?;
+    let us = given.us?;
     // Caddy's `ts`, and what nginx has, are the times when a request ended.
     let took = match (fields.is_caddy, fields.request_time, fields.duration) {
         (true, _, Some(seconds)) | (false, Some(seconds), _) => time::span_us(seconds),
         _ => None,
     };
-    let is_start = fields.time.as_ref().is_some_and(|time| time.is_start);
-    Some(if is_start {
+    Some(if given.is_start {
         us
     } else {
-        began(us, took.unwrap_or(0))
+        began(us, took.unwrap_or(0), given.is_whole)
     })
 }
 

@@ -49,6 +49,9 @@ pub(super) struct Time {
     pub(super) us: Option<u64>,
     /// Whether it is that of the beginning.
     pub(super) is_start: bool,
+    /// Whether it has whole seconds only. A number may happen to be whole, and is exact all the
+    /// same.
+    pub(super) is_whole: bool,
 }
 
 /// What a value is.
@@ -136,8 +139,8 @@ impl<'a> Node<'_, 'a> {
         let Self { fields, slot, .. } = self;
         let number = || text.parse().ok();
         match slot {
-            Slot::Time(rank) => take_time(fields, rank, false, || time::text(text.as_bytes())),
-            Slot::Start => take_time(fields, 3, true, || time::text(text.as_bytes())),
+            Slot::Time(rank) => take_time(fields, rank, || Time::of_text(rank, false, &text)),
+            Slot::Start => take_time(fields, 3, || Time::of_text(3, true, &text)),
             Slot::Request => fields.line = Some(text),
             Slot::Method => fields.method = Some(text),
             Slot::Sent => fields.sent = Some(text),
@@ -162,8 +165,8 @@ impl<'a> Node<'_, 'a> {
     fn number(self, number: f64) {
         let Self { fields, slot, .. } = self;
         match slot {
-            Slot::Time(rank) => take_time(fields, rank, false, || time::epoch(number)),
-            Slot::Start => take_time(fields, 3, true, || time::epoch(number)),
+            Slot::Time(rank) => take_time(fields, rank, || Time::of_number(rank, false, number)),
+            Slot::Start => take_time(fields, 3, || Time::of_number(3, true, number)),
             Slot::RequestTime => fields.request_time = Some(number),
             Slot::Duration => fields.duration = Some(number),
             Slot::Header(place) => fields.headers.push((place, number.to_string().into())),
@@ -172,10 +175,30 @@ impl<'a> Node<'_, 'a> {
     }
 }
 
-fn take_time(fields: &mut Fields<'_>, rank: u8, is_start: bool, us: impl FnOnce() -> Option<u64>) {
+fn take_time(fields: &mut Fields<'_>, rank: u8, time: impl FnOnce() -> Time) {
     if fields.time.as_ref().is_none_or(|time| time.rank <= rank) {
-        let us = us();
-        fields.time = Some(Time { rank, us, is_start });
+        fields.time = Some(time());
+    }
+}
+
+impl Time {
+    fn of_text(rank: u8, is_start: bool, text: &str) -> Self {
+        Self {
+            rank,
+            us: time::text(text.as_bytes()),
+            is_start,
+            // A clock without a fraction. Seconds since 1970 have no colons.
+            is_whole: text.contains(':') && !text.contains(['.', ',']),
+        }
+    }
+
+    fn of_number(rank: u8, is_start: bool, number: f64) -> Self {
+        Self {
+            rank,
+            us: time::epoch(number),
+            is_start,
+            is_whole: false,
+        }
     }
 }
 
