@@ -136,8 +136,8 @@ fn shipped(head: &[u8], request: &[u8], rest: &[u8], record: &mut Record) -> Res
     Ok(())
 }
 
-/// When a request began that ended at `end_us`. Of a time that `is_whole` seconds only whole seconds
-/// are taken off, because it is no more exact than that.
+/// When a request began that ended at `end_us`. Of a time that `is_whole` seconds only whole
+/// seconds are taken off, because it is no more exact than that.
 pub(super) fn began(end_us: u64, took_us: u64, is_whole: bool) -> u64 {
     const SECOND: u64 = 1_000_000;
     let took_us = if is_whole {
