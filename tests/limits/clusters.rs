@@ -293,7 +293,7 @@ async fn a_replica_takes_over_from_a_primary_that_dies() {
     reader.read(&batches[0]).await.unwrap();
     let key = "t:{c:0}:fixed_window:3600s";
     let dead = cluster.owner(key);
-    cluster.nodes[dead].cli(&["WAIT", "1", "5000"]);
+    cluster.nodes[dead].until_replicated(1).await;
     cluster.nodes[dead].kill();
     eventually("its counters cannot be read", async || {
         reader.read(&batches[0]).await.is_err()

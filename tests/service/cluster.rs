@@ -244,7 +244,7 @@ async fn a_primary_dies_and_nobody_gets_more_than_the_limit() {
 
     // With nobody asking, everything is replicated, so that the count can be exact.
     for node in &cluster.nodes[..3] {
-        assert_eq!(node.cli(&["WAIT", "1", "10000"]), "1");
+        node.until_replicated(1).await;
     }
     let [dead, _] = owners(&cluster, 1);
     let name = format!("127.0.0.1:{}", cluster.nodes[dead].port());

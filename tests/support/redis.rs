@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::{
     certs::{Authority, Identity},
-    free_port,
+    eventually, free_port,
 };
 
 /// A `redis-server` that ends when it is dropped.
@@ -261,6 +261,27 @@ impl Redis {
     /// The keys of counters and bans, one per line; not those of budgets and of heartbeats.
     pub fn counters(&self) -> String {
         self.cli(&["--scan", "--pattern", "*{*:*}*"])
+    }
+
+    /// Waits until so many replicas have all that the server has written by now. `WAIT` would not
+    /// do: it waits for what was written over its own connection.
+    pub async fn until_replicated(&self, replicas: usize) {
+        let replication = || self.cli(&["INFO", "replication"]);
+        let offset = |line: &str, name: &str| -> Option<u64> {
+            let (_, rest) = line.trim().split_once(name)?;
+            rest.split(',').next()?.parse().ok()
+        };
+        let written = replication();
+        let mut written = written.lines();
+        let written = written.find_map(|line| offset(line, "master_repl_offset:"));
+        let written = written.expect("the server has an offset");
+        eventually("replicas have what was written", async || {
+            let info = replication();
+            let slaves = info.lines().filter(|line| line.starts_with("slave"));
+            let received = slaves.filter_map(|line| offset(line, "offset="));
+            received.filter(|received| *received >= written).count() >= replicas
+        })
+        .await;
     }
 
     /// What the server calls itself, `master` or `slave`; `None` while Sentinel breaks its
