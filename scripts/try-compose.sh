@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Starts the compose stack like a new user, checks what clients see, and stops it again:
-# healthy, five requests let through and two refused, a program of at most 10 MB in an image under 15 MB, an Envoy that starts with no warning.
+# healthy, five requests let through and two refused by what Redis counted, a program of at most 10 MB in an image under 15 MB, an Envoy that starts with no warning.
 # Uses ports of its own, so that a stack that runs already stays as it is (TOLLGATE_STACK_*_PORT to choose them).
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -56,6 +56,16 @@ for _ in 1 2 3 4 5 6 7; do
 done
 say "answers: $answers"
 [[ $answers == "200 200 200 200 200 429 429 " ]] || die "expected five 200 and two 429, got: $answers"
+
+# Redis has counted them, not tollgate for want of Redis, which would answer the same.
+counted=$(curl -s "http://127.0.0.1:$TOLLGATE_STACK_ADMIN_PORT/metrics" |
+  grep -F 'tollgate_decisions_total{rule="data"' | grep -v ' 0$' | sort)
+expected='tollgate_decisions_total{rule="data",outcome="allowed"} 5
+tollgate_decisions_total{rule="data",outcome="denied"} 2'
+[[ $counted == "$expected" ]] || die "expected these decisions:
+$expected
+got:
+$counted"
 
 size=$(docker image inspect -f '{{.Size}}' tollgate)
 say "image size: $size bytes"
