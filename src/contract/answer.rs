@@ -58,7 +58,7 @@ struct Problem<'a> {
 }
 
 /// The response to a check. A HEAD check gets only the headers, with the length of the body.
-pub fn answer(decision: &Decision, endpoint: Endpoint, options: AnswerOptions) -> Response {
+pub fn answer(decision: &Decision<'_>, endpoint: Endpoint, options: AnswerOptions) -> Response {
     let mut response = match decision.verdict {
         Verdict::Allowed => Response::new(StatusCode::OK),
         Verdict::Limited { retry_after_us } | Verdict::Banned { retry_after_us } => {
@@ -82,7 +82,7 @@ pub fn answer(decision: &Decision, endpoint: Endpoint, options: AnswerOptions) -
 }
 
 /// Adds the headers that say which rule decided and what is left of its limits.
-fn describe(response: &mut Response, decision: &Decision, options: AnswerOptions) {
+fn describe(response: &mut Response, decision: &Decision<'_>, options: AnswerOptions) {
     if let Some(rule) = &decision.rule {
         response.set(X_TOLLGATE_RULE, &**rule);
     }
@@ -129,7 +129,7 @@ pub fn refusal_answer(refusal: &Refusal, endpoint: Endpoint) -> Response {
 
 /// The response for a denied request, as the rule's answer or else as usual. `retry_after` is in
 /// seconds, if waiting helps.
-fn denied(decision: &Decision, endpoint: Endpoint, retry_after: Option<u64>) -> Response {
+fn denied(decision: &Decision<'_>, endpoint: Endpoint, retry_after: Option<u64>) -> Response {
     let usual = match retry_after {
         Some(_) => StatusCode::TOO_MANY_REQUESTS,
         None => StatusCode::FORBIDDEN,
@@ -179,7 +179,7 @@ fn denied(decision: &Decision, endpoint: Endpoint, retry_after: Option<u64>) -> 
 }
 
 /// The members of the usual problem, in order.
-fn usual_problem(decision: &Decision, facts: &Facts<'_>) -> Map<String, Value> {
+fn usual_problem(decision: &Decision<'_>, facts: &Facts<'_>) -> Map<String, Value> {
     let (kind, title, detail) = match (decision.verdict, decision.quotas.first()) {
         (Verdict::Limited { .. }, Some(quota)) => (
             QUOTA_EXCEEDED,
@@ -274,8 +274,8 @@ fn problem(status: StatusCode, detail: impl Into<String>, rule: Option<&str>) ->
 /// Writes one member of a list for each quota.
 fn joined(
     out: &mut Vec<u8>,
-    quotas: &[Quota],
-    mut write: impl FnMut(&mut Vec<u8>, &Quota) -> io::Result<()>,
+    quotas: &[Quota<'_>],
+    mut write: impl FnMut(&mut Vec<u8>, &Quota<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
     for (index, quota) in quotas.iter().enumerate() {
         if index > 0 {
@@ -286,7 +286,7 @@ fn joined(
     Ok(())
 }
 
-fn legacy(response: &mut Response, quota: &Quota) {
+fn legacy(response: &mut Response, quota: &Quota<'_>) {
     for (name, value) in [
         ("x-ratelimit-limit", quota.amount),
         ("x-ratelimit-remaining", quota.remaining),
@@ -305,7 +305,7 @@ fn seconds(us: u64) -> u64 {
 mod tests {
     use super::*;
 
-    fn quota(name: &str, remaining: u64, wait_us: u64) -> Quota {
+    fn quota(name: &str, remaining: u64, wait_us: u64) -> Quota<'_> {
         Quota {
             name: name.into(),
             policy: format!("\"{name}\";q=5;w=60").into(),
@@ -316,11 +316,11 @@ mod tests {
         }
     }
 
-    fn decision(verdict: Verdict, quotas: Vec<Quota>) -> Decision {
+    fn decision(verdict: Verdict, quotas: Vec<Quota<'_>>) -> Decision<'_> {
         Decision {
             verdict,
             rule: Some("data".into()),
-            quotas,
+            quotas: quotas.into(),
             answer: None,
         }
     }

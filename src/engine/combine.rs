@@ -1,7 +1,8 @@
 //! Combines the answers of all limits into one decision, counts it and logs it.
 
-use std::sync::Arc;
+use std::borrow::Cow;
 
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::{
@@ -16,7 +17,7 @@ use crate::{
     limit::Outcome,
     metrics::DecisionLabel,
     request::Attributes,
-    rules::{Mode, NamedBan, NamedLimit},
+    rules::{Mode, NamedBan},
     store::ChargeResult,
 };
 
@@ -53,27 +54,18 @@ pub(super) struct Deciding<'a> {
     pub(super) walk: Walk<'a>,
 }
 
-/// What denies: a limit or a ban.
+/// What denies: a limit, by its place, or a ban.
 #[derive(Clone, Copy)]
 enum DeniedBy<'a> {
-    Limit(&'a NamedLimit),
+    Limit(usize),
     Ban(&'a NamedBan),
-}
-
-impl<'a> DeniedBy<'a> {
-    fn name(self) -> &'a Arc<str> {
-        match self {
-            Self::Limit(limit) => &limit.name,
-            Self::Ban(ban) => &ban.name,
-        }
-    }
 }
 
 /// A denial: the rule and limit that deny, and for how long.
 pub(super) struct Denial<'m, 'a> {
     matched: &'m MatchedRule<'a>,
     charges: &'m Charges<'a>,
-    what: DeniedBy<'m>,
+    what: DeniedBy<'a>,
     outcome: Outcome,
 }
 
@@ -97,7 +89,7 @@ impl<'m, 'a> Denial<'m, 'a> {
     ) -> Option<Self> {
         let outcomes = &outcomes[charges.in_batch.clone()];
         let (of_limits, of_ban) = outcomes.split_at(charges.limits.len());
-        let denying = |(what, outcome): (DeniedBy<'m>, &Outcome)| {
+        let denying = |(what, outcome): (DeniedBy<'a>, &Outcome)| {
             (!outcome.allowed).then_some(Self {
                 matched,
                 charges,
@@ -105,7 +97,7 @@ impl<'m, 'a> Denial<'m, 'a> {
                 outcome: *outcome,
             })
         };
-        let limits = charges.limits.iter().map(DeniedBy::Limit).zip(of_limits);
+        let limits = (0..).map(DeniedBy::Limit).zip(of_limits);
         let limit = limits.filter_map(denying).reduce(Self::longer);
         let ban = charges.ban.map(DeniedBy::Ban).zip(of_ban.first());
         match (ban.and_then(denying), limit) {
@@ -117,6 +109,14 @@ impl<'m, 'a> Denial<'m, 'a> {
         }
     }
 
+    /// The name of the limit or ban.
+    fn name(&self) -> &'m str {
+        match self.what {
+            DeniedBy::Limit(place) => &self.charges.limits[place].name,
+            DeniedBy::Ban(ban) => &ban.name,
+        }
+    }
+
     fn longer(self, other: Self) -> Self {
         if other.outcome.wait_us > self.outcome.wait_us {
             other
@@ -125,22 +125,19 @@ impl<'m, 'a> Denial<'m, 'a> {
         }
     }
 
-    fn decision(&self) -> Decision {
+    fn decision(&self) -> Decision<'a> {
         let retry_after_us = self.outcome.wait_us;
         let (verdict, quota) = match self.what {
-            DeniedBy::Limit(limit) => (
+            DeniedBy::Limit(place) => (
                 Verdict::Limited { retry_after_us },
-                Quota::of_limit(limit, &self.outcome),
+                self.charges.quota(place, &self.outcome),
             ),
             DeniedBy::Ban(ban) => (
                 Verdict::Banned { retry_after_us },
                 Quota::of_ban(ban, &self.outcome),
             ),
         };
-        Decision {
-            quotas: vec![quota],
-            ..Decision::of(verdict, self.matched.rule)
-        }
+        Decision::of(verdict, self.matched.rule, Some(quota))
     }
 }
 
@@ -149,7 +146,7 @@ impl<'m, 'a> Denial<'m, 'a> {
 pub(super) fn conclude<'m, 'a: 'm>(
     rules: impl Iterator<Item = (&'m MatchedRule<'a>, &'m Charges<'a>)>,
     result: &ChargeResult,
-) -> (Decision, Option<Denial<'m, 'a>>) {
+) -> (Decision<'a>, Option<Denial<'m, 'a>>) {
     let enforced = rules.filter(|(_, charges)| charges.action.mode == Mode::Enforce);
     if !result.admitted {
         let denials = enforced
@@ -159,26 +156,35 @@ pub(super) fn conclude<'m, 'a: 'm>(
         }
         return (Decision::allowed(), None);
     }
-    let mut quotas = Vec::with_capacity(result.outcomes.len());
-    let mut nearest: Option<(&MatchedRule<'_>, u64)> = None;
+    let mut quotas = SmallVec::new();
+    let mut nearest: Option<(&MatchedRule<'a>, u64)> = None;
     for (matched, charges) in enforced {
         let outcomes = &result.outcomes[charges.in_batch.clone()];
-        for (limit, outcome) in charges.limits.iter().zip(outcomes) {
-            quotas.push(Quota::of_limit(limit, outcome));
+        for (place, outcome) in outcomes[..charges.limits.len()].iter().enumerate() {
+            quotas.push(charges.quota(place, outcome));
             if nearest.is_none_or(|(_, least)| outcome.remaining < least) {
                 nearest = Some((matched, outcome.remaining));
             }
         }
     }
     let decision = Decision {
-        rule: nearest.map(|(matched, _)| Arc::clone(&matched.rule.name)),
+        rule: nearest.map(|(matched, _)| Cow::Borrowed(&*matched.rule.name)),
         quotas,
         ..Decision::allowed()
     };
     (decision, None)
 }
 
-impl Charges<'_> {
+impl<'a> Charges<'a> {
+    /// The limit at a place, as a response reports it.
+    fn quota(&self, place: usize, outcome: &Outcome) -> Quota<'a> {
+        match &self.limits {
+            Cow::Borrowed(limits) => Quota::of_limit(&limits[place], outcome),
+            // The request has set its amount.
+            Cow::Owned(limits) => Quota::of_limit(&limits[place], outcome).into_owned(),
+        }
+    }
+
     /// Whether the ban began with this request.
     pub(super) fn ban_begins(&self, outcomes: &[Outcome]) -> bool {
         let of_ban = outcomes[self.in_batch.clone()].last();
@@ -200,10 +206,10 @@ impl<'a> Deciding<'a> {
     }
 
     /// The decision, if the walk ended with a denial.
-    pub(super) fn denied_without_counting(&self) -> Option<Decision> {
+    pub(super) fn denied_without_counting(&self) -> Option<Decision<'a>> {
         let (end, why) = self.walk.forbidden()?;
         self.denied_by_rule(end, why, DecisionLabel::Denied);
-        Some(Decision::of(Verdict::Forbidden, end.rule))
+        Some(Decision::of(Verdict::Forbidden, end.rule, None))
     }
 
     fn denied_by_rule(
@@ -213,7 +219,7 @@ impl<'a> Deciding<'a> {
         outcome: DecisionLabel,
     ) {
         let key = why.subject().map(Subject::descriptor);
-        self.live.metrics[matched.index].decided(outcome);
+        self.live.series[matched.index].rule.decided(outcome);
         // `action: deny` tells no callers apart.
         self.live.denials[matched.index].denied(key.unwrap_or_default(), self.now);
         self.log.write(
@@ -232,12 +238,12 @@ impl<'a> Deciding<'a> {
         rules: impl Iterator<Item = (&'m MatchedRule<'a>, &'m Charges<'a>)> + Clone,
         result: &ChargeResult,
         labels: OutcomeLabels,
-    ) -> Decision
+    ) -> Decision<'a>
     where
         'a: 'm,
     {
         for (matched, charges) in rules.clone() {
-            let metrics = &self.live.metrics[matched.index];
+            let metrics = &self.live.series[matched.index].rule;
             if charges.ban_begins(&result.outcomes) {
                 metrics.banned();
             }
@@ -256,7 +262,7 @@ impl<'a> Deciding<'a> {
                 self.denied_by_limit(&denial, DecisionLabel::ShadowDenied);
             } else if result.admitted {
                 metrics.decided(labels.allowed);
-                self.admitted_by_limits(charges, &result.outcomes);
+                self.admitted_by_limits(matched, charges, &result.outcomes);
             }
             if result.admitted {
                 self.try_out(matched, charges, &result.outcomes);
@@ -270,10 +276,16 @@ impl<'a> Deciding<'a> {
     }
 
     /// Counts an admission by the limits of a rule.
-    fn admitted_by_limits(&self, charges: &Charges<'_>, outcomes: &[Outcome]) {
+    fn admitted_by_limits(
+        &self,
+        matched: &MatchedRule<'_>,
+        charges: &Charges<'_>,
+        outcomes: &[Outcome],
+    ) {
         let outcomes = &outcomes[charges.in_batch.clone()];
+        let of_rule = &self.live.series[matched.index];
         for (limit, outcome) in charges.limits.iter().zip(outcomes) {
-            let Some(series) = self.live.limit(&limit.name) else {
+            let Some(series) = of_rule.limit(&limit.name) else {
                 continue;
             };
             series.admissions.inc();
@@ -290,7 +302,7 @@ impl<'a> Deciding<'a> {
             if outcome.allowed {
                 continue;
             }
-            let series = self.live.limit(&candidate.name);
+            let series = self.live.series[matched.index].limit(&candidate.name);
             if let Some(counter) = series.and_then(|series| series.would_deny.as_ref()) {
                 counter.inc();
             }
@@ -312,16 +324,16 @@ impl<'a> Deciding<'a> {
         let Denial {
             matched,
             charges,
-            what,
             outcome,
+            ..
         } = denial;
-        self.live.metrics[matched.index].decided(label);
-        self.live.denied_by(what.name());
+        self.live.series[matched.index].rule.decided(label);
+        self.live.series[matched.index].denied_by(denial.name());
         self.live.denials[matched.index].denied(charges.subject.descriptor(), self.now);
         self.log.write(
             self.request,
             Entry {
-                limit: Some(what.name()),
+                limit: Some(denial.name()),
                 key: Some(charges.subject.descriptor()),
                 retry_after_us: Some(outcome.wait_us),
                 ..Entry::of(label, Some(&matched.rule.name))
@@ -330,7 +342,7 @@ impl<'a> Deciding<'a> {
     }
 
     /// Logs an admission, if admissions are logged.
-    pub(super) fn log_admission(&self, decision: &Decision) {
+    pub(super) fn log_admission(&self, decision: &Decision<'_>) {
         if !self.log.wants_all() {
             return;
         }
@@ -340,7 +352,9 @@ impl<'a> Deciding<'a> {
             .iter()
             .rev()
             .find_map(|matched| match &matched.effect {
-                Effect::Counts(charges) if decision.rule.as_ref() == Some(&matched.rule.name) => {
+                Effect::Counts(charges)
+                    if decision.rule.as_deref() == Some(&*matched.rule.name) =>
+                {
                     Some(charges.subject.descriptor())
                 }
                 _ => None,

@@ -1,6 +1,8 @@
 //! A decision, before any contract puts it into a response.
 
-use std::sync::Arc;
+use std::borrow::Cow;
+
+use smallvec::{SmallVec, smallvec};
 
 use crate::{
     limit::Outcome,
@@ -8,17 +10,20 @@ use crate::{
 };
 
 /// A decision about a request.
+///
+/// It borrows from the rule set in force. Counting references to its texts would make all threads
+/// take a few lines of memory from each other, several times for each check.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decision {
+pub struct Decision<'a> {
     /// Whether the request is admitted, and why not.
     pub verdict: Verdict,
     /// The rule that decided. For an admitted request: the `allow` rule that ended the walk, else
     /// the rule whose limit is nearest to being reached.
-    pub rule: Option<Arc<str>>,
+    pub rule: Option<Cow<'a, str>>,
     /// The limits to report. For a denied request, only the one that denied, which may be a ban.
-    pub quotas: Vec<Quota>,
+    pub quotas: SmallVec<[Quota<'a>; 1]>,
     /// The response that the denying rule asks for.
-    pub answer: Option<Arc<Answer>>,
+    pub answer: Option<Cow<'a, Answer>>,
 }
 
 /// Whether a request is admitted, and why not.
@@ -44,13 +49,13 @@ pub enum Verdict {
 
 /// A limit as a response reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Quota {
+pub struct Quota<'a> {
     /// Its name: `data` or `search/1s`; of a ban, `data/ban`.
-    pub name: Arc<str>,
+    pub name: Cow<'a, str>,
     /// Its member of `RateLimit-Policy`: `"data";q=5;w=60`.
-    pub policy: Arc<str>,
+    pub policy: Cow<'a, str>,
     /// The limit as the rule file says it: `5/m`; of a ban, `5 denials within 10m`.
-    pub text: Arc<str>,
+    pub text: Cow<'a, str>,
     /// Requests per window; of a ban, denials.
     pub amount: u64,
     /// What is left.
@@ -59,12 +64,12 @@ pub struct Quota {
     pub wait_us: u64,
 }
 
-impl Decision {
+impl<'a> Decision<'a> {
     pub(super) fn allowed() -> Self {
         Self {
             verdict: Verdict::Allowed,
             rule: None,
-            quotas: Vec::new(),
+            quotas: SmallVec::new(),
             answer: None,
         }
     }
@@ -83,36 +88,59 @@ impl Decision {
         self
     }
 
-    pub(super) fn of(verdict: Verdict, rule: &Rule) -> Self {
+    /// A decision by `rule`, with the limits that it reports.
+    pub(super) fn of(verdict: Verdict, rule: &'a Rule, quota: Option<Quota<'a>>) -> Self {
         Self {
             verdict,
-            rule: Some(Arc::clone(&rule.name)),
-            quotas: Vec::new(),
-            answer: Some(Arc::clone(&rule.answer)),
+            rule: Some(Cow::Borrowed(&rule.name)),
+            quotas: quota.map_or_else(SmallVec::new, |quota| smallvec![quota]),
+            answer: Some(Cow::Borrowed(&rule.answer)),
+        }
+    }
+
+    /// The same decision, to be kept longer than the rule set.
+    pub fn into_owned(self) -> Decision<'static> {
+        Decision {
+            verdict: self.verdict,
+            rule: self.rule.map(|rule| Cow::Owned(rule.into_owned())),
+            quotas: self.quotas.into_iter().map(Quota::into_owned).collect(),
+            answer: self.answer.map(|answer| Cow::Owned(answer.into_owned())),
         }
     }
 }
 
-impl Quota {
-    pub(super) fn of_limit(limit: &NamedLimit, outcome: &Outcome) -> Self {
+impl<'a> Quota<'a> {
+    pub(super) fn of_limit(limit: &'a NamedLimit, outcome: &Outcome) -> Self {
         Self {
-            name: Arc::clone(&limit.name),
-            policy: Arc::clone(&limit.policy),
-            text: Arc::clone(&limit.text),
+            name: Cow::Borrowed(&limit.name),
+            policy: Cow::Borrowed(&limit.policy),
+            text: Cow::Borrowed(&limit.text),
             amount: limit.limit.amount(),
             remaining: outcome.remaining,
             wait_us: outcome.wait_us,
         }
     }
 
-    pub(super) fn of_ban(ban: &NamedBan, outcome: &Outcome) -> Self {
+    pub(super) fn of_ban(ban: &'a NamedBan, outcome: &Outcome) -> Self {
         Self {
-            name: Arc::clone(&ban.name),
-            policy: Arc::clone(&ban.policy),
-            text: Arc::clone(&ban.text),
+            name: Cow::Borrowed(&ban.name),
+            policy: Cow::Borrowed(&ban.policy),
+            text: Cow::Borrowed(&ban.text),
             amount: ban.ban.after(),
             remaining: 0,
             wait_us: outcome.wait_us,
+        }
+    }
+
+    pub(super) fn into_owned(self) -> Quota<'static> {
+        let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        Quota {
+            name: owned(self.name),
+            policy: owned(self.policy),
+            text: owned(self.text),
+            amount: self.amount,
+            remaining: self.remaining,
+            wait_us: self.wait_us,
         }
     }
 }

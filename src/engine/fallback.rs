@@ -56,7 +56,7 @@ impl<'a> Deciding<'a> {
         answer: Answer,
         fallback: Fallback<'_>,
         deadline: Instant,
-    ) -> Decision {
+    ) -> Decision<'a> {
         let Answer {
             result,
             lost,
@@ -103,7 +103,7 @@ impl<'a> Deciding<'a> {
     }
 
     /// Decides without the store.
-    pub(super) fn without_store(&self, error: &StoreError, fallback: Fallback<'_>) -> Decision {
+    pub(super) fn without_store(&self, error: &StoreError, fallback: Fallback<'_>) -> Decision<'a> {
         let undecided = self.walk.charges().map(|(matched, charges)| Undecided {
             matched,
             charges,
@@ -115,10 +115,12 @@ impl<'a> Deciding<'a> {
 
     /// Decides about rules without the store. A denial outweighs "the proxy decides", which
     /// outweighs the rest; rules in shadow mode have no say.
-    fn fall_back(&self, undecided: &[Undecided<'_, 'a>], fallback: Fallback<'_>) -> Decision {
+    fn fall_back(&self, undecided: &[Undecided<'_, 'a>], fallback: Fallback<'_>) -> Decision<'a> {
         for rule in undecided {
             let mode = rule.charges.action.on_store_error;
-            self.live.metrics[rule.matched.index].fell_back(mode.into(), rule.why);
+            self.live.series[rule.matched.index]
+                .rule
+                .fell_back(mode.into(), rule.why);
         }
         if let Some(decision) = self.decided_by_rule(undecided) {
             return decision;
@@ -128,7 +130,7 @@ impl<'a> Deciding<'a> {
         let decision = self.combine(local.charges(), &result, OutcomeLabels::FALLBACK);
         if decision.verdict == Verdict::Allowed {
             for rule in with_mode(undecided, OnStoreError::Allow) {
-                let metrics = &self.live.metrics[rule.matched.index];
+                let metrics = &self.live.series[rule.matched.index].rule;
                 metrics.decided(DecisionLabel::FallbackAllowed);
             }
         }
@@ -136,7 +138,7 @@ impl<'a> Deciding<'a> {
     }
 
     /// The decision of the first rule that denies, else of the first that leaves it to the proxy.
-    fn decided_by_rule(&self, undecided: &[Undecided<'_, 'a>]) -> Option<Decision> {
+    fn decided_by_rule(&self, undecided: &[Undecided<'_, 'a>]) -> Option<Decision<'a>> {
         let enforced = |rule: &&Undecided<'_, '_>| rule.charges.action.mode == Mode::Enforce;
         let denies = with_mode(undecided, OnStoreError::Deny).find(enforced);
         let asks = with_mode(undecided, OnStoreError::Proxy).find(enforced);
@@ -161,7 +163,7 @@ impl<'a> Deciding<'a> {
             }
             (None, None) => return None,
         };
-        self.live.metrics[matched.index].decided(label);
+        self.live.series[matched.index].rule.decided(label);
         self.log.write(
             self.request,
             Entry {
@@ -170,7 +172,7 @@ impl<'a> Deciding<'a> {
                 ..Entry::of(label, Some(&matched.rule.name))
             },
         );
-        Some(Decision::of(verdict, matched.rule))
+        Some(Decision::of(verdict, matched.rule, None))
     }
 
     /// The rules that count locally, with this replica's share of their limits.

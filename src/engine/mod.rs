@@ -171,13 +171,13 @@ impl Engine {
 
     /// Decides about a request that came at `now`. `proxy_waits` is how long the proxy will wait,
     /// if it said so.
-    pub async fn decide(
-        &self,
-        live: &Live,
-        request: &Attributes<'_>,
+    pub async fn decide<'a>(
+        &'a self,
+        live: &'a Live,
+        request: &'a Attributes<'_>,
         proxy_waits: Option<Duration>,
         now: Instant,
-    ) -> Decision {
+    ) -> Decision<'a> {
         let mut deciding = Deciding {
             live,
             log: &self.log,
@@ -203,7 +203,7 @@ impl Engine {
         let decision = deciding.walk.ended(decision);
         if decision.verdict == Verdict::Allowed {
             if let Some(end) = deciding.walk.end() {
-                live.metrics[end.index].decided(DecisionLabel::Allowed);
+                live.series[end.index].rule.decided(DecisionLabel::Allowed);
             }
             deciding.log_admission(&decision);
         }
@@ -250,13 +250,13 @@ impl Engine {
 
     /// Has the store decide, which is `asked` now, also about further requests if a lease can be
     /// fetched.
-    async fn ask(
+    async fn ask<'a>(
         &self,
-        deciding: &mut Deciding<'_>,
+        deciding: &mut Deciding<'a>,
         fetch: Option<(Terms, u32)>,
         proxy_waits: Option<Duration>,
         asked: Instant,
-    ) -> Decision {
+    ) -> Decision<'a> {
         let deadline = asked + budget(self.options.deadline, proxy_waits);
         let fetching = fetch.and_then(|(terms, times)| {
             let request = Request {

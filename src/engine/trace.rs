@@ -23,10 +23,10 @@ use crate::{
 
 /// An explained decision.
 #[derive(Debug, Clone, Serialize)]
-pub struct Explanation {
+pub struct Explanation<'a> {
     /// What would be decided now.
     #[serde(skip)]
-    pub decision: Decision,
+    pub decision: Decision<'a>,
     /// Every rule of the file, in order.
     pub rules: Vec<Explained>,
 }
@@ -146,11 +146,11 @@ impl Engine {
     ///
     /// The values that conditions ask for are hidden, because the reader may not know the rule
     /// file. If the store cannot be read, counters count as unused, and the error says why.
-    pub async fn explain(
+    pub async fn explain<'a>(
         &self,
-        live: &Live,
-        request: &Attributes<'_>,
-    ) -> (Explanation, Option<StoreError>) {
+        live: &'a Live,
+        request: &'a Attributes<'_>,
+    ) -> (Explanation<'a>, Option<StoreError>) {
         let query = ExplainRequest {
             set: &live.set,
             request,
@@ -176,10 +176,10 @@ pub struct ExplainRequest<'a> {
 }
 
 /// Explains what would be decided about a request with these counters.
-pub async fn explain(
-    query: &ExplainRequest<'_>,
+pub async fn explain<'a>(
+    query: &ExplainRequest<'a>,
     counters: &dyn Read,
-) -> (Explanation, Option<StoreError>) {
+) -> (Explanation<'a>, Option<StoreError>) {
     let ExplainRequest {
         set,
         request,
@@ -209,7 +209,7 @@ pub async fn explain(
     });
     let verdict = reading.verdict(&walk.batch);
     let decision = match walk.forbidden() {
-        Some((end, _)) => Decision::of(Verdict::Forbidden, end.rule),
+        Some((end, _)) => Decision::of(Verdict::Forbidden, end.rule, None),
         None => walk.ended(conclude(walk.charges(), &verdict).0),
     };
     let stored = Stored {

@@ -2,7 +2,7 @@
 //!
 //! It counts and logs nothing: an explanation takes the same walk as a decision.
 
-use std::{borrow::Cow, ops::Range, sync::Arc};
+use std::{borrow::Cow, ops::Range};
 
 use smallvec::SmallVec;
 
@@ -160,11 +160,11 @@ impl<'a> Walk<'a> {
     }
 
     /// The decision, with the rule that admitted the request by ending the walk, if one did.
-    pub(super) fn ended(&self, mut decision: Decision) -> Decision {
+    pub(super) fn ended(&self, mut decision: Decision<'a>) -> Decision<'a> {
         if decision.verdict == Verdict::Allowed
             && let Some(end) = self.end()
         {
-            decision.rule = Some(Arc::clone(&end.rule.name));
+            decision.rule = Some(Cow::Borrowed(&end.rule.name));
         }
         decision
     }

@@ -80,7 +80,7 @@ impl ExplainReport {
     /// Builds the report of `explanation` about `request`.
     pub fn new(
         request: &Attributes<'_>,
-        explanation: Explanation,
+        explanation: Explanation<'_>,
         counters: Counters,
         options: AnswerOptions,
     ) -> Self {

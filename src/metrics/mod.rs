@@ -47,9 +47,9 @@ const BUCKETS: [f64; 12] = [
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    decisions: Family<DecisionLabels, Counter>,
+    decisions: Family<DecisionLabels, BusyCounter>,
     denials: Family<LimitLabels, Counter>,
-    admissions: Family<LimitLabels, Counter>,
+    admissions: Family<LimitLabels, BusyCounter>,
     near_limit: Family<LimitLabels, Counter>,
     would_deny: Family<LimitLabels, Counter>,
     limit_amounts: Family<LimitLabels, Gauge>,

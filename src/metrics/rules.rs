@@ -9,7 +9,7 @@ use std::{
 use prometheus_client::metrics::{counter::Counter, family::Family};
 
 use super::{
-    DecisionLabel, FallbackMode, Metrics, StoreFailure,
+    BusyCounter, DecisionLabel, FallbackMode, Metrics, StoreFailure,
     labels::{DecisionLabels, FallbackLabels, LimitLabels, RuleLabel},
 };
 
@@ -17,7 +17,7 @@ use super::{
 #[derive(Debug, Clone)]
 pub struct RuleMetrics {
     name: String,
-    outcomes: [Counter; DecisionLabel::ALL.len()],
+    outcomes: [BusyCounter; DecisionLabel::ALL.len()],
     bans: Counter,
     new_keys_shared: Counter,
     fallbacks: Family<FallbackLabels, Counter>,
@@ -58,7 +58,7 @@ pub struct LimitMetrics {
     /// Denials by it.
     pub denials: Counter,
     /// Requests that it had room for, and that were admitted.
-    pub admissions: Counter,
+    pub admissions: BusyCounter,
     /// Of these, those after which it was nearly reached.
     pub near: Counter,
     /// Of these, those that a limit under `try` would have denied, if there is one.
@@ -122,14 +122,10 @@ impl Metrics {
         self.limits().retain(|labels| {
             let keep = keep(&labels.limit);
             if !keep {
-                for family in [
-                    &self.denials,
-                    &self.admissions,
-                    &self.near_limit,
-                    &self.would_deny,
-                ] {
+                for family in [&self.denials, &self.near_limit, &self.would_deny] {
                     family.remove(labels);
                 }
+                self.admissions.remove(labels);
                 self.limit_amounts.remove(labels);
                 self.limit_windows.remove(labels);
             }

@@ -2,16 +2,18 @@
 //!
 //! Threads that change one number take the line of memory that holds it from each other, and a lock
 //! around a histogram makes them wait. Here each thread has lines of its own, of as many as there
-//! are shards; more threads share some.
+//! are shards: one for each processor, and [`MOST_SHARDS`] at most. More threads share some.
 
 use std::{
     array,
     cell::Cell,
     fmt,
+    num::NonZero,
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
+    thread::available_parallelism,
     time::Duration,
 };
 
@@ -20,28 +22,40 @@ use prometheus_client::{
     metrics::{MetricType, TypedMetric, counter::Atomic},
 };
 
+/// The most shards: rules have some counters each, and there can be thousands of rules.
+const MOST_SHARDS: usize = 16;
+
 /// How many threads count without meeting.
-const SHARDS: usize = 16;
+static SHARDS: LazyLock<usize> = LazyLock::new(|| {
+    available_parallelism()
+        .map_or(1, NonZero::get)
+        .min(MOST_SHARDS)
+});
 
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     /// The shard of this thread.
-    static SHARD: Cell<usize> = Cell::new(NEXT.fetch_add(1, Relaxed) % SHARDS);
+    static SHARD: Cell<usize> = Cell::new(NEXT.fetch_add(1, Relaxed) % *SHARDS);
 }
 
-/// A value for each shard, on lines of memory of its own. Processors fetch lines in pairs.
+/// The value of a shard, on lines of memory of its own.
 #[derive(Debug)]
-#[repr(align(128))]
+#[repr(align(64))]
 struct Line<T>(T);
+
+/// A line for each shard.
+fn lines<T>(of: impl Fn() -> T) -> Box<[Line<T>]> {
+    (0..*SHARDS).map(|_| Line(of())).collect()
+}
 
 /// A number that only grows.
 #[derive(Debug)]
-pub struct Sharded(Box<[Line<AtomicU64>; SHARDS]>);
+pub struct Sharded(Box<[Line<AtomicU64>]>);
 
 impl Default for Sharded {
     fn default() -> Self {
-        Self(Box::new(array::from_fn(|_| Line(AtomicU64::new(0)))))
+        Self(lines(AtomicU64::default))
     }
 }
 
@@ -66,7 +80,7 @@ pub(super) struct Durations<const BOUNDS: usize>(Arc<Inner<BOUNDS>>);
 struct Inner<const BOUNDS: usize> {
     /// In seconds, ascending.
     bounds: [f64; BOUNDS],
-    shards: Box<[Line<Shard<BOUNDS>>; SHARDS]>,
+    shards: Box<[Line<Shard<BOUNDS>>]>,
 }
 
 /// What the threads of a shard observed.
@@ -86,7 +100,7 @@ impl<const BOUNDS: usize> Durations<BOUNDS> {
         };
         Self(Arc::new(Inner {
             bounds,
-            shards: Box::new(array::from_fn(|_| Line(shard()))),
+            shards: lines(shard),
         }))
     }
 
@@ -152,7 +166,7 @@ mod tests {
     fn what_all_threads_counted_is_summed() {
         let counter = Counter::<u64, Sharded>::default();
         std::thread::scope(|scope| {
-            for _ in 0..SHARDS + 3 {
+            for _ in 0..*SHARDS + 3 {
                 scope.spawn(|| {
                     for _ in 0..1_000 {
                         counter.inc();
@@ -161,7 +175,7 @@ mod tests {
                 });
             }
         });
-        assert_eq!(counter.get(), (SHARDS as u64 + 3) * 1_005);
+        assert_eq!(counter.get(), (*SHARDS as u64 + 3) * 1_005);
     }
 
     /// As the histogram of the library does.

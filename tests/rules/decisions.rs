@@ -15,7 +15,7 @@ use tollgate::{
     store::StoreError,
 };
 
-fn limited(decision: &Decision) -> u64 {
+fn limited(decision: &Decision<'_>) -> u64 {
     match decision.verdict {
         Verdict::Limited { retry_after_us } => retry_after_us,
         other => panic!("{other:?}"),

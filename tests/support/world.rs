@@ -110,7 +110,7 @@ impl World {
         }
     }
 
-    pub async fn ask(&self, ask: Ask<'_>) -> Decision {
+    pub async fn ask(&self, ask: Ask<'_>) -> Decision<'static> {
         let mut headers = Headers::default();
         for (name, value) in ask.headers {
             headers.append(name, value);
@@ -121,6 +121,7 @@ impl World {
         self.engine
             .decide(&live, &attributes, None, Instant::now())
             .await
+            .into_owned()
     }
 
     pub async fn admits(&self, ask: Ask<'_>) -> bool {

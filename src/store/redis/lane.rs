@@ -62,12 +62,7 @@ pub(super) struct Patience {
 const FEW: usize = 4;
 
 /// How often a lane looks for more checks before it sends a pipeline, when there are many.
-static LOOKS_ENV: std::sync::LazyLock<usize> = std::sync::LazyLock::new(|| {
-    std::env::var("LOOKS")
-        .ok()
-        .and_then(|v| v.parse().ok())
-        .unwrap_or(4)
-});
+const LOOKS: usize = 4;
 
 /// How many checks a pipeline has nowadays: as many as the largest of late.
 ///
@@ -425,7 +420,7 @@ impl Lane {
 /// Adds the jobs that come at the same time. As long as each look at what has come brings more,
 /// there is another one, and at most [`LOOKS`].
 async fn gather(queue: &mut mpsc::Receiver<Job>, jobs: &mut Vec<Job>) {
-    for _ in 0..*LOOKS_ENV {
+    for _ in 0..LOOKS {
         yield_now().await;
         let before = jobs.len();
         while jobs.len() < MAX_PIPELINE
