@@ -115,7 +115,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Explain(args) => block_on(explain::run(*args)),
         Command::Counters(args) => block_on(counters::run(*args)),
         Command::Replay(args) => replay::run(args),
-        Command::Schema => print(&format!("{:#}", rulefile::schema())),
+        Command::Schema => print(rulefile::SCHEMA.trim_end()),
         Command::Upstream(args) => block_on(async {
             let _logging = start_logging("info", LogFormat::Text)?;
             upstream::run(&args, app::signalled()?)

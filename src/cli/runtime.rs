@@ -5,7 +5,9 @@ use std::{io::IsTerminal as _, time::Duration};
 use clap::ValueEnum;
 use tokio::runtime::Builder;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    Layer as _, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 use super::failure::Failure;
 use crate::problem::Problem;
@@ -17,7 +19,7 @@ const WAITING_LINES: usize = 8_192;
 /// Begins to log to stderr. Lines that are logged before the guard is dropped are written, if they
 /// are read.
 pub(super) fn start_logging(level: &str, format: LogFormat) -> Result<WorkerGuard, Failure> {
-    let filter = EnvFilter::try_new(level).map_err(|error| {
+    let filter: Targets = level.parse().map_err(|error| {
         Failure::Usage(Problem::new(
             format!("--log-level {level:?} is not valid: {error}"),
             "write it like info or info,tollgate=debug",
@@ -28,13 +30,15 @@ pub(super) fn start_logging(level: &str, format: LogFormat) -> Result<WorkerGuar
         .buffered_lines_limit(WAITING_LINES)
         .thread_name("log")
         .finish(std::io::stderr());
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(writer);
-    match format {
-        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => lines.json().flatten_event(true).init(),
-    }
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
+    let lines = match format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    tracing_subscriber::registry()
+        .with(lines)
+        .with(filter)
+        .init();
     Ok(guard)
 }
 

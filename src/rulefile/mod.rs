@@ -116,10 +116,9 @@ pub fn load(name: &str, text: &str) -> Result<RuleSet, Diagnostics> {
     loaded.set.ok_or(loaded.diagnostics)
 }
 
-/// The JSON Schema of rule files, for editors (draft 2020-12).
-pub fn schema() -> serde_json::Value {
-    model::schema()
-}
+/// The JSON Schema of rule files, for editors (draft 2020-12). A test holds it against the model;
+/// deriving it here would make the program larger by a third of a megabyte.
+pub const SCHEMA: &str = include_str!("../../config/rules.schema.json");
 
 #[cfg(test)]
 mod tests;

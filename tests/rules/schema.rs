@@ -7,7 +7,8 @@ use serde_json::Value;
 use tollgate::{counter_key::KeySettings, rulefile};
 
 fn validator() -> jsonschema::Validator {
-    jsonschema::draft202012::new(&rulefile::schema()).unwrap()
+    let schema = serde_json::from_str(rulefile::SCHEMA).unwrap();
+    jsonschema::draft202012::new(&schema).unwrap()
 }
 
 /// The YAML as a schema's validator sees it.
@@ -51,16 +52,6 @@ fn files(folder: &str) -> Vec<(String, String)> {
     }
     out.sort();
     out
-}
-
-#[test]
-fn the_schema_in_config_is_that_of_this_version() {
-    let path = "config/rules.schema.json";
-    let expected = format!("{:#}\n", rulefile::schema());
-    assert!(
-        fs::read_to_string(path).unwrap_or_default() == expected,
-        "{path} is not what `tollgate schema` prints: write it anew with\n  cargo run -- schema > {path}"
-    );
 }
 
 #[test]

@@ -1,8 +1,7 @@
 //! A field: a value with its path in the file.
 
-use std::{borrow::Cow, cell::RefCell, fmt, marker::PhantomData};
+use std::{cell::RefCell, fmt, marker::PhantomData};
 
-use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use crate::rulefile::yaml::FieldPath;
@@ -12,25 +11,6 @@ use crate::rulefile::yaml::FieldPath;
 pub(in crate::rulefile) struct Field<T> {
     path: usize,
     pub(in crate::rulefile) value: Option<T>,
-}
-
-/// In the schema, a field is its value.
-impl<T: JsonSchema> JsonSchema for Field<T> {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        T::schema_name()
-    }
-
-    fn schema_id() -> Cow<'static, str> {
-        T::schema_id()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        generator.subschema_for::<T>()
-    }
 }
 
 /// The paths of the fields that were decoded.

@@ -1,6 +1,5 @@
 //! The whole file, its defaults, and a rule.
 
-use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
@@ -8,7 +7,6 @@ use super::{
     key::KeyPart,
     limit::LimitSpec,
     matching::{Match, Network},
-    one_of::each_of,
     plan::{Ban, Cost, Lease, Override, Tier},
 };
 use crate::{
@@ -19,16 +17,16 @@ use crate::{
 };
 
 /// The rules of a tollgate: which requests are limited, for which clients, and by how much.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[schemars(
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(
     deny_unknown_fields,
     title = "tollgate rules",
-    extend("anyOf" = each_of(&["rules", "include"])),
+    extend("anyOf" = super::one_of::each_of(&["rules", "include"])),
     extend("patternProperties" = { "^x-": { "description": "Anything, like a place for anchors." } }),
-)]
+))]
 pub(in crate::rulefile) struct RuleFile {
     /// The version of this format: 1.
-    #[schemars(required, extend("const" = 1))]
+    #[cfg_attr(test, schemars(required, extend("const" = 1)))]
     pub(in crate::rulefile) version: Option<Field<u64>>,
     /// How a client's address is found and written into keys.
     pub(in crate::rulefile) client_ip: Option<Field<ClientIp>>,
@@ -41,28 +39,28 @@ pub(in crate::rulefile) struct RuleFile {
     pub(in crate::rulefile) defaults: Option<Field<Defaults>>,
     /// Further rule files, relative to this one, whose rules follow those of this file. `*` is any
     /// text in a file's name, `?` any character.
-    #[schemars(extend("minItems" = 1))]
+    #[cfg_attr(test, schemars(extend("minItems" = 1)))]
     pub(in crate::rulefile) include: Option<Field<Vec<Field<String>>>>,
     /// Read from top to bottom: `allow` and `deny` end the walk, and every `limit` rule that
     /// matches before that applies.
-    #[schemars(extend("minItems" = 1))]
+    #[cfg_attr(test, schemars(extend("minItems" = 1)))]
     pub(in crate::rulefile) rules: Option<Field<Vec<Field<Rule>>>>,
 }
 
 /// How a client's address is found and written into keys.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[schemars(deny_unknown_fields)]
+#[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
 pub(in crate::rulefile) struct ClientIp {
     /// Proxies in front of your proxy, which are believed about the hop before them.
     pub(in crate::rulefile) trusted_proxies: Option<Field<Vec<Field<Network>>>>,
     /// How many bits identify an IPv6 client, 1 to 128. By default 64: a site.
-    #[schemars(range(min = 1, max = 128))]
+    #[cfg_attr(test, schemars(range(min = 1, max = 128)))]
     pub(in crate::rulefile) ipv6_prefix: Option<Field<u64>>,
 }
 
 /// How paths are read, where applications differ.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[schemars(deny_unknown_fields)]
+#[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
 pub(in crate::rulefile) struct Paths {
     /// What happens to a path with an encoded slash (%2F) or backslash (%5C). By default `refuse`.
     pub(in crate::rulefile) encoded_slash: Option<Field<EncodedSlash>>,
@@ -75,8 +73,8 @@ pub(in crate::rulefile) struct Paths {
 }
 
 /// Settings for rules that do not have their own.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[schemars(deny_unknown_fields)]
+#[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
 pub(in crate::rulefile) struct Defaults {
     /// How limits count. By default `sliding_window`.
     pub(in crate::rulefile) algorithm: Option<Field<Algorithm>>,
@@ -88,28 +86,31 @@ pub(in crate::rulefile) struct Defaults {
     pub(in crate::rulefile) on_store_error: Option<Field<OnStoreError>>,
     /// How many counters of a rule may be new per second, on average over a minute. Clients beyond
     /// that share one. By default 1000; 0 for any number.
-    #[schemars(range(max = 1_000_000))]
+    #[cfg_attr(test, schemars(range(max = 1_000_000)))]
     pub(in crate::rulefile) max_new_keys: Option<Field<u64>>,
     /// The response for a denied request.
     pub(in crate::rulefile) answer: Option<Field<Answer>>,
 }
 
 /// A rule: which requests it applies to, and what happens to them.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[schemars(
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(
     deny_unknown_fields,
     extend(
         "if" = { "properties": { "action": { "enum": ["allow", "deny"] } }, "required": ["action"] },
-        "then" = { "not": { "anyOf": each_of(&["limit", "limits"]) } },
-        "else" = { "oneOf": each_of(&["limit", "limits"]) },
+        "then" = { "not": { "anyOf": super::one_of::each_of(&["limit", "limits"]) } },
+        "else" = { "oneOf": super::one_of::each_of(&["limit", "limits"]) },
     )
-)]
+))]
 pub(in crate::rulefile) struct Rule {
     /// A unique name; it is part of Redis keys, responses, logs and metrics.
-    #[schemars(
-        required,
-        length(min = 1, max = 64),
-        regex(pattern = r"^[A-Za-z0-9_.-]+$")
+    #[cfg_attr(
+        test,
+        schemars(
+            required,
+            length(min = 1, max = 64),
+            regex(pattern = r"^[A-Za-z0-9_.-]+$")
+        )
     )]
     pub(in crate::rulefile) name: Option<Field<String>>,
     /// Conditions that must all hold. Without any, the rule applies to every request.
@@ -124,7 +125,7 @@ pub(in crate::rulefile) struct Rule {
     /// How many requests are admitted per window.
     pub(in crate::rulefile) limit: Option<Field<LimitSpec>>,
     /// Several limits; all apply.
-    #[schemars(extend("minItems" = 1))]
+    #[cfg_attr(test, schemars(extend("minItems" = 1)))]
     pub(in crate::rulefile) limits: Option<Field<Vec<Field<LimitSpec>>>>,
     /// How this rule's limits count.
     pub(in crate::rulefile) algorithm: Option<Field<Algorithm>>,
@@ -148,12 +149,13 @@ pub(in crate::rulefile) struct Rule {
     pub(in crate::rulefile) on_store_error: Option<Field<OnStoreError>>,
     /// How many of its counters may be new per second, on average over a minute. Clients beyond
     /// that share one. 0 for any number.
-    #[schemars(range(max = 1_000_000))]
+    #[cfg_attr(test, schemars(range(max = 1_000_000)))]
     pub(in crate::rulefile) max_new_keys: Option<Field<u64>>,
 }
 
 /// What happens to requests that match.
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub(in crate::rulefile) enum ActionName {
     /// Counts them.

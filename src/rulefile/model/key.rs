@@ -7,10 +7,7 @@ use serde::{
     de::{self, MapAccess, Visitor},
 };
 
-use super::{
-    one_of::each_of,
-    short::{self, optional_fields},
-};
+use super::short::{self, optional_fields};
 use crate::{problem::Problem, rulefile::decode::Field, words::words};
 
 /// A part of a key: one word, or a source with its name.
@@ -36,7 +33,7 @@ words! {
 
 optional_fields! {
     /// A named part of a key, like `{ header: x-api-key, secret: true }`.
-    #[schemars(extend("oneOf" = each_of(&sources())))]
+    #[cfg_attr(test, schemars(extend("oneOf" = super::one_of::each_of(&sources()))))]
     pub(in crate::rulefile) struct NamedPart {
         /// A {parameter} of the rule's paths.
         path: String,

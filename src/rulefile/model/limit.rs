@@ -2,14 +2,12 @@
 
 use std::fmt::{self, Display as _};
 
-use schemars::JsonSchema;
 use serde::{
     Deserialize, Deserializer,
     de::{self, MapAccess, SeqAccess, Visitor},
 };
 
 use super::{
-    one_of::each_of,
     short::{self, optional_fields},
     text::{FromText, TextVisitor, deserialize_from_text},
 };
@@ -31,22 +29,22 @@ pub(in crate::rulefile) enum LimitSpec {
 
 optional_fields! {
     /// A limit with all its fields.
-    #[schemars(extend("oneOf" = each_of(&["rate", "header"])))]
+    #[cfg_attr(test, schemars(extend("oneOf" = super::one_of::each_of(&["rate", "header"]))))]
     pub(in crate::rulefile) struct LimitFields {
         /// How many requests are admitted per window.
         rate: RateSpec,
         /// A request header that says how many, instead of `rate`.
         header: String,
         /// The amount without the header, or if it is not a whole number above 0.
-        #[schemars(range(min = 1, max = 1_000_000_000))]
+        #[cfg_attr(test, schemars(range(min = 1, max = 1_000_000_000)))]
         default: u64,
         /// The largest amount, whatever the header says.
-        #[schemars(range(min = 1, max = 1_000_000_000))]
+        #[cfg_attr(test, schemars(range(min = 1, max = 1_000_000_000)))]
         max: u64,
         /// The window of a limit set by a header, like 1m.
         per: Per,
         /// How many may come at once; makes it a token bucket.
-        #[schemars(range(min = 1, max = 1_000_000_000))]
+        #[cfg_attr(test, schemars(range(min = 1, max = 1_000_000_000)))]
         burst: u64,
         /// How the limit counts.
         algorithm: Algorithm,
@@ -86,7 +84,8 @@ impl FromText for Per {
 }
 
 /// What the windows of a limit begin with.
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub(in crate::rulefile) enum AlignName {
     /// The calendar of the time zone.

@@ -7,7 +7,6 @@ use std::{
 };
 
 use ipnet::IpNet;
-use schemars::JsonSchema;
 use serde::{
     Deserialize, Deserializer,
     de::{self, MapAccess, SeqAccess, Visitor},
@@ -25,8 +24,8 @@ use crate::{
 };
 
 /// Conditions that must all hold, and conditions that must not.
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
-#[schemars(deny_unknown_fields)]
+#[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
 pub(in crate::rulefile) struct Match {
     /// One of these paths, without query: whole segments, {name} or * for any one, ** for any
     /// number.
@@ -71,7 +70,7 @@ optional_fields! {
     /// A regular expression of the whole path.
     pub(in crate::rulefile) struct RegexFields {
         /// A regular expression of the whole path; its named groups are parameters.
-        #[schemars(required)]
+        #[cfg_attr(test, schemars(required))]
         regex: Regex,
     }
 }
@@ -287,7 +286,7 @@ optional_fields! {
     pub(in crate::rulefile) struct NetworkFile {
         /// A text file with one CIDR block or address a line, and # comments; relative to this
         /// file.
-        #[schemars(required)]
+        #[cfg_attr(test, schemars(required))]
         file: String,
     }
 }

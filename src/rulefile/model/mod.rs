@@ -6,8 +6,10 @@ mod file;
 mod key;
 mod limit;
 mod matching;
+#[cfg(test)]
 mod one_of;
 mod plan;
+#[cfg(test)]
 mod schema;
 mod short;
 mod text;
@@ -19,6 +21,5 @@ pub(super) use self::{
     limit::{LimitFields, LimitSpec, Per, RateSpec},
     matching::{Match, Method, Network, NetworkFile, NetworkSpec, PathSpec, ValueSpec, ValueTests},
     plan::{Ban, Cost, CostFields, KeyValue, Lease, Override, OverridesFile, Tier},
-    schema::schema,
     text::FromText,
 };

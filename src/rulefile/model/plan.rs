@@ -2,7 +2,6 @@
 
 use std::fmt::{self, Display as _};
 
-use schemars::JsonSchema;
 use serde::{
     Deserialize, Deserializer,
     de::{self, MapAccess, SeqAccess, Visitor},
@@ -11,7 +10,6 @@ use serde::{
 use super::{
     limit::LimitSpec,
     matching::Match,
-    one_of::each_of,
     short::{self, optional_fields},
     text::{FromText, TextVisitor, deserialize_from_text},
 };
@@ -32,13 +30,13 @@ optional_fields! {
     /// A cost taken from a header.
     pub(in crate::rulefile) struct CostFields {
         /// The header.
-        #[schemars(required)]
+        #[cfg_attr(test, schemars(required))]
         header: String,
         /// The cost without the header, or if it is not a whole number above 0. By default 1.
-        #[schemars(range(min = 1, max = 1_000_000_000))]
+        #[cfg_attr(test, schemars(range(min = 1, max = 1_000_000_000)))]
         default: u64,
         /// The most that a request can cost, whatever the header says.
-        #[schemars(required, range(min = 1, max = 1_000_000_000))]
+        #[cfg_attr(test, schemars(required, range(min = 1, max = 1_000_000_000)))]
         max: u64,
     }
 }
@@ -72,64 +70,70 @@ impl<'de> Deserialize<'de> for Cost {
 }
 
 /// Limits for one kind of client.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[schemars(deny_unknown_fields, extend("oneOf" = each_of(&["limit", "limits"])))]
+#[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(deny_unknown_fields, extend("oneOf" = super::one_of::each_of(&["limit", "limits"]))))]
 pub(in crate::rulefile) struct Tier {
     /// Its name in responses. By default `tier1` and so on.
-    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_.-]+$"))]
+    #[cfg_attr(
+        test,
+        schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_.-]+$"))
+    )]
     pub(in crate::rulefile) name: Option<Field<String>>,
     /// Which clients: conditions as in `match`.
-    #[schemars(required)]
+    #[cfg_attr(test, schemars(required))]
     pub(in crate::rulefile) when: Option<Field<Match>>,
     /// How many requests are admitted per window.
     pub(in crate::rulefile) limit: Option<Field<LimitSpec>>,
     /// Several limits; all apply.
-    #[schemars(extend("minItems" = 1))]
+    #[cfg_attr(test, schemars(extend("minItems" = 1)))]
     pub(in crate::rulefile) limits: Option<Field<Vec<Field<LimitSpec>>>>,
 }
 
 /// Limits for one client.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[schemars(deny_unknown_fields, extend("oneOf" = each_of(&["limit", "limits"])))]
+#[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(deny_unknown_fields, extend("oneOf" = super::one_of::each_of(&["limit", "limits"]))))]
 pub(in crate::rulefile) struct Override {
     /// Its name in responses. By default `override`.
-    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_.-]+$"))]
+    #[cfg_attr(
+        test,
+        schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_.-]+$"))
+    )]
     pub(in crate::rulefile) name: Option<Field<String>>,
     /// Which client: the value of the rule's key, or a list with one value for each of its parts.
-    #[schemars(required)]
+    #[cfg_attr(test, schemars(required))]
     pub(in crate::rulefile) key: Option<Field<Vec<Field<KeyValue>>>>,
     /// How many requests are admitted per window.
     pub(in crate::rulefile) limit: Option<Field<LimitSpec>>,
     /// Several limits; all apply.
-    #[schemars(extend("minItems" = 1))]
+    #[cfg_attr(test, schemars(extend("minItems" = 1)))]
     pub(in crate::rulefile) limits: Option<Field<Vec<Field<LimitSpec>>>>,
 }
 
 /// Denies clients for longer that are denied too often.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[schemars(deny_unknown_fields)]
+#[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
 pub(in crate::rulefile) struct Ban {
     /// How many denials begin the ban.
-    #[schemars(required, range(min = 1, max = 1_000_000))]
+    #[cfg_attr(test, schemars(required, range(min = 1, max = 1_000_000)))]
     pub(in crate::rulefile) after: Option<Field<u64>>,
     /// How long a denial counts, from the first of them.
-    #[schemars(required)]
+    #[cfg_attr(test, schemars(required))]
     pub(in crate::rulefile) within: Option<Field<Span>>,
     /// How long the ban lasts.
-    #[schemars(required)]
+    #[cfg_attr(test, schemars(required))]
     #[serde(rename = "for")]
     pub(in crate::rulefile) duration: Option<Field<Span>>,
 }
 
 /// Charges ahead of requests, so that most of them need not ask Redis.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[schemars(deny_unknown_fields)]
+#[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
 pub(in crate::rulefile) struct Lease {
     /// How much of each limit all replicas together may hold at a time: 1% to 50%.
-    #[schemars(required)]
+    #[cfg_attr(test, schemars(required))]
     pub(in crate::rulefile) share: Option<Field<Percent>>,
     /// How long what was charged ahead may be used: 1ms to 1s.
-    #[schemars(required)]
+    #[cfg_attr(test, schemars(required))]
     pub(in crate::rulefile) ttl: Option<Field<Span>>,
 }
 

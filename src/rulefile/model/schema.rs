@@ -1,9 +1,10 @@
 //! The JSON Schema of the rule file, with which editors complete and check it.
 //!
 //! Most of it is derived from the model. Here are the values with a short form or read from text,
-//! and the rules for the whole file.
+//! and the rules for the whole file. The program has the schema as a file, which a test here holds
+//! against the model: what derives it is code for tests.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, env, fs};
 
 use schemars::{
     JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, json_schema,
@@ -24,15 +25,29 @@ use super::{
 use crate::{
     limit::Algorithm,
     request::{DotSegments, EncodedSlash, LeadingSlashes, Parameters, Scheme},
+    rulefile::decode::Field,
     rules::{Mode, OnStoreError, key::OnMissing, matcher::HostPattern, span::unit_names},
 };
 
 /// The schema, as draft 2020-12.
-pub(in crate::rulefile) fn schema() -> Value {
+fn schema() -> Value {
     let generator = SchemaSettings::draft2020_12().into_generator();
     let mut schema = generator.into_root_schema_for::<RuleFile>();
     as_yaml_is_read(&mut schema);
     schema.into()
+}
+
+#[test]
+fn the_schema_in_config_is_that_of_the_model() {
+    let path = "config/rules.schema.json";
+    let expected = format!("{:#}\n", schema());
+    if env::var_os("UPDATE_SCHEMA").is_some() {
+        fs::write(path, &expected).unwrap();
+    }
+    assert!(
+        fs::read_to_string(path).unwrap_or_default() == expected,
+        "{path} is not that of the model: write it anew with\n  UPDATE_SCHEMA=1 cargo test --lib schema"
+    );
 }
 
 /// Describes what the decoder does with every value: a list with one item may be written without
@@ -70,6 +85,25 @@ fn as_yaml_is_read(schema: &mut Schema) {
             list["minItems"] = least;
         }
         object.insert("anyOf".to_owned(), json!([items, list]));
+    }
+}
+
+/// A field is its value.
+impl<T: JsonSchema> JsonSchema for Field<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn schema_id() -> Cow<'static, str> {
+        T::schema_id()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        generator.subschema_for::<T>()
     }
 }
 

@@ -47,8 +47,8 @@ pub(super) const fn plain(name: &'static str) -> &'static str {
 /// Defines a struct of optional fields, with the list of their names.
 macro_rules! optional_fields {
     ($(#[$attribute:meta])* $vis:vis struct $name:ident { $($(#[$field_attribute:meta])* $field:ident: $type:ty,)+ }) => {
-        #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
-        #[schemars(deny_unknown_fields)]
+        #[derive(Debug, Clone, serde::Deserialize)]
+        #[cfg_attr(test, derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
         $(#[$attribute])*
         $vis struct $name {
             $($(#[$field_attribute])* $vis $field: Option<crate::rulefile::decode::Field<$type>>,)+
