@@ -11,6 +11,7 @@ use crate::{
     metrics::{BusyCounter, ContractFault, Metrics},
     problem::Problem,
     throttle::FirstTime,
+    traces::{Checked, Traces},
     wire::{Request, Response},
 };
 
@@ -20,19 +21,28 @@ pub struct CheckPort {
     metrics: Arc<Metrics>,
     checks: [(Endpoint, BusyCounter); Endpoint::ALL.len()],
     options: AnswerOptions,
+    /// If checks are traced.
+    traces: Option<Traces>,
     /// Faults of the proxy's configuration, and refusals. Each is logged once and counted always.
     logged: FirstTime<Problem>,
 }
 
 impl CheckPort {
-    /// Creates a port for the decisions of `engine`.
-    pub fn new(engine: Arc<Engine>, metrics: Arc<Metrics>, options: AnswerOptions) -> Self {
+    /// Creates a port for the decisions of `engine`, whose checks are traced if there is somewhere
+    /// to write to.
+    pub fn new(
+        engine: Arc<Engine>,
+        metrics: Arc<Metrics>,
+        options: AnswerOptions,
+        traces: Option<Traces>,
+    ) -> Self {
         let checks = Endpoint::ALL.map(|endpoint| (endpoint, metrics.checks(endpoint)));
         Self {
             engine,
             metrics,
             checks,
             options,
+            traces,
             logged: FirstTime::default(),
         }
     }
@@ -76,6 +86,15 @@ impl CheckPort {
             .await;
         let answer = contract::answer(&decision, check.endpoint, self.options);
         self.metrics.check_took(started.elapsed());
+        if let Some(traces) = &self.traces {
+            traces.note(Checked {
+                headers: request.headers(),
+                method: &check.request.method,
+                decision: &decision,
+                status: answer.status(),
+                started,
+            });
+        }
         answer
     }
 

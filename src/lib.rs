@@ -39,6 +39,7 @@ pub mod rules;
 pub mod server;
 pub mod store;
 pub mod throttle;
+pub mod traces;
 pub mod watch;
 pub mod wire;
 mod words;

@@ -33,6 +33,7 @@ use crate::{
     rules::RuleSet,
     server::{self, ConnEvents, DrainReport, Handler, Listener},
     store::deadline::Guarded,
+    traces::Traces,
     wire::{Request, Response},
     workers::{WorkerThreads, Workers},
 };
@@ -80,6 +81,9 @@ pub async fn serve(settings: Settings, rules: RuleSet) -> anyhow::Result<()> {
             remember_denials: settings.remember_denials
                 && matches!(settings.store, StoreSettings::Redis(_)),
             near_limit: settings.near_limit,
+            // Memory is not waited for.
+            times_store: settings.traces.is_some()
+                && matches!(settings.store, StoreSettings::Redis(_)),
             log: settings.log,
         },
     ));
@@ -121,7 +125,10 @@ pub async fn serve(settings: Settings, rules: RuleSet) -> anyhow::Result<()> {
         until(stopped),
     ));
     let ending = Arc::clone(&engine);
-    let port = CheckPort::new(engine, Arc::clone(&metrics), settings.answers);
+    let traces = settings.traces.as_ref();
+    let traces = traces.map(|options| Traces::start(options, Arc::clone(&metrics)));
+    let (traces, exporting) = traces.transpose()?.unzip();
+    let port = CheckPort::new(engine, Arc::clone(&metrics), settings.answers, traces);
     let drained = serve_checks(listener, port, settings.server, metrics, workers, async {
         terminated.await;
         health.drain();
@@ -131,6 +138,9 @@ pub async fn serve(settings: Settings, rules: RuleSet) -> anyhow::Result<()> {
 
     // What no check will use any more, others may.
     ending.end_leases(Instant::now() + PATIENCE_AT_END).await;
+    if let Some(exporting) = exporting {
+        exporting.end(Instant::now() + PATIENCE_AT_END).await;
+    }
     // The admin port has reported the drain all along; now it may go too.
     stop.send_replace(true);
     sweeping.abort();

@@ -8,6 +8,7 @@ use crate::{
     engine::{self, NearLimit},
     server::{self, ListenAddr},
     store::redis,
+    traces,
 };
 
 /// Everything that `serve` needs to know.
@@ -41,6 +42,8 @@ pub struct Settings {
     pub server: server::Options,
     /// Options of the decision log.
     pub log: engine::LogOptions,
+    /// Where traces go, if anywhere.
+    pub traces: Option<traces::Options>,
     /// What responses carry beyond the standard.
     pub answers: AnswerOptions,
 }

@@ -23,6 +23,7 @@ use crate::{
     rules::span::span_us,
     server::{self, ListenAddr},
     store::redis,
+    traces,
 };
 
 /// Options of `serve`. Each can be given as a flag or by its environment variable.
@@ -126,6 +127,15 @@ pub struct ServeArgs {
     #[arg(long, env = "TOLLGATE_LOG_DECISIONS_RATE", value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     log_decisions_rate: u32,
 
+    /// The collector of OpenTelemetry that traces of checks are sent to (OTLP over HTTP), like
+    /// http://collector:4318 [default: none, and no traces]
+    #[arg(long, env = "TOLLGATE_OTLP_ENDPOINT", value_name = "URL")]
+    otlp_endpoint: Option<traces::Endpoint>,
+
+    /// The share of checks that begin a trace, of those whose proxy has none: 0 to 1
+    #[arg(long, env = "TOLLGATE_TRACE_RATIO", value_name = "SHARE", default_value_t = 0.0, value_parser = ratio)]
+    trace_ratio: f64,
+
     /// The format of log lines
     #[arg(long, env = "TOLLGATE_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -173,6 +183,14 @@ fn duration(text: &str) -> Result<Duration, String> {
         Some(0) => Err("it must be at least 1ms".to_owned()),
         Some(us) => Ok(Duration::from_micros(us)),
         None => Err("write it like 50ms, 10s or 75m".to_owned()),
+    }
+}
+
+/// A share of 0 to 1.
+fn ratio(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(ratio),
+        _ => Err("it must be a number from 0 to 1, like 0.01".to_owned()),
     }
 }
 
@@ -237,6 +255,8 @@ pub(super) fn run(args: ServeArgs) -> Result<(), Failure> {
         near_limit,
         log_decisions,
         log_decisions_rate,
+        otlp_endpoint,
+        trace_ratio,
         log_format,
         log_level,
     } = args;
@@ -268,6 +288,10 @@ pub(super) fn run(args: ServeArgs) -> Result<(), Failure> {
             which: log_decisions.into(),
             per_second: log_decisions_rate,
         },
+        traces: otlp_endpoint.map(|endpoint| traces::Options {
+            endpoint,
+            ratio: trace_ratio,
+        }),
         answers: AnswerOptions { legacy_headers },
     };
     let rules = rules::load_or_fail(&settings.rules, &settings.keys)?;

@@ -304,6 +304,7 @@ fn seconds(us: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::DecisionLabel;
 
     fn quota(name: &str, remaining: u64, wait_us: u64) -> Quota<'_> {
         Quota {
@@ -319,9 +320,11 @@ mod tests {
     fn decision(verdict: Verdict, quotas: Vec<Quota<'_>>) -> Decision<'_> {
         Decision {
             verdict,
+            outcome: DecisionLabel::Allowed,
             rule: Some("data".into()),
             quotas: quotas.into(),
             answer: None,
+            store: None,
         }
     }
 

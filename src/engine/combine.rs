@@ -268,9 +268,11 @@ impl<'a> Deciding<'a> {
                 self.try_out(matched, charges, &result.outcomes);
             }
         }
-        let (decision, denial) = conclude(rules, result);
+        let (mut decision, denial) = conclude(rules, result);
+        decision.outcome = labels.allowed;
         if let Some(denial) = denial {
             self.denied_by_limit(&denial, labels.denied);
+            decision.outcome = labels.denied;
         }
         decision
     }

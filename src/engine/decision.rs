@@ -1,11 +1,13 @@
 //! A decision, before any contract puts it into a response.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use smallvec::{SmallVec, smallvec};
+use tokio::time::Instant;
 
 use crate::{
     limit::Outcome,
+    metrics::{DecisionLabel, StoreFailure},
     rules::{NamedBan, NamedLimit, Rule, answer::Answer},
 };
 
@@ -17,6 +19,8 @@ use crate::{
 pub struct Decision<'a> {
     /// Whether the request is admitted, and why not.
     pub verdict: Verdict,
+    /// The same in the words of metrics, which say if the store was away.
+    pub outcome: DecisionLabel,
     /// The rule that decided. For an admitted request: the `allow` rule that ended the walk, else
     /// the rule whose limit is nearest to being reached.
     pub rule: Option<Cow<'a, str>>,
@@ -24,6 +28,19 @@ pub struct Decision<'a> {
     pub quotas: SmallVec<[Quota<'a>; 1]>,
     /// The response that the denying rule asks for.
     pub answer: Option<Cow<'a, Answer>>,
+    /// The call to the store, if there was one and calls are timed.
+    pub store: Option<StoreCall>,
+}
+
+/// A call to the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreCall {
+    /// When it began.
+    pub asked: Instant,
+    /// How long it took.
+    pub took: Duration,
+    /// Why there is no answer, or not to everything.
+    pub failure: Option<StoreFailure>,
 }
 
 /// Whether a request is admitted, and why not.
@@ -68,13 +85,16 @@ impl<'a> Decision<'a> {
     pub(super) fn allowed() -> Self {
         Self {
             verdict: Verdict::Allowed,
+            outcome: DecisionLabel::Allowed,
             rule: None,
             quotas: SmallVec::new(),
             answer: None,
+            store: None,
         }
     }
 
-    /// Both decisions, of which each admits the request for some of its rules.
+    /// The store's decision and one without it, of which each admits the request for some of its
+    /// rules.
     pub(super) fn and(mut self, other: Self) -> Self {
         let nearest = |decision: &Self| decision.quotas.iter().map(|quota| quota.remaining).min();
         let is_nearer = match (nearest(&self), nearest(&other)) {
@@ -84,6 +104,7 @@ impl<'a> Decision<'a> {
         if is_nearer {
             self.rule = other.rule;
         }
+        self.outcome = other.outcome;
         self.quotas.extend(other.quotas);
         self
     }
@@ -92,9 +113,11 @@ impl<'a> Decision<'a> {
     pub(super) fn of(verdict: Verdict, rule: &'a Rule, quota: Option<Quota<'a>>) -> Self {
         Self {
             verdict,
+            outcome: DecisionLabel::Denied,
             rule: Some(Cow::Borrowed(&rule.name)),
             quotas: quota.map_or_else(SmallVec::new, |quota| smallvec![quota]),
             answer: Some(Cow::Borrowed(&rule.answer)),
+            store: None,
         }
     }
 
@@ -102,9 +125,11 @@ impl<'a> Decision<'a> {
     pub fn into_owned(self) -> Decision<'static> {
         Decision {
             verdict: self.verdict,
+            outcome: self.outcome,
             rule: self.rule.map(|rule| Cow::Owned(rule.into_owned())),
             quotas: self.quotas.into_iter().map(Quota::into_owned).collect(),
             answer: self.answer.map(|answer| Cow::Owned(answer.into_owned())),
+            store: self.store,
         }
     }
 }

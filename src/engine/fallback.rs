@@ -172,7 +172,10 @@ impl<'a> Deciding<'a> {
                 ..Entry::of(label, Some(&matched.rule.name))
             },
         );
-        Some(Decision::of(verdict, matched.rule, None))
+        Some(Decision {
+            outcome: label,
+            ..Decision::of(verdict, matched.rule, None)
+        })
     }
 
     /// The rules that count locally, with this replica's share of their limits.

@@ -30,7 +30,7 @@ use self::{
     walk::{Walk, WalkContext},
 };
 use crate::{
-    metrics::{DecisionLabel, Metrics},
+    metrics::{DecisionLabel, Metrics, StoreFailure},
     request::Attributes,
     rules::RuleSet,
     store::{
@@ -41,7 +41,7 @@ use crate::{
 };
 
 pub use self::{
-    decision::{Decision, Quota, Verdict},
+    decision::{Decision, Quota, StoreCall, Verdict},
     live::Live,
     log::{Options as LogOptions, Which as LogDecisions},
     near::NearLimit,
@@ -75,6 +75,8 @@ pub struct Options {
     pub remember_denials: bool,
     /// From when on a limit counts as nearly reached.
     pub near_limit: NearLimit,
+    /// Whether decisions say how long the store took.
+    pub times_store: bool,
     /// Options of the decision log.
     pub log: LogOptions,
 }
@@ -86,6 +88,7 @@ impl Default for Options {
             replicas: 1,
             remember_denials: false,
             near_limit: NearLimit::default(),
+            times_store: false,
             log: LogOptions::default(),
         }
     }
@@ -268,6 +271,7 @@ impl Engine {
             let leases = self.leases.as_ref()?;
             leases.fetch(request, times, deadline)
         });
+        let since = self.options.times_store.then(Instant::now);
         let mut answer = match fetching {
             Some(fetching) => fetching.await,
             None => self.store.charge(&deciding.walk.batch, deadline).await,
@@ -281,17 +285,26 @@ impl Engine {
             let generation = deciding.live.generation;
             denials.note(&deciding.walk.batch, &answer.result, generation, asked);
         }
+        let call = since.map(|since| StoreCall {
+            asked: since,
+            took: since.elapsed(),
+            failure: failure(&answer),
+        });
         let fallback = Fallback {
             counters: &self.fallback,
             replicas: self.options.replicas.max(self.store.replicas()),
         };
-        match answer {
+        let decision = match answer {
             Ok(answer) if answer.lost.is_empty() => {
                 let charges = deciding.walk.charges();
                 deciding.combine(charges, &answer.result, OutcomeLabels::STORE)
             }
             Ok(answer) => Box::pin(deciding.with_answer(answer, fallback, deadline)).await,
             Err(error) => deciding.without_store(&error, fallback),
+        };
+        Decision {
+            store: call,
+            ..decision
         }
     }
 
@@ -326,6 +339,15 @@ enum Known {
     Answer(ChargeResult),
     /// Nothing, but how far ahead it can be charged, if it can.
     Nothing(Option<(Terms, u32)>),
+}
+
+/// Why the store has not decided about everything.
+fn failure(answer: &Result<Answer, StoreError>) -> Option<StoreFailure> {
+    let error = match answer {
+        Ok(answer) => answer.lost.first().map(|lost| &lost.error),
+        Err(error) => Some(error),
+    };
+    error.map(StoreError::kind)
 }
 
 /// What was charged, if the store could not decide about a calendar window, because its time is not

@@ -72,6 +72,10 @@ pub struct Metrics {
     new_keys_shared: Family<RuleLabel, Counter>,
     /// Denials that were remembered, so the store was not asked.
     pub denials_remembered: Counter,
+    /// Spans that a collector has taken.
+    pub spans_exported: Counter,
+    /// Spans that were dropped: the collector is away, or too slow.
+    pub spans_dropped: Counter,
     /// Requests that were admitted by a lease, so the store was not asked.
     pub lease_admissions: BusyCounter,
     /// Requests that were charged ahead of their coming.
@@ -212,6 +216,12 @@ impl Metrics {
                 r,
                 "denials_remembered",
                 "Checks denied without asking the store, because a denial still held",
+            ),
+            spans_exported: counter(r, "spans_exported", "Spans that the collector has taken"),
+            spans_dropped: counter(
+                r,
+                "spans_dropped",
+                "Spans that were dropped, because the collector is away or too slow",
             ),
             lease_admissions: counter(
                 r,

@@ -18,6 +18,7 @@ mod reload;
 mod replay;
 mod soak;
 mod store_away;
+mod traces;
 
 use support::{
     envoy::{Config, Envoy},

@@ -93,10 +93,11 @@ const LAYERS: &[(&str, &[&str])] = &[
             "engine", "jitter", "metrics", "problem", "request", "rules", "wire",
         ],
     ),
+    ("traces", &["engine", "metrics", "problem", "wire"]),
     (
         "check",
         &[
-            "contract", "engine", "metrics", "problem", "throttle", "wire",
+            "contract", "engine", "metrics", "problem", "throttle", "traces", "wire",
         ],
     ),
     // Beside the checks.
@@ -134,6 +135,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "rules",
             "server",
             "store",
+            "traces",
             "watch",
             "wire",
             "workers",
@@ -155,6 +157,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "rules",
             "server",
             "store",
+            "traces",
             "wire",
         ],
     ),

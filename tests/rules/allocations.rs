@@ -28,7 +28,7 @@ fn allocations(rules: &str) -> u64 {
         Arc::clone(&metrics),
         Options::default(),
     );
-    let port = CheckPort::new(Arc::new(engine), metrics, AnswerOptions::default());
+    let port = CheckPort::new(Arc::new(engine), metrics, AnswerOptions::default(), None);
     let check = || {
         let headers = [
             ("host", "tollgate:8081"),

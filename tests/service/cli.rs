@@ -45,6 +45,8 @@ fn wrong_usage_is_64() {
         (&["--replicas", "0"], "0 is not in"),
         (&["--store", "redis"], "--redis-url redis://"),
         (&["--log-level", "loud=x=y"], "--log-level"),
+        (&["--otlp-endpoint", "https://c:4318"], "without TLS"),
+        (&["--trace-ratio", "2"], "from 0 to 1"),
     ] {
         let output = tollgate(args);
         assert_eq!(

@@ -34,5 +34,6 @@ mod said_limits;
 mod secrets;
 mod server;
 mod service;
+mod traces;
 mod tried;
 mod watch;

@@ -11,6 +11,7 @@ pub mod caddy;
 pub mod certs;
 pub mod client;
 pub mod cluster;
+pub mod collector;
 pub mod envoy;
 pub mod fault_proxy;
 pub mod forwarder;
