@@ -4,11 +4,12 @@ use http::StatusCode;
 
 use super::answer::answer;
 use crate::{
-    metrics::{CONTENT_TYPE, Metrics},
+    metrics::{CONTENT_TYPE, Metrics, process},
     wire::Response,
 };
 
 /// All metrics.
 pub(super) fn metrics(metrics: &Metrics) -> Response {
-    answer(StatusCode::OK, CONTENT_TYPE, metrics.encode())
+    let all = process::encode() + &metrics.encode();
+    answer(StatusCode::OK, CONTENT_TYPE, all)
 }

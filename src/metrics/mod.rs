@@ -4,6 +4,7 @@
 //! the number of series.
 
 mod labels;
+pub mod process;
 mod rules;
 mod sharded;
 

@@ -157,6 +157,7 @@ async fn the_page_works(width: u32, height: u32, picture: &str) {
     browser.until(&shown).await;
     assert_eq!(browser.text("#health").await, "ok");
     assert!(before.contains("≤"), "latencies: {before}");
+    assert!(before.contains("\u{a0}MB"), "memory: {before}");
     assert!(
         browser
             .text("#rules")

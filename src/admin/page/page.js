@@ -136,6 +136,8 @@ function figures(window) {
     Replicas: number(sum(now, "tollgate_replicas")),
     "Counters in memory": number(sum(now, "tollgate_memory_keys")),
     Connections: number(sum(now, "tollgate_connections")),
+    Memory: `${number(sum(now, "process_resident_memory_bytes") / 1e6)}\u00a0MB`,
+    CPU: share(window.rate("process_cpu_seconds_total"), 1),
     "Last reload": refused ? "refused" : "in force",
     "Rules since": loaded ? new Date(loaded * 1000).toLocaleString() : "–",
     "Refused/s": number(window.rate("tollgate_refused_requests_total")),
