@@ -63,7 +63,9 @@ build() {
   local target=$1-unknown-linux-musl zig path
   rustup target add "$target" >&2
   zig=$(find_zigbuild)
-  PATH=$zig:$PATH cargo zigbuild --release --locked --bin tollgate --target "$target" >&2
+  # The caller takes what is printed, so a failure would not end the script.
+  PATH=$zig:$PATH cargo zigbuild --release --locked --bin tollgate --target "$target" >&2 \
+    || die "could not build for $target: see above"
   path=target/$target/release/tollgate
   if LC_ALL=C grep -q '/lib/ld-' "$path"; then die "$path is not static"; fi
   (($(stat -c %s "$path") <= MAX_BINARY_BYTES)) || die "$path has more than $MAX_BINARY_BYTES bytes"
