@@ -1,7 +1,7 @@
 //! Traces: a span for each sampled check, in the trace of the proxy's request.
 //!
 //! The proxy names the trace in `traceparent` ([W3C Trace Context]), and says there whether it is
-//! sampled. Spans go to a collector by OTLP over HTTP, away from the checks: see [`export`].
+//! sampled. Spans go to a collector by OTLP over HTTP, away from the checks.
 //!
 //! A client may have written `traceparent` itself. The worst that it can do is to have its check
 //! traced: what waits for the collector is bounded, and beyond that spans are dropped. What cannot
