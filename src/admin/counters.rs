@@ -10,7 +10,7 @@ use super::{access::Access, answer};
 use crate::{
     engine::{
         Engine, Live,
-        callers::{CallerError, CallerStatus, Change, Changed, Who},
+        callers::{CallerError, CallerStatus, Change, Changed, MAX_GRANT, Who},
         listing::Filter,
     },
     explain::{Lines, Query},
@@ -260,10 +260,11 @@ fn change(
         Action::Reset => Change::Reset,
         Action::Unban => Change::Unban,
         Action::Grant => match more {
-            Some(more) if more > 0 => Change::Grant(more),
+            Some(more) if (1..=MAX_GRANT).contains(&more) => Change::Grant(more),
             _ => {
+                let message = format!("a grant is of 1 to {MAX_GRANT} requests");
                 let example = r#"say how many more, like "more": 10"#;
-                return Err(Problem::new("nothing is granted", example));
+                return Err(Problem::new(message, example));
             }
         },
         Action::Ban => Change::Ban(match lasts {

@@ -21,7 +21,10 @@ use super::{
 };
 use crate::{
     app::Direct,
-    engine::listing::{Filter, Listed, ListedCounter},
+    engine::{
+        callers::MAX_GRANT,
+        listing::{Filter, Listed, ListedCounter},
+    },
     explain::Lines,
     problem::Problem,
     server::ListenAddr,
@@ -48,7 +51,7 @@ enum Action {
     Get(CallerArgs),
     /// Remove a caller's counters and its ban: it begins anew
     Reset(CallerArgs),
-    /// Let a caller have so many more requests, at most as many as it has used
+    /// Let a caller have so many more requests, until the window ends
     Grant(GrantArgs),
     /// Ban a caller, if the rule has a ban
     Ban(BanArgs),
@@ -158,8 +161,8 @@ struct CallerArgs {
 
 #[derive(Debug, Args)]
 struct GrantArgs {
-    /// How many more
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    /// How many more, of each limit of the rule
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MAX_GRANT))]
     more: u64,
 
     #[command(flatten)]
@@ -442,12 +445,17 @@ fn print_line(ask: &AskArgs, counter: &ListedCounter) -> Result<(), Failure> {
                 rate,
                 used,
                 holds,
+                granted,
                 over,
                 stored_as: _,
             } = counter;
-            let over = if *over { "  over" } else { "" };
+            let note = match (over, granted) {
+                (true, _) => "  over".to_owned(),
+                (false, 0) => String::new(),
+                (false, granted) => format!("  and {granted} granted"),
+            };
             print(&format!(
-                "{rule}  {key}  {limit} ({rate})  {used} of {holds}{over}"
+                "{rule}  {key}  {limit} ({rate})  {used} of {holds}{note}"
             ))
         }
     }

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     counter_key::{BAN_SUFFIX, SHADOW_BAN_SUFFIX, Subject},
+    limit::MAX_AMOUNT,
     nearest::nearest,
     problem::Problem,
     request::Attributes,
@@ -31,12 +32,15 @@ pub struct Who<'a> {
     pub key: Option<&'a str>,
 }
 
+/// The most that can be granted at once.
+pub const MAX_GRANT: u64 = MAX_AMOUNT;
+
 /// A change to the counters of one caller of one rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     /// Removes its counters, and its ban.
     Reset,
-    /// Takes back what was counted, so that so many more fit; no more than were used.
+    /// Lets it have so many more, until the window of each limit ends.
     Grant(u64),
     /// Bans it, for so many microseconds or else for as long as the rule says.
     Ban(Option<u64>),
@@ -178,7 +182,7 @@ impl Engine {
             Change::Grant(more) => {
                 let walk = walk_of(live, found, who, self.store.now_us());
                 let batch = walk.batch_of_limits();
-                edit.take_back(&batch, more).await?;
+                edit.grant(&batch, more).await?;
             }
         }
         Ok(())

@@ -63,10 +63,18 @@ pub struct ListedCounter {
     pub used: u64,
     /// How much the limit holds; of a ban, the denials after which it begins.
     pub holds: u64,
+    /// How many more than that a person has granted, as far as they are not used.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub granted: u64,
     /// Whether it denies a request now.
     pub over: bool,
     /// The key in the store.
     pub stored_as: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+fn is_none(granted: &u64) -> bool {
+    *granted == 0
 }
 
 impl ListedCounter {
@@ -170,6 +178,7 @@ fn of_limit(limit: &NamedLimit, text: &str, now_us: u64) -> Option<ListedCounter
         rate: limit.text.to_string(),
         used: at_now.burst().saturating_sub(left),
         holds: at_now.burst(),
+        granted: left.saturating_sub(at_now.burst()),
         over: !outcome.allowed,
         stored_as: String::new(),
     })
@@ -190,6 +199,7 @@ fn of_ban(action: &LimitAction, text: &str, now_us: u64) -> Option<ListedCounter
             ban.ban.after()
         },
         holds: ban.ban.after(),
+        granted: 0,
         over: !outcome.allowed,
         stored_as: String::new(),
     })

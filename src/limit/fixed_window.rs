@@ -9,32 +9,28 @@
 //! same for every client.
 
 use super::{
-    outcome::{Outcome, Step},
+    outcome::{Outcome, Step, left},
     spec::Limit,
 };
 
 /// The number of requests admitted since the window began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct State {
-    /// Admitted in this window.
-    pub count: u64,
+    /// Admitted in this window; below zero, so many more than the limit may be.
+    pub count: i64,
     /// The beginning of the window, in microseconds since the Unix epoch.
     pub start_us: u64,
 }
 
 pub(super) fn step(limit: &Limit, state: Option<State>, now_us: u64, cost: u64) -> Step<State> {
-    let aligned = limit.edges().and_then(|edges| edges.window_at(now_us));
-    let (mut state, ends_us) = match aligned {
-        Some(window) => in_calendar(state, window),
-        None => since_first(state, now_us, limit.window_us()),
-    };
-    let allowed = state.count + cost <= limit.amount();
+    let (mut state, ends_us) = at(limit, state, now_us);
+    let allowed = state.count + cost.cast_signed() <= limit.amount().cast_signed();
     if allowed {
-        state.count += cost;
+        state.count += cost.cast_signed();
     }
-    let wait_us = if cost > limit.amount() {
+    let wait_us = if !allowed && cost > limit.amount() {
         limit.window_us()
-    } else if allowed && state.count == 0 {
+    } else if allowed && cost == 0 && state.count == 0 {
         0
     } else {
         ends_us - now_us
@@ -44,9 +40,26 @@ pub(super) fn step(limit: &Limit, state: Option<State>, now_us: u64, cost: u64) 
         expires_us: ends_us,
         outcome: Outcome {
             allowed,
-            remaining: limit.amount().saturating_sub(state.count),
+            remaining: left(limit.amount(), state.count),
             wait_us,
         },
+    }
+}
+
+/// The state with `more` granted, and when it expires: with the window that is under way, or else
+/// with one that begins now.
+pub(super) fn grant(limit: &Limit, state: Option<State>, now_us: u64, more: i64) -> (State, u64) {
+    let (mut state, ends_us) = at(limit, state, now_us);
+    state.count -= more;
+    (state, ends_us)
+}
+
+/// The state at `now_us`, and the end of its window.
+fn at(limit: &Limit, state: Option<State>, now_us: u64) -> (State, u64) {
+    let aligned = limit.edges().and_then(|edges| edges.window_at(now_us));
+    match aligned {
+        Some(window) => in_calendar(state, window),
+        None => since_first(state, now_us, limit.window_us()),
     }
 }
 

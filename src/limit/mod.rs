@@ -12,11 +12,11 @@
 //!
 //! Imports go one way: [`Limit`] ← an algorithm ← [`State`] ← [`Limit::step`].
 
-mod back;
 pub mod ban;
 pub mod calendar;
 mod division;
 pub mod fixed_window;
+mod grant;
 pub mod new_keys;
 mod outcome;
 mod rate;

@@ -9,7 +9,8 @@ pub struct Outcome {
     pub remaining: u64,
     /// Microseconds. If denied: until the same cost fits, when no other request comes; not before
     /// and exactly then (a cost above the limit never fits, and one window is reported). If
-    /// allowed: until more than `remaining` is left, 0 if nothing is used.
+    /// allowed: until more than `remaining` is left, 0 if nothing is used; or if a
+    /// [grant](super::Limit::grant) is why no more can be left, until it ends.
     pub wait_us: u64,
 }
 
@@ -23,6 +24,11 @@ pub struct Step<S> {
     pub expires_us: u64,
     /// The answer.
     pub outcome: Outcome,
+}
+
+/// What is left of a limit. Less than nothing is used of one of which more was granted.
+pub(super) fn left(holds: u64, used: i64) -> u64 {
+    u64::try_from(holds.cast_signed() - used).unwrap_or(0)
 }
 
 impl<S> Step<S> {

@@ -24,7 +24,7 @@
 
 use super::{
     division::{mul_div_ceil, mul_div_floor},
-    outcome::{Outcome, Step},
+    outcome::{Outcome, Step, left},
     spec::Limit,
 };
 
@@ -32,8 +32,9 @@ use super::{
 /// when empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Span {
-    /// The number of requests admitted in this span.
-    pub count: u64,
+    /// The number of requests admitted in this span. Below zero, so many more than the limit may
+    /// be: only in the current window.
+    pub count: i64,
     /// The first request: the beginning of the window.
     pub start_us: u64,
     /// The time of the last request.
@@ -60,7 +61,7 @@ impl Span {
     }
 
     /// How many of this span's requests still count at `now_us`, rounded up.
-    fn remaining_at(self, now_us: u64, window: u64) -> u64 {
+    fn remaining_at(self, now_us: u64, window: u64) -> i64 {
         let length = self.last_us - self.start_us;
         let left = (self.last_us + window).saturating_sub(now_us);
         if left == 0 {
@@ -68,15 +69,16 @@ impl Span {
         } else if left >= length {
             self.count
         } else {
-            mul_div_ceil(left, self.count, length)
+            mul_div_ceil(left, self.count.unsigned_abs(), length).cast_signed()
         }
     }
 
-    /// The first instant at which at most `target` (less than the count) of this span's requests
-    /// still count.
-    fn fades_to(self, target: u64, window: u64) -> u64 {
+    /// The first instant at which at most `target` (less than the count, and not below zero) of
+    /// this span's requests still count.
+    fn fades_to(self, target: i64, window: u64) -> u64 {
         let length = self.last_us - self.start_us;
-        self.last_us + window - mul_div_floor(length, target, self.count)
+        let (target, count) = (target.unsigned_abs(), self.count.unsigned_abs());
+        self.last_us + window - mul_div_floor(length, target, count)
     }
 }
 
@@ -85,51 +87,73 @@ pub(super) fn step(limit: &Limit, state: Option<State>, now_us: u64, cost: u64) 
     let mut state = rolled(state.unwrap_or_default(), now_us, window);
     let fading = state.previous.remaining_at(now_us, window);
     let used = state.current.count + fading;
-    let allowed = used + cost <= limit.amount();
+    let (amount, cost) = (limit.amount().cast_signed(), cost.cast_signed());
+    let allowed = used + cost <= amount;
 
     if allowed && cost > 0 {
-        if state.current.count == 0 {
-            state.current.start_us = now_us;
-        }
+        let before = state.current.count;
         state.current.count += cost;
         state.current.last_us = now_us;
+        // The first request that counts: those before it were granted.
+        if before <= 0 && state.current.count > 0 {
+            state.current.start_us = now_us;
+        }
     }
     let used_after = state.current.count + fading;
     let target = if allowed {
-        used_after.checked_sub(1)
+        used_after - 1
     } else {
-        limit.amount().checked_sub(cost)
+        amount - cost
     };
-    let wait_us = match target {
-        Some(target) if target >= state.current.count => {
-            state
-                .previous
-                .fades_to(target - state.current.count, window)
-                - now_us
-        }
+    let current = state.current;
+    let wait_us = if target >= current.count {
+        state.previous.fades_to(target - current.count, window) - now_us
+    } else if target >= 0 {
         // While the current window's requests fade, the previous one's are long gone.
-        Some(target) => state.current.fades_to(target, window) - now_us,
-        None if allowed => 0,
-        None => window,
+        current.fades_to(target, window) - now_us
+    } else if !allowed {
+        window
+    } else if current.count < 0 || cost > 0 {
+        // What was granted ends with the window.
+        current.start_us + window - now_us
+    } else {
+        0
     };
     Step {
         state,
         expires_us: state.current.last_us.max(state.previous.last_us) + window,
         outcome: Outcome {
             allowed,
-            remaining: limit.amount().saturating_sub(used_after),
+            remaining: left(limit.amount(), used_after),
             wait_us,
         },
     }
 }
 
+/// The state with `more` granted, and when it expires. It is granted in the current window, which
+/// begins now if it is empty; so it ends with that one, and what fades meanwhile leaves as ever.
+pub(super) fn grant(limit: &Limit, state: Option<State>, now_us: u64, more: i64) -> (State, u64) {
+    let window = limit.window_us();
+    let mut state = rolled(state.unwrap_or_default(), now_us, window);
+    if state.current.count == 0 {
+        state.current.start_us = now_us;
+        state.current.last_us = now_us;
+    }
+    state.current.count -= more;
+    let last_us = state.current.last_us.max(state.previous.last_us);
+    (state, last_us + window)
+}
+
 /// The state at `now_us`: the current window becomes the previous one when it is over, and the
-/// previous one is dropped when all of it has left.
+/// previous one is dropped when all of it has left. What was granted ends with its window.
 fn rolled(state: State, now_us: u64, window: u64) -> State {
     let mut current = state.current.not_after(now_us);
     let mut previous = state.previous.not_after(now_us);
     if now_us >= current.start_us + window {
-        previous = current;
+        previous = Span {
+            count: current.count.max(0),
+            ..current
+        };
         current = Span::default();
     }
     if now_us >= previous.last_us + window {

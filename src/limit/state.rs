@@ -5,7 +5,7 @@ use std::fmt;
 use super::{
     ban, fixed_window, sliding_log, sliding_window,
     spec::Algorithm,
-    text::{number, numbers},
+    text::{number, signed, signed_numbers},
     token_bucket,
 };
 
@@ -60,11 +60,12 @@ impl State {
     pub fn parse(algorithm: Algorithm, text: &str) -> Option<Self> {
         Some(match algorithm {
             Algorithm::FixedWindow => {
-                let [count, start_us] = numbers(text)?;
+                let (count, [start_us]) = signed_numbers(text)?;
                 Self::FixedWindow(fixed_window::State { count, start_us })
             }
             Algorithm::SlidingWindow => {
-                let [count, start_us, last_us, old, old_start, old_last] = numbers(text)?;
+                let (count, rest) = signed_numbers(text)?;
+                let [start_us, last_us, old, old_start, old_last] = rest;
                 if start_us > last_us || old_start > old_last {
                     return None;
                 }
@@ -75,7 +76,7 @@ impl State {
                         last_us,
                     },
                     previous: sliding_window::Span {
-                        count: old,
+                        count: old.cast_signed(),
                         start_us: old_start,
                         last_us: old_last,
                     },
@@ -83,7 +84,7 @@ impl State {
             }
             Algorithm::SlidingLog => Self::SlidingLog(parse_log(text)?),
             Algorithm::TokenBucket => {
-                let [used, since_us] = numbers(text)?;
+                let (used, [since_us]) = signed_numbers(text)?;
                 Self::TokenBucket(token_bucket::State { used, since_us })
             }
         })
@@ -91,14 +92,19 @@ impl State {
 }
 
 fn parse_log(text: &str) -> Option<sliding_log::State> {
-    let mut words = text.split(' ').map(number);
-    let (total, last_us) = (words.next()??, words.next()??);
+    let mut words = text.split(' ');
+    let (total, last_us) = (signed(words.next()?)?, number(words.next()?)?);
     let mut entries = Vec::new();
-    let mut sum = 0_u64;
+    let mut sum = 0_i64;
     while let Some(at_us) = words.next() {
-        let (at_us, cost) = (at_us?, words.next()??);
+        let (at_us, cost) = (number(at_us)?, signed(words.next()?)?);
         sum = sum.checked_add(cost)?;
         entries.push(sliding_log::Entry { at_us, cost });
+    }
+    // What is left of a grant stands alone.
+    let is_granted = |entry: &sliding_log::Entry| entry.cost < 0;
+    if entries.len() > 1 && entries.iter().any(is_granted) {
+        return None;
     }
     let state = sliding_log::State { total, entries };
     let is_whole = sum == total
@@ -119,6 +125,10 @@ mod tests {
             (Algorithm::SlidingLog, "0 0"),
             (Algorithm::SlidingLog, "5 17 16 2 17 3"),
             (Algorithm::TokenBucket, "7 8"),
+            (Algorithm::FixedWindow, "-5 1700000000000000"),
+            (Algorithm::SlidingWindow, "-1 2 3 4 5 6"),
+            (Algorithm::SlidingLog, "-5 17 17 -5"),
+            (Algorithm::TokenBucket, "-7 8"),
         ] {
             let state = State::parse(algorithm, text).unwrap();
             assert_eq!(state.to_string(), text, "{algorithm}");
@@ -133,7 +143,11 @@ mod tests {
                 " ",
                 "1",
                 "+1 2",
-                "-1 2",
+                "1 -2",
+                "- 2",
+                "--1 2",
+                "-9007199254740993 1",
+                "1 2 3 -4 5 6",
                 "1  2",
                 "1 2 ",
                 "1 2 3",
@@ -154,7 +168,13 @@ mod tests {
         let ban = ban::State::parse("1 2 3").unwrap();
         assert_eq!((ban.denials, ban.since_us, ban.until_us), (1, 2, 3));
         assert_eq!(State::Ban(ban).to_string(), "1 2 3");
-        for log in ["4 17 16 2 17 3", "5 16 16 2 17 3", "5 16 17 2 16 3", "5 17"] {
+        for log in [
+            "4 17 16 2 17 3",
+            "5 16 16 2 17 3",
+            "5 16 17 2 16 3",
+            "5 17",
+            "-1 17 16 -3 17 2",
+        ] {
             assert_eq!(State::parse(Algorithm::SlidingLog, log), None, "{log}");
         }
     }

@@ -10,6 +10,12 @@ pub(super) fn numbers<const N: usize>(text: &str) -> Option<[u64; N]> {
     words.next().is_none().then_some(found)
 }
 
+/// The same, of which the first may be below zero.
+pub(super) fn signed_numbers<const N: usize>(text: &str) -> Option<(i64, [u64; N])> {
+    let (first, rest) = text.split_once(' ')?;
+    Some((signed(first)?, numbers(rest)?))
+}
+
 /// The largest number that tollgate writes. Above it the doubles of Redis' Lua are not exact.
 const MAX_NUMBER: u64 = 1 << 53;
 
@@ -19,4 +25,13 @@ pub(super) fn number(word: &str) -> Option<u64> {
         .all(|byte| byte.is_ascii_digit())
         .then(|| word.parse().ok())?
         .filter(|number| *number <= MAX_NUMBER)
+}
+
+/// Parses a number that may be below zero.
+pub(super) fn signed(word: &str) -> Option<i64> {
+    let number = |digits| number(digits).map(u64::cast_signed);
+    match word.strip_prefix('-') {
+        Some(digits) => number(digits).map(|number| -number),
+        None => number(word),
+    }
 }

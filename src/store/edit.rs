@@ -15,9 +15,9 @@ pub trait Edit: Send + Sync {
     /// Bans the client of this key for so many microseconds.
     fn ban<'a>(&'a self, key: &'a str, for_us: u64) -> Editing<'a, ()>;
 
-    /// Takes up to `cost` back from each limit of a batch, which are those of one client of one
-    /// rule. Returns how much was taken from each.
-    fn take_back<'a>(&'a self, batch: &'a Batch, cost: u64) -> Editing<'a, Vec<u64>>;
+    /// Grants `more` than it holds of each limit of a batch, which are those of one client of one
+    /// rule.
+    fn grant<'a>(&'a self, batch: &'a Batch, more: u64) -> Editing<'a, ()>;
 
     /// Has all other replicas forget what they remember of the store, and waits for that.
     fn announce(&self) -> Editing<'_, Announced>;

@@ -16,6 +16,8 @@
 //! hash is keyed, with a key that is drawn when the process starts and never leaves it: whoever
 //! found two keys with one hash could spend another's quota.
 
+mod edit;
+
 use std::{
     collections::HashMap,
     hash::{BuildHasher as _, BuildHasherDefault, Hash, Hasher, RandomState},
@@ -29,8 +31,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::{
-    Announced, Batch, Charge, ChargeResult, Charging, Counted, ENFORCED, Edit, Editing, Page,
-    Place, Store, StoreError,
+    Batch, Charge, ChargeResult, Charging, Counted, ENFORCED, Edit, Store, StoreError,
     budgets::Budgets,
     packed::Packed,
     read::{Read, Reading, Reads},
@@ -38,7 +39,7 @@ use super::{
 use crate::{
     clock::Clock,
     counter_key::{overflow, rule_of},
-    limit::{Outcome, State, ban},
+    limit::{Outcome, State},
 };
 
 const SHARDS: usize = 64;
@@ -181,6 +182,12 @@ impl MemoryStore {
         Id::new(&self.hasher, key)
     }
 
+    fn keep(&self, shard: &mut Shard, id: Id, entry: Entry) {
+        if shard.counters.insert(id, entry).is_none() {
+            self.keys.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// A panic while a shard was locked leaves at worst one charge undone; the counters remain
     /// usable.
     fn lock(&self, shard: usize) -> MutexGuard<'_, Shard> {
@@ -313,64 +320,6 @@ impl Store for MemoryStore {
     fn name(&self) -> &'static str {
         "memory"
     }
-}
-
-impl Edit for MemoryStore {
-    fn remove<'a>(&'a self, keys: &'a [String]) -> Editing<'a, u64> {
-        let mut removed = 0;
-        for key in keys {
-            let id = self.id(key);
-            removed += u64::from(self.lock(id.shard()).counters.remove(&id).is_some());
-        }
-        let count = usize::try_from(removed).unwrap_or(0);
-        self.keys.fetch_sub(count, Ordering::Relaxed);
-        known(Ok(removed))
-    }
-
-    fn ban<'a>(&'a self, key: &'a str, for_us: u64) -> Editing<'a, ()> {
-        let now_us = self.clock.now_us();
-        let state = ban::State::until(now_us, for_us);
-        let entry = Entry::new(State::Ban(state), state.until_us);
-        let id = self.id(key);
-        if self.lock(id.shard()).counters.insert(id, entry).is_none() {
-            self.keys.fetch_add(1, Ordering::Relaxed);
-        }
-        known(Ok(()))
-    }
-
-    fn take_back<'a>(&'a self, batch: &'a Batch, cost: u64) -> Editing<'a, Vec<u64>> {
-        let now_us = self.clock.now_us();
-        let taken = batch.charges().iter().map(|charge| {
-            let id = self.id(batch.key(charge));
-            let mut shard = self.lock(id.shard());
-            let Some(entry) = shard.counters.get_mut(&id) else {
-                return 0;
-            };
-            let Some(mut state) = entry.state(now_us) else {
-                return 0;
-            };
-            let taken = state.take_back(cost);
-            *entry = Entry::new(state, entry.expires_us);
-            taken
-        });
-        known(Ok(taken.collect()))
-    }
-
-    /// There are no others.
-    fn announce(&self) -> Editing<'_, Announced> {
-        known(Ok(Announced { missing: 0 }))
-    }
-
-    fn page<'a>(&'a self, _prefix: &'a str, _from: Place) -> Editing<'a, Page> {
-        known(Err(StoreError::Refused(
-            "counters in memory cannot be listed: their keys are kept as hashes (name the caller, or count in Redis)"
-                .to_owned(),
-        )))
-    }
-}
-
-fn known<'a, T: Send + 'a>(result: Result<T, StoreError>) -> Editing<'a, T> {
-    Box::pin(std::future::ready(result))
 }
 
 impl Read for MemoryStore {
@@ -601,11 +550,8 @@ impl<'a> Held<'a> {
 
     fn keep(&mut self, id: Id, entry: Entry) {
         let store = self.store;
-        let Some(shard) = self.shard(id.shard()) else {
-            return;
-        };
-        if shard.counters.insert(id, entry).is_none() {
-            store.keys.fetch_add(1, Ordering::Relaxed);
+        if let Some(shard) = self.shard(id.shard()) {
+            store.keep(shard, id, entry);
         }
     }
 }

@@ -44,7 +44,7 @@ impl Packed {
         };
         match bytes[0] {
             FIXED_WINDOW => State::FixedWindow(fixed_window::State {
-                count: reader.count(),
+                count: reader.count().cast_signed(),
                 start_us: reader.time(),
             }),
             SLIDING_WINDOW => State::SlidingWindow(sliding_window::State {
@@ -52,7 +52,7 @@ impl Packed {
                 previous: reader.span(),
             }),
             TOKEN_BUCKET => State::TokenBucket(token_bucket::State {
-                used: reader.count(),
+                used: reader.count().cast_signed(),
                 since_us: reader.time(),
             }),
             _ => State::Ban(ban::State {
@@ -79,7 +79,7 @@ impl Writer {
         };
         writer.bytes[0] = match state {
             State::FixedWindow(s) => {
-                writer.count(s.count)?;
+                writer.used(s.count)?;
                 writer.time(s.start_us)?;
                 FIXED_WINDOW
             }
@@ -89,7 +89,7 @@ impl Writer {
                 SLIDING_WINDOW
             }
             State::TokenBucket(s) => {
-                writer.count(s.used)?;
+                writer.used(s.used)?;
                 writer.time(s.since_us)?;
                 TOKEN_BUCKET
             }
@@ -105,7 +105,7 @@ impl Writer {
     }
 
     fn span(&mut self, span: sliding_window::Span) -> Option<()> {
-        self.count(span.count)?;
+        self.used(span.count)?;
         self.time(span.start_us)?;
         self.time(span.last_us)
     }
@@ -116,6 +116,11 @@ impl Writer {
             0 => self.count(0),
             _ => self.count(self.expires_us.checked_sub(time_us)?.checked_add(1)?),
         }
+    }
+
+    /// What is below zero is rare, and kept in a box.
+    fn used(&mut self, count: i64) -> Option<()> {
+        self.count(u64::try_from(count).ok()?)
     }
 
     #[expect(
@@ -144,7 +149,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn span(&mut self) -> sliding_window::Span {
         sliding_window::Span {
-            count: self.count(),
+            count: self.count().cast_signed(),
             start_us: self.time(),
             last_us: self.time(),
         }
@@ -211,13 +216,14 @@ mod tests {
     proptest! {
         #[test]
         fn every_state_is_unpacked_as_it_was_packed(n in [number(), number(), number(), number(), number(), number()], expires in number()) {
-            let span = |i| sliding_window::Span { count: n[i], start_us: n[i + 1], last_us: n[i + 2] };
+            let used = |i: usize| n[i].cast_signed();
+            let span = |i| sliding_window::Span { count: used(i), start_us: n[i + 1], last_us: n[i + 2] };
             for state in [
-                State::FixedWindow(fixed_window::State { count: n[0], start_us: n[1] }),
+                State::FixedWindow(fixed_window::State { count: used(0), start_us: n[1] }),
                 State::SlidingWindow(sliding_window::State { current: span(0), previous: span(3) }),
-                State::TokenBucket(token_bucket::State { used: n[0], since_us: n[1] }),
+                State::TokenBucket(token_bucket::State { used: used(0), since_us: n[1] }),
                 State::Ban(ban::State { denials: n[0], since_us: n[1], until_us: n[2] }),
-                State::SlidingLog(sliding_log::State { total: n[0], entries: vec![sliding_log::Entry { at_us: n[1], cost: n[0] }] }),
+                State::SlidingLog(sliding_log::State { total: used(0), entries: vec![sliding_log::Entry { at_us: n[1], cost: used(0) }] }),
             ] {
                 let packed = Packed::new(state.clone(), expires);
                 prop_assert_eq!(packed.state(expires), state);

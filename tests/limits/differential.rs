@@ -215,6 +215,8 @@ struct Request {
     is_late: bool,
     /// Whether the rules are those after the change.
     is_changed: bool,
+    /// How much more a person grants before it, in thousandths of the burst.
+    granted: Option<u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -230,12 +232,14 @@ fn scenario() -> impl Strategy<Value = Scenario> {
         cost,
         prop::bool::weighted(0.2),
         prop::bool::weighted(0.2),
+        prop::option::weighted(0.1, prop_oneof![0_u64..1_000, 0_u64..5_000]),
     )
-        .prop_map(|(movement, cost, is_late, is_changed)| Request {
+        .prop_map(|(movement, cost, is_late, is_changed, granted)| Request {
             movement,
             cost,
             is_late,
             is_changed,
+            granted,
         });
     (
         prop::collection::vec(rule(), 1..4),
@@ -273,6 +277,11 @@ fn charges(rules: &[Rule], now: u64, request: &Request) -> Vec<(Charge, u32)> {
     out
 }
 
+/// A share of what a limit holds, in thousandths; at least 1.
+fn more(limit: &Limit, share: u64) -> u64 {
+    (limit.burst() * share / 1_000).clamp(1, MAX_AMOUNT)
+}
+
 impl Charge {
     /// The window of a limit; for a ban, the time in which denials count.
     fn span(&self) -> u64 {
@@ -290,6 +299,20 @@ struct Model {
 }
 
 impl Model {
+    /// Grants more of each limit.
+    fn grant(&mut self, now: u64, charges: &[(Charge, u32)], share: u64) {
+        self.states.resize(charges.len(), None);
+        for ((charge, _), kept) in charges.iter().zip(&mut self.states) {
+            if let Charge::Limit(limit, _) = charge
+                && limit.covers(now)
+            {
+                let state = kept.take().map(|(state, _)| state);
+                let (state, expires) = limit.grant(state, now, more(limit, share));
+                *kept = Some((state, (expires - now).div_ceil(1_000)));
+            }
+        }
+    }
+
     fn charge(&mut self, now: u64, charges: &[(Charge, u32)]) -> Result<ChargeResult, StoreError> {
         let covers = |charge: &Charge| match charge {
             Charge::Limit(limit, _) => limit.covers(now),
@@ -412,6 +435,14 @@ fn compare(redis: &Scripted, number: u64, scenario: &Scenario) -> Result<(), Tes
                 Charge::Ban(ban, span) => batch.push_ban(*ban, *span, *group, write),
             }
         }
+        if let Some(share) = request.granted {
+            model.grant(now, &charges, share);
+            for (i, (charge, _)) in charges.iter().enumerate() {
+                if let Charge::Limit(limit, _) = charge {
+                    redis.grant(&key(i, charge), limit, now, more(limit, share));
+                }
+            }
+        }
         let answer = redis.charge(&batch, now);
         let expected = model.charge(now, &charges);
         prop_assert_eq!(answer.now_us, now);
@@ -464,7 +495,8 @@ fn a_counter_that_tollgate_did_not_write_is_an_error_and_not_a_free_pass() {
         .unwrap();
     for (set, expected) in [
         (vec!["SET", "k", "five"], "not a counter of tollgate"),
-        (vec!["SET", "k", "-1 5"], "not a counter of tollgate"),
+        (vec!["SET", "k", "1 -5"], "not a counter of tollgate"),
+        (vec!["SET", "k", "- 5"], "not a counter of tollgate"),
         (vec!["SET", "k", ""], "not a counter of tollgate"),
         (vec!["RPUSH", "l", "5"], "WRONGTYPE"),
     ] {

@@ -25,6 +25,8 @@ struct Case {
     kept: u32,
     copies: u32,
     taken_back: Request,
+    /// So many more are granted before that, or after it.
+    granted: Option<(bool, u64)>,
     meanwhile: Vec<Request>,
     after: Vec<Request>,
 }
@@ -49,13 +51,16 @@ fn case() -> impl Strategy<Value = Case> {
     let limit = prop_oneof![8 => limit, 1 => calendar];
     let request = (0..WINDOW, 1_u64..4);
     let equal = (prop_oneof![2 => Just(0_u32), 1 => 1_u32..4], 1_u32..4);
-    (limit, requests(), equal, request, requests(), requests()).prop_map(
-        |(limit, before, (kept, copies), taken_back, meanwhile, after)| Case {
+    let granted = prop::option::weighted(0.3, (any::<bool>(), 1_u64..20));
+    let times = (requests(), requests(), requests());
+    (limit, equal, request, granted, times).prop_map(
+        |(limit, (kept, copies), taken_back, granted, (before, meanwhile, after))| Case {
             limit,
             before,
             kept,
             copies,
             taken_back,
+            granted,
             meanwhile,
             after,
         },
@@ -91,6 +96,14 @@ impl Counter<'_> {
         answers
     }
 
+    fn grant(&self, granted: Option<(bool, u64)>, is_after: bool) {
+        if let Some((after, more)) = granted
+            && after == is_after
+        {
+            self.script.grant(&self.key, &self.limit, self.now, more);
+        }
+    }
+
     /// What is stored is a state of the algorithm.
     fn is_whole(&self) -> Option<State> {
         let (text, _) = self.script.stored(&self.key)?;
@@ -115,6 +128,8 @@ fn check(script: &Scripted, case: &Case, name: &str) {
     let (pause, cost) = case.taken_back;
     never.now += pause;
     given.now += pause;
+    given.grant(case.granted, false);
+    never.grant(case.granted, false);
     let charged_at = given.now;
     let equal = batch(&given.key, case.limit, cost);
     let reply = script.charge_ahead(&equal, case.kept + case.copies, charged_at);
@@ -127,6 +142,8 @@ fn check(script: &Scripted, case: &Case, name: &str) {
         charged_us: charged_at,
         remaining: vec![outcome.remaining],
     };
+    given.grant(case.granted, true);
+    never.grant(case.granted, true);
     let between = given.charge(&case.meanwhile);
     // What was denied meanwhile only because of it would have been charged.
     let admitted: Vec<Request> = case
@@ -141,6 +158,9 @@ fn check(script: &Scripted, case: &Case, name: &str) {
         .collect();
     never.charge(&admitted);
     never.now = given.now;
+    // What was charged to a grant, and comes back after that has ended, is left of the limit.
+    let kept = |(_, more): (bool, u64)| more.min(u64::from(unused.copies) * cost);
+    let kept = case.granted.map_or(0, kept);
     if unused.copies > 0 {
         let expires = script.stored(&given.key).map(|(_, ttl)| ttl);
         script.take_back(&equal, &unused, given.now);
@@ -151,7 +171,11 @@ fn check(script: &Scripted, case: &Case, name: &str) {
         );
         given.is_whole();
         // At once, it is as if nothing had been charged.
-        if case.meanwhile.is_empty() && case.limit.algorithm() != Algorithm::SlidingWindow {
+        let is_plain = case.granted.is_none();
+        if is_plain
+            && case.meanwhile.is_empty()
+            && case.limit.algorithm() != Algorithm::SlidingWindow
+        {
             let (with, without) = (given.charge(&case.after), never.charge(&case.after));
             assert_eq!(with, without);
             return;
@@ -166,7 +190,7 @@ fn check(script: &Scripted, case: &Case, name: &str) {
             let passed: u64 = case.meanwhile.iter().map(|(pause, _)| pause).sum();
             if passed < WINDOW {
                 let (with, without) = (given.charge(&[(0, 1)])[0], never.charge(&[(0, 1)])[0]);
-                assert!(with.1 <= without.1, "{with:?} {without:?}");
+                assert!(with.1 <= without.1 + kept, "{with:?} {without:?}");
             }
             return;
         }
@@ -174,11 +198,11 @@ fn check(script: &Scripted, case: &Case, name: &str) {
     for request in &case.after {
         let (with, without) = (given.charge(&[*request])[0], never.charge(&[*request])[0]);
         assert!(
-            with.1 <= without.1 || with.0 != without.0,
+            with.1 <= without.1 + kept || with.0 != without.0,
             "more is left than without it: {with:?}, {without:?}"
         );
         if with.0 != without.0 {
-            assert!(without.0, "more is admitted than without it");
+            assert!(without.0 || kept > 0, "more is admitted than without it");
             return; // From here on the two have different requests behind them.
         }
     }

@@ -1,7 +1,9 @@
 //! The properties of each algorithm, for any limit and any arrivals.
 
 use proptest::prelude::*;
-use tollgate::limit::{Algorithm, Limit, MAX_LOG, MAX_WAIT_US, State, Step, calendar::Edges};
+use tollgate::limit::{
+    Algorithm, Limit, MAX_LOG, MAX_WAIT_US, Outcome, State, Step, calendar::Edges,
+};
 
 const START: u64 = 1_700_000_000_000_000;
 
@@ -58,6 +60,22 @@ impl Caller {
         }
         step
     }
+}
+
+/// Arrivals, before some of which more is granted.
+fn granted() -> impl Strategy<Value = (Limit, Vec<(u64, u64, Option<u64>)>)> {
+    let arrivals = |limit: Limit| {
+        let more = prop::option::weighted(0.1, prop_oneof![1_u64..20, 1_u64..200]);
+        arrivals(limit.window_us()).prop_flat_map(move |arrivals| {
+            let more = prop::collection::vec(more.clone(), arrivals.len());
+            (Just(arrivals), more).prop_map(|(arrivals, more)| {
+                let both = arrivals.into_iter().zip(more);
+                both.map(|((pause, cost), more)| (pause, cost, more))
+                    .collect()
+            })
+        })
+    };
+    limit(algorithm()).prop_flat_map(move |limit| (Just(limit), arrivals(limit)))
 }
 
 /// The amount admitted in the half-open span of one window that ends with `now`. Of all spans that
@@ -129,6 +147,63 @@ proptest! {
                 let fresh = limit.step(None, step.expires_us, 1);
                 prop_assert_eq!(caller.peek(step.expires_us, 1), fresh);
             }
+        }
+    }
+
+    /// As much more fits as is granted, at once and exactly. What is promised holds as ever, and
+    /// one window later nothing of it is left.
+    #[test]
+    fn a_grant_is_so_many_more_and_ends((limit, arrivals) in granted()) {
+        let mut caller = Caller::new(limit);
+        let mut ends = 0;
+        for (pause, cost, more) in arrivals {
+            caller.now += pause;
+            let now = caller.now;
+            if let Some(more) = more {
+                let before = caller.peek(now, 0).outcome.remaining;
+                let (state, expires) = limit.grant(caller.state.take(), now, more);
+                caller.state = Some(state);
+                prop_assert_eq!(caller.peek(now, 0).outcome.remaining, before + more);
+                prop_assert_eq!(caller.peek(expires, 1), limit.step(None, expires, 1));
+                ends = now + limit.window_us();
+            }
+            let step = caller.ask(cost);
+            let Outcome { allowed, remaining, wait_us } = step.outcome;
+            prop_assert!(remaining <= limit.burst() || now < ends);
+            prop_assert!(!caller.peek(now, remaining + 1).outcome.allowed);
+            prop_assert!(remaining == 0 || caller.peek(now, remaining).outcome.allowed);
+            if allowed {
+                prop_assert_eq!(caller.peek(step.expires_us, 1), limit.step(None, step.expires_us, 1));
+            } else if cost <= limit.burst() {
+                prop_assert!(caller.peek(now + wait_us, cost).outcome.allowed);
+                prop_assert!(!caller.peek(now + wait_us - 1, cost).outcome.allowed);
+            }
+        }
+    }
+
+    /// What is admitted in all is at most what the limit admits to such requests, and what was
+    /// granted. So nobody has more by when it comes.
+    #[test]
+    fn a_grant_makes_no_limit_wider_in_the_end(
+        (limit, arrivals) in granted(),
+    ) {
+        let mut caller = Caller::new(limit);
+        let (mut log, mut grants) = (Vec::new(), Vec::new());
+        for (pause, cost, more) in arrivals {
+            caller.now += pause;
+            if let Some(more) = more {
+                caller.state = Some(limit.grant(caller.state.take(), caller.now, more).0);
+                grants.push((caller.now, more));
+            }
+            if caller.ask(cost).outcome.allowed {
+                log.push((caller.now, cost));
+            }
+            // Of the grants of the window before too, something may have been used in this one.
+            let since = caller.now.saturating_sub(2 * limit.window_us());
+            let granted: u64 = grants.iter().filter(|(at, _)| *at > since).map(|(_, more)| more).sum();
+            let in_a_window = limit.burst().max(limit.amount());
+            let most = 2 * in_a_window + 1 + granted;
+            prop_assert!(within(&log, &limit, caller.now) <= most);
         }
     }
 

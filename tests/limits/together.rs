@@ -102,6 +102,8 @@ struct Moment {
     pause: i64,
     /// The rule, limit and client of a value that somebody else writes.
     foreign: Option<(usize, usize, u8)>,
+    /// The rule, limit and client of which a person grants so many more.
+    granted: Option<(usize, usize, u8, u64)>,
     /// The checks of each call.
     calls: Vec<Vec<Check>>,
 }
@@ -125,11 +127,13 @@ fn scenario() -> impl Strategy<Value = (Vec<Rule>, Vec<Moment>)> {
     let moment = (
         pause,
         prop::option::weighted(0.15, (0_usize..3, 0_usize..2, 0_u8..2)),
+        prop::option::weighted(0.3, (0_usize..3, 0_usize..2, 0_u8..2, 1_u64..30)),
         prop::collection::vec(prop::collection::vec(check, 1..12), 1..3),
     )
-        .prop_map(|(pause, foreign, calls)| Moment {
+        .prop_map(|(pause, foreign, granted, calls)| Moment {
             pause,
             foreign,
+            granted,
             calls,
         });
     (
@@ -196,6 +200,14 @@ impl World<'_> {
         let number = rule % self.rules.len();
         let limit = limit % self.rules[number].limits.len();
         self.redis.set(&self.key(number, client, limit), "foreign");
+    }
+
+    fn grant(&self, (rule, limit, client, more): (usize, usize, u8, u64), now: u64) {
+        let number = rule % self.rules.len();
+        let index = limit % self.rules[number].limits.len();
+        let limit = &self.rules[number].limits[index];
+        let key = self.key(number, client, index);
+        self.redis.grant(&key, limit, now, more);
     }
 
     /// The replies to some calls; errors name keys of this world.
@@ -310,6 +322,11 @@ fn checks_in_one_call_are_decided_as_if_each_came_alone() {
             if let Some(foreign) = moment.foreign {
                 for world in [&alone, &together, &counted] {
                     world.vandalise(foreign);
+                }
+            }
+            if let Some(granted) = moment.granted {
+                for world in [&alone, &together, &counted] {
+                    world.grant(granted, now);
                 }
             }
             let expected = alone.ask(&moment.calls, now, Way::Alone);

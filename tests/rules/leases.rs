@@ -114,20 +114,21 @@ impl Model {
 
 /// As `give_back.lua`.
 fn take_back(state: &mut State, limit: &Limit, cost: u64, before: u64, (then, now): (u64, u64)) {
+    let signed = cost.cast_signed();
     match state {
         State::FixedWindow(state) if state.start_us <= then => {
-            state.count = state.count.saturating_sub(cost);
+            state.count = (state.count - signed).max(0);
         }
         State::SlidingWindow(state) => {
             for span in [&mut state.current, &mut state.previous] {
                 if span.start_us <= then && then <= span.last_us {
-                    span.count = span.count.saturating_sub(cost);
+                    span.count = (span.count - signed).max(0);
                     break;
                 }
             }
         }
         State::SlidingLog(state) => {
-            let mut left = cost;
+            let mut left = signed;
             for entry in &mut state.entries {
                 if entry.at_us == then {
                     let taken = left.min(entry.cost);
@@ -136,14 +137,14 @@ fn take_back(state: &mut State, limit: &Limit, cost: u64, before: u64, (then, no
                 }
             }
             state.entries.retain(|entry| entry.cost > 0);
-            state.total -= cost - left;
+            state.total -= signed - left;
         }
         State::TokenBucket(state) if state.since_us <= then => {
             let rate = limit.rate();
             let filling = before.saturating_sub(1) * rate.period_us / rate.tokens;
             let full = (now - then).saturating_sub(filling);
             if full * rate.tokens < cost * rate.period_us {
-                state.used = state.used.saturating_sub(cost);
+                state.used = (state.used - signed).max(0);
                 state.since_us += full;
             }
         }

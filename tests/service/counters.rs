@@ -174,6 +174,99 @@ async fn each_change_is_felt_by_the_next_request(replicas: &[Tollgate]) {
     traffic.end().await;
 }
 
+/// 500 more of a limit of 4 or 5 a day, for one caller, until its window ends.
+async fn a_grant_is_so_many_more(replicas: &[Tollgate], redis: &impl Fn(&[&str]) -> String) {
+    let traffic = Traffic::begin(replicas);
+    let (me, neighbour) = ("203.0.113.20", "203.0.113.21");
+    for (n, (rule, limit)) in [("data", 5), ("window", 4), ("log", 4), ("bucket", 4)]
+        .into_iter()
+        .enumerate()
+    {
+        let path = &format!("/{rule}");
+        assert_eq!(statuses(&replicas[0], path, neighbour, 2).await, [200, 200]);
+        for replica in replicas {
+            statuses(replica, path, me, limit).await;
+            assert_eq!(statuses(replica, path, me, 1).await, [429]);
+        }
+        let asked = &replicas[n % replicas.len()];
+        let grant = ["grant", rule, "--more", "500", "--ip", me];
+        let granted = json_of(asked, &grant);
+        assert_eq!(granted["before"]["limits"][0]["left"], 0, "{granted:#}");
+        assert_eq!(granted["after"]["limits"][0]["left"], 500, "{granted:#}");
+
+        // What clients see is more than the limit, and a number still.
+        let answer = ask(replicas[0].addr(), &check(path, me, &[])).await;
+        assert_eq!(answer.status, 200, "{rule}");
+        let said = answer.header("ratelimit").unwrap();
+        assert!(said.contains(";r=499;t="), "{rule}: {said}");
+        let legacy = answer.header("x-ratelimit-remaining");
+        assert!(legacy.is_none_or(|left| left == "499"), "{rule}");
+        let listed = done(asked, &["list", rule, "--key", &format!("client_ip={me}")]);
+        let holds = format!("0 of {limit}  and {} granted", 499 - limit);
+        assert!(listed.contains(&holds), "{rule}: {listed}");
+        assert_eq!(
+            done(
+                asked,
+                &["list", rule, "--over", "--key", &format!("client_ip={me}")]
+            ),
+            ""
+        );
+
+        // At all replicas at once, exactly as many.
+        let mut tasks = Vec::new();
+        for replica in replicas {
+            let (addr, request) = (replica.addr(), check(path, me, &[]));
+            tasks.push(tokio::spawn(async move {
+                let mut connection = Connection::open(addr).await.unwrap();
+                let mut admitted = 0;
+                for _ in 0..520 {
+                    let answer = connection.ask(&request).await.unwrap();
+                    admitted += usize::from(answer.status == 200);
+                }
+                admitted
+            }));
+        }
+        let mut admitted = 0;
+        for task in tasks {
+            admitted += task.await.unwrap();
+        }
+        assert_eq!(admitted, 499, "{rule}");
+
+        // Nobody else's counter has moved.
+        let seen = json_of(asked, &["get", rule, "--ip", neighbour]);
+        assert_eq!(seen["limits"][0]["left"], limit - 2, "{seen:#}");
+
+        // What is not used ends with the window: one that began a day ago has ended.
+        json_of(asked, &grant);
+        statuses(asked, path, me, 10).await;
+        let counter = json_of(asked, &["get", rule, "--ip", me]);
+        let limit_of = &counter["limits"][0];
+        assert_eq!(limit_of["left"], 490, "{counter:#}");
+        let (key, text) = (&limit_of["stored_as"], &limit_of["stored"]);
+        let earlier = a_day_earlier(text.as_str().unwrap());
+        redis(&["SET", key.as_str().unwrap(), &earlier, "KEEPTTL"]);
+        let counter = json_of(asked, &["get", rule, "--ip", me]);
+        assert_eq!(counter["limits"][0]["left"], limit, "{counter:#}");
+        let mut expected = vec![200; limit];
+        expected.push(429);
+        assert_eq!(
+            statuses(asked, path, me, limit + 1).await,
+            expected,
+            "{rule}"
+        );
+    }
+    traffic.end().await;
+}
+
+/// What is stored, with all its times a day earlier.
+fn a_day_earlier(text: &str) -> String {
+    let words = text.split(' ').map(|word| match word.parse::<i64>() {
+        Ok(time) if time > 1_000_000_000_000_000 => (time - 86_400_000_000).to_string(),
+        _ => word.to_owned(),
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
 async fn bans(replicas: &[Tollgate]) {
     let me = ["--ip", "203.0.113.7"];
     let (asked, felt) = (&replicas[0], replicas.last().unwrap());
@@ -204,7 +297,18 @@ async fn bans(replicas: &[Tollgate]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_in_memory() {
-    each_change_is_felt_by_the_next_request(&[start(None, &[]).await]).await;
+    let alone = start(None, &[]).await;
+    each_change_is_felt_by_the_next_request(std::slice::from_ref(&alone)).await;
+    // Who has used nothing may have more too.
+    let grant = ["grant", "window", "--more", "500", "--ip", "203.0.113.30"];
+    let granted = json_of(&alone, &grant);
+    assert_eq!(granted["after"]["limits"][0]["left"], 504, "{granted:#}");
+    let statuses = statuses(&alone, "/window", "203.0.113.30", 505).await;
+    assert_eq!(
+        statuses.iter().filter(|status| **status == 200).count(),
+        504
+    );
+    assert_eq!(statuses.last(), Some(&429));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -216,6 +320,7 @@ async fn changes_in_redis_with_three_replicas() {
         start(Some(&redis), &[]).await,
     ];
     each_change_is_felt_by_the_next_request(&replicas).await;
+    a_grant_is_so_many_more(&replicas, &|args: &[&str]| redis.cli(args)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -228,6 +333,10 @@ async fn changes_in_a_cluster_with_three_replicas() {
         start(None, &[&url]).await,
     ];
     each_change_is_felt_by_the_next_request(&replicas).await;
+    a_grant_is_so_many_more(&replicas, &|args: &[&str]| {
+        cluster.nodes[cluster.owner(args[1])].cli(args)
+    })
+    .await;
     let listed = done(&replicas[0], &["list"]);
     for rule in ["data", "window", "log", "bucket", "lent"] {
         assert!(
@@ -387,8 +496,11 @@ async fn callers_are_named_as_people_write_them() {
         assert_eq!(code, Some(1), "{args:?}: {out}{error}");
         assert!(error.contains(part), "{args:?}: {error}");
     }
-    let (code, _, error) = counters(&tollgate, &["grant", "data", "--more", "0", "--ip", "::1"]);
-    assert_eq!(code, Some(64), "{error}");
+    for more in ["0", "1000000001"] {
+        let (code, _, error) =
+            counters(&tollgate, &["grant", "data", "--more", more, "--ip", "::1"]);
+        assert_eq!(code, Some(64), "{error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use redis::{AsyncConnectionConfig, Value, aio::MultiplexedConnection};
 use tokio::runtime::{Builder, Runtime};
-use tollgate::store::{
-    Batch, StoreError, Unused,
-    redis::{
-        replies::{Replies, ScriptReply},
-        script::{self, Check, Mode},
-        shares::Shares,
+use tollgate::{
+    limit::{Limit, State},
+    store::{
+        Batch, StoreError, Unused,
+        redis::{
+            replies::{Replies, ScriptReply},
+            script::{self, Check, Mode},
+            shares::Shares,
+        },
     },
 };
 
@@ -115,8 +118,30 @@ impl Scripted {
 
     /// Stores a text that tollgate did not write.
     pub fn set(&self, key: &str, text: &str) {
+        self.keep(key, text, 1);
+    }
+
+    /// Grants more of a limit at `now`, as a person does. A value that is not of tollgate stays.
+    pub fn grant(&self, key: &str, limit: &Limit, now: u64, more: u64) {
+        let stored = self.stored(key).map(|(text, _)| text);
+        let state = stored
+            .as_deref()
+            .map(|text| State::parse(limit.algorithm(), text));
+        if state == Some(None) || !limit.covers(now) {
+            return;
+        }
+        let (state, expires_us) = limit.grant(state.flatten(), now, more);
+        self.keep(key, &state.to_string(), (expires_us - now).div_ceil(1_000));
+    }
+
+    /// Stores a text that is kept for so many milliseconds.
+    fn keep(&self, key: &str, text: &str, ttl: u64) {
         let mut command = redis::cmd("MSET");
-        command.arg(key).arg(text).arg(format!("{key}:ttl")).arg(1);
+        command
+            .arg(key)
+            .arg(text)
+            .arg(format!("{key}:ttl"))
+            .arg(ttl);
         let _: Value = self.query(&command);
     }
 

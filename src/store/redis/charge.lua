@@ -222,7 +222,7 @@ local function decide(now, written, known, answer, first, size, base)
         local count, first, last, old, old_first, old_last, since, before
         clock = clock or format(' %d', now)
         if stored then
-          count, since, last, before = match(stored, '^(%d+)( %d+) (%d+)( .+)$')
+          count, since, last, before = match(stored, '^(%-?%d+)( %d+) (%d+)( .+)$')
           if not count then
             error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
           end
@@ -250,7 +250,7 @@ local function decide(now, written, known, answer, first, size, base)
           count, first, last, before = 0, 0, 0, ' 0 0 0'
         end
         if now >= first + window then
-          old, old_first, old_last, before = count, first, last, nil
+          old, old_first, old_last, before = count > 0 and count or 0, first, last, nil
           count, first, last = 0, 0, 0
         end
         local fading = 0
@@ -270,7 +270,7 @@ local function decide(now, written, known, answer, first, size, base)
         fits = count + fading + cost <= amount
         local keep = amount - cost
         if fits then
-          if count == 0 then first, since = now, clock end
+          if count <= 0 and count + cost > 0 then first, since = now, clock end
           count = count + cost
           last = now
           before = before or format(' %d %d %d', old, old_first, old_last)
@@ -286,7 +286,7 @@ local function decide(now, written, known, answer, first, size, base)
           count, first, last = old, old_first, old_last
         end
         if keep < 0 then
-          wait = window
+          wait = fits and first + window - now or window
         else
           local length = last - first
           local product = length * keep
@@ -301,7 +301,7 @@ local function decide(now, written, known, answer, first, size, base)
         -- fixed_window. See src/limit/fixed_window.rs.
         local count, start, since = 0, now, nil
         if stored then
-          count, since = match(stored, '^(%d+)( %d+)$')
+          count, since = match(stored, '^(%-?%d+)( %d+)$')
           if not count then
             error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
           end
@@ -320,7 +320,7 @@ local function decide(now, written, known, answer, first, size, base)
           value = since and format('%d', count) .. since or format('%d %d', count, start)
         end
         left = amount - count
-        wait = cost > amount and window or expires - now
+        wait = (fits or cost <= amount) and expires - now or window
 
       elseif algorithm == 6 then
         -- fixed_window in windows of a calendar. See src/limit/fixed_window.rs.
@@ -337,7 +337,7 @@ local function decide(now, written, known, answer, first, size, base)
         end
         local count, start = 0, begin
         if stored then
-          count, start = match(stored, '^(%d+) (%d+)$')
+          count, start = match(stored, '^(%-?%d+) (%d+)$')
           if not count then
             error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
           end
@@ -348,7 +348,7 @@ local function decide(now, written, known, answer, first, size, base)
           count = count + cost
         end
         left = amount - count
-        wait = cost > amount and window or expires - now
+        wait = (fits or cost <= amount) and expires - now or window
         value = format('%d %d', count, begin)
 
       elseif algorithm == 4 then
@@ -357,14 +357,14 @@ local function decide(now, written, known, answer, first, size, base)
         local total, last, at, length = 0, 0, 1, stored and #stored or 0
         local entry, its_cost, after
         if stored then
-          total, last, at = match(stored, '^(%d+) (%d+)()')
+          total, last, at = match(stored, '^(%-?%d+) (%d+)()')
           if not total then
             error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
           end
           total, last = total + 0, last + 0
           if last > now then
             -- The clock went back. Nothing lies in the future.
-            stored = string.gsub(string.sub(stored, at), ' (%d+) (%d+)', function(time, cost)
+            stored = string.gsub(string.sub(stored, at), ' (%d+) (%-?%d+)', function(time, cost)
               if time + 0 > now then
                 return format(' %d %s', now, cost)
               end
@@ -375,7 +375,7 @@ local function decide(now, written, known, answer, first, size, base)
             total, at = 0, length + 1
           end
           while at <= length do
-            entry, its_cost, after = match(stored, '^ (%d+) (%d+)()', at)
+            entry, its_cost, after = match(stored, '^ (%d+) (%-?%d+)()', at)
             if not entry then
               error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
             end
@@ -385,15 +385,15 @@ local function decide(now, written, known, answer, first, size, base)
             total, at, entry = total - its_cost, after, nil
           end
           -- What is left over from a total belongs to no request.
-          if total < 0 or (total > 0) ~= (at <= length) then
+          if (total ~= 0) ~= (at <= length) then
             error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
           end
         end
         fits = total + cost <= amount
-        if cost > amount then
-          wait = window
-        elseif fits then
+        if fits then
           wait = (entry or now) + window - now
+        elseif cost > amount then
+          wait = window
         else
           local excess = total + cost - amount - its_cost
           while excess > 0 do
@@ -405,7 +405,23 @@ local function decide(now, written, known, answer, first, size, base)
           end
           wait = entry + window - now
         end
-        if fits then
+        if fits and total < 0 then
+          -- What was granted is the only entry. What it does not pay begins the log.
+          if after <= length then
+            error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
+          end
+          total = total + cost
+          if total < 0 then
+            value, expires = format('%d %d %d %d', total, entry, entry, total), entry + window
+          elseif total == 0 then
+            value, expires = '0 0', now + window
+          else
+            local count = math.ceil(total / limit[3])
+            value = format('%d %d %d %d', total, now, now, total - (count - 1) * limit[3])
+            value = value .. string.rep(format(' %d %d', now, limit[3]), count - 1)
+            wait, expires = window, now + window
+          end
+        elseif fits then
           total = total + cost
           value = format('%d %d%s %d %d', total, now, stored and string.sub(stored, at) or '', now, limit[3])
           if copies > 1 then
@@ -461,7 +477,7 @@ local function decide(now, written, known, answer, first, size, base)
         local tokens, period = limit[6], limit[7]
         local used, since, refilled = 0, now, 0
         if stored then
-          used, since = match(stored, '^(%d+) (%d+)$')
+          used, since = match(stored, '^(%-?%d+) (%d+)$')
           if not used then
             error('the value of ' .. key .. ' is not a counter of tollgate: remove it with DEL', 0)
           end
@@ -469,7 +485,9 @@ local function decide(now, written, known, answer, first, size, base)
           if since > now then since = now end
           local periods = floor((now - since) / period)
           if periods * tokens >= used then
-            used, since = 0, now
+            if used >= 0 or now >= since + window then
+              used, since = 0, now
+            end
           else
             used, since = used - periods * tokens, since + periods * period
             refilled = mul_div(now - since, tokens, period)
@@ -490,10 +508,16 @@ local function decide(now, written, known, answer, first, size, base)
         end
         fits = used - refilled + cost <= amount
         if fits then
+          if used < 0 and used + cost > 0 then since = now end
           used = used + cost
-          wait = since + time_for(refilled + 1, tokens, period) - now
+          if used > 0 then
+            wait = since + time_for(refilled + 1, tokens, period) - now
+            expires = since + time_for(used, tokens, period)
+          else
+            expires = since + window
+            wait = expires - now
+          end
           value = format('%d %d', used, since)
-          expires = since + time_for(used, tokens, period)
         elseif cost > amount then
           wait = window
         else

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     limit::{State, ban},
-    store::{Announced, Batch, Edit, Editing, Page, Place, StoreError},
+    store::{Announced, Batch, Edit, Editing, Page, Place, StoreError, read::Reading},
 };
 
 /// How often a change is tried while the client's requests change the same counters.
@@ -52,11 +52,11 @@ impl Edit for RedisStore {
         })
     }
 
-    fn take_back<'a>(&'a self, batch: &'a Batch, cost: u64) -> Editing<'a, Vec<u64>> {
+    fn grant<'a>(&'a self, batch: &'a Batch, more: u64) -> Editing<'a, ()> {
         Box::pin(async move {
             for _ in 0..ATTEMPTS {
-                if let Some(taken) = self.reader.try_to_take_back(batch, cost).await? {
-                    return Ok(taken);
+                if self.reader.try_to_grant(batch, more).await? {
+                    return Ok(());
                 }
             }
             Err(StoreError::Refused(
@@ -107,29 +107,28 @@ impl RedisStore {
 }
 
 impl Reader {
-    /// Takes up to `cost` back from each limit, unless one of them changes meanwhile.
-    async fn try_to_take_back(
-        &self,
-        batch: &Batch,
-        cost: u64,
-    ) -> Result<Option<Vec<u64>>, StoreError> {
-        let reading = self.read_now(batch).await?;
-        let mut taken = vec![0; reading.states.len()];
+    /// Grants more of each limit, unless one of them changes meanwhile.
+    async fn try_to_grant(&self, batch: &Batch, more: u64) -> Result<bool, StoreError> {
+        let Reading {
+            now_us,
+            states,
+            shared,
+        } = self.read_now(batch).await?;
         let mut replace = Vec::new();
-        let counters = batch.charges().iter().zip(&reading.states).enumerate();
+        let counters = batch.charges().iter().zip(states).enumerate();
         for (place, (charge, state)) in counters {
-            // Who shares a counter would get more for all.
-            let Some(before) = state.as_ref().filter(|_| !reading.shared.contains(&place)) else {
+            let Some(limit) = charge.limit() else {
                 continue;
             };
-            let mut after: State = before.clone();
-            taken[place] = after.take_back(cost);
-            if taken[place] > 0 {
-                replace.push((batch.key(charge), before.to_string(), after.to_string()));
-            }
+            // Who shares a counter gets one of its own: else all would have more.
+            let state = state.filter(|_| !shared.contains(&place));
+            let before = state.as_ref().map_or_else(String::new, State::to_string);
+            let (after, expires_us) = limit.grant(state, now_us, more);
+            let lasts_ms = expires_us.saturating_sub(now_us).div_ceil(1_000).max(1);
+            replace.push((batch.key(charge), before, after.to_string(), lasts_ms));
         }
         let Some((first, ..)) = replace.first() else {
-            return Ok(Some(taken));
+            return Ok(true);
         };
         let mut get = redis::cmd("GET");
         get.arg(first);
@@ -140,13 +139,12 @@ impl Reader {
         for (key, ..) in &replace {
             call.arg(key);
         }
-        for (_, before, after) in &replace {
-            call.arg(before).arg(after);
+        for (_, before, after, lasts_ms) in &replace {
+            call.arg(before).arg(after).arg(lasts_ms);
         }
-        // Sent again, it might take back twice.
+        // Sent again, it might grant twice.
         let values = self.run(first, &[get, load, call], false).await?;
-        let replaced = number(values.last())?;
-        Ok((replaced == 1).then_some(taken))
+        Ok(number(values.last())? == 1)
     }
 
     async fn page(&self, prefix: &str, from: Place) -> Result<Page, StoreError> {

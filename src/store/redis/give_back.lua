@@ -8,8 +8,8 @@
 --
 --   Answer: { now (us), 1 }.
 --
--- No counter goes below zero, none that has expired comes back, and none keeps its value for longer
--- than before. What cannot be found again stays charged: a window that has ended meanwhile, an entry
+-- No counter goes below zero; one of which more was granted is there already, and gets back what was taken.
+-- None that has expired comes back, and none keeps its value for longer than before. What cannot be found again stays charged: a window that has ended meanwhile, an entry
 -- that has left the log, a bucket that was full since. So a client may have less than without the
 -- charge for a moment, and never more. A property test compares the two.
 
@@ -29,11 +29,11 @@ for i = 1, #KEYS do
 
   elseif algorithm == '2' then
     -- sliding_window: the current window, or the one before it.
-    local count, first, last, old, old_first, old_last = match(stored, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$')
+    local count, first, last, old, old_first, old_last = match(stored, '^(%-?%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$')
     if count then
       count, old = count + 0, old + 0
       if first + 0 <= charged and charged <= last + 0 then
-        count = count > cost and count - cost or 0
+        count = (count < 0 or count > cost) and count - cost or 0
       elseif old_first + 0 <= charged and charged <= old_last + 0 then
         old = old > cost and old - cost or 0
       end
@@ -42,17 +42,22 @@ for i = 1, #KEYS do
 
   elseif algorithm == '1' or algorithm == '6' then
     -- fixed_window: this window, if it has not ended.
-    local count, start = match(stored, '^(%d+) (%d+)$')
+    local count, start = match(stored, '^(%-?%d+) (%d+)$')
     if count and start + 0 <= charged then
       -- Empty, it begins with the next request, as if it had never begun.
+      local is_granted = count + 0 < 0
       count = count - cost
-      value = count > 0 and format('%d %s', count, start) or '0 0'
+      value = (is_granted or count > 0) and format('%d %s', count, start) or '0 0'
     end
 
   elseif algorithm == '4' then
     -- sliding_log: what was charged at this time. Entries of one time are alike.
     local total, rest = match(stored, '^(%d+) %d+(.*)$')
-    if total then
+    local granted, since = match(stored, '^(%-%d+) (%d+)')
+    if granted and since + 0 <= charged then
+      -- It was not remembered: it was taken from what was granted.
+      value = format('%d %s %s %d', granted - cost, since, since, granted - cost)
+    elseif total then
       local left = cost
       rest = string.gsub(rest, ' (%d+) (%d+)', function(time, of_entry)
         if left > 0 and time + 0 == charged then
@@ -69,8 +74,10 @@ for i = 1, #KEYS do
     -- nothing. So time since then is taken from it, but not that in which it was not full: while all but one
     -- of the tokens flowed back that were used before. If that would cost more than it brings, all stays as it
     -- is. Above 2^53 the product is not exact.
-    local used, since = match(stored, '^(%d+) (%d+)$')
-    if used and since + 0 <= charged then
+    local used, since = match(stored, '^(%-?%d+) (%d+)$')
+    if used and used + 0 < 0 and since + 0 <= charged then
+      value = format('%d %s', used - cost, since)
+    elseif used and since + 0 <= charged then
       local tokens, period, before = ARGV[5 * i - 1] + 0, ARGV[5 * i] + 0, ARGV[5 * i + 1] + 0
       local product = math.max(0, before - 1) * period
       local filling = math.floor(product / tokens) - (product < 9007199254740992 and 0 or 1)

@@ -1,17 +1,18 @@
 -- Replaces the values of counters, all or none: none if one of them has changed since it was read.
 --
 --   KEYS[i]        the counter
---   ARGV[2i-1]     the value that was read
---   ARGV[2i]       the value that takes its place; its time to live stays as it is
+--   ARGV[3i-2]     the value that was read; empty if there was none
+--   ARGV[3i-1]     the value that takes its place
+--   ARGV[3i]       how long that is kept (ms)
 --
 --   Answer: 1 if they were replaced, else 0.
 
 for i = 1, #KEYS do
-  if redis.call('GET', KEYS[i]) ~= ARGV[2 * i - 1] then
+  if (redis.call('GET', KEYS[i]) or '') ~= ARGV[3 * i - 2] then
     return 0
   end
 end
 for i = 1, #KEYS do
-  redis.call('SET', KEYS[i], ARGV[2 * i], 'XX', 'KEEPTTL')
+  redis.call('SET', KEYS[i], ARGV[3 * i - 1], 'PX', ARGV[3 * i])
 end
 return 1
