@@ -28,7 +28,7 @@ pub(super) struct ReplayArgs {
     #[command(flatten)]
     rules: RulesArg,
 
-    /// Another rule file, like the one in force: what changes, and for whom
+    /// Another rule file, like the one in force: what changes, and for which callers
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
 

@@ -1,4 +1,4 @@
-//! What other rules would change, and for whom.
+//! What other rules would change, and for which callers.
 
 use std::collections::BTreeSet;
 
@@ -46,7 +46,7 @@ pub struct RuleChange {
     pub callers_no_longer_denied: CallersChanged,
 }
 
-/// Callers for whom something changes.
+/// Callers for which something changes.
 #[derive(Debug, Default, Serialize)]
 pub struct CallersChanged {
     /// How many.
