@@ -20,22 +20,35 @@ use crate::{
     store::ChargeResult,
 };
 
-/// The labels of an admission and a denial in metrics.
+/// Who decides: the labels of its admissions and denials in metrics, and what it decides by.
 #[derive(Clone, Copy)]
-pub(super) struct OutcomeLabels {
+pub(super) struct Decider {
     allowed: DecisionLabel,
     denied: DecisionLabel,
+    /// Among how many each limit is divided.
+    shares: u64,
 }
 
-impl OutcomeLabels {
+impl Decider {
     pub(super) const STORE: Self = Self {
         allowed: DecisionLabel::Allowed,
         denied: DecisionLabel::Denied,
+        shares: 1,
     };
-    pub(super) const FALLBACK: Self = Self {
-        allowed: DecisionLabel::FallbackAllowed,
-        denied: DecisionLabel::FallbackDenied,
-    };
+
+    /// A replica without the store, which has its share of each limit.
+    pub(super) const fn fallback(replicas: u64) -> Self {
+        Self {
+            allowed: DecisionLabel::FallbackAllowed,
+            denied: DecisionLabel::FallbackDenied,
+            shares: replicas,
+        }
+    }
+
+    /// How much of a limit it has, as [`Limit::divided`](crate::limit::Limit::divided) says.
+    fn holds(self, limit: &NamedLimit) -> u64 {
+        limit.limit.burst().div_ceil(self.shares.max(1))
+    }
 }
 
 /// The outcome in the log of a request that a limit under `try` would have denied.
@@ -231,7 +244,7 @@ impl<'a> Deciding<'a> {
         &self,
         rules: impl Iterator<Item = (&'m MatchedRule<'a>, &'m Charges<'a>)> + Clone,
         result: &ChargeResult,
-        labels: OutcomeLabels,
+        decider: Decider,
     ) -> Decision
     where
         'a: 'm,
@@ -255,8 +268,8 @@ impl<'a> Deciding<'a> {
             if let Some(denial) = denial.flatten() {
                 self.denied_by_limit(&denial, DecisionLabel::ShadowDenied);
             } else if result.admitted {
-                metrics.decided(labels.allowed);
-                self.admitted_by_limits(charges, &result.outcomes);
+                metrics.decided(decider.allowed);
+                self.admitted_by_limits(charges, &result.outcomes, decider);
             }
             if result.admitted {
                 self.try_out(matched, charges, &result.outcomes);
@@ -264,20 +277,23 @@ impl<'a> Deciding<'a> {
         }
         let (decision, denial) = conclude(rules, result);
         if let Some(denial) = denial {
-            self.denied_by_limit(&denial, labels.denied);
+            self.denied_by_limit(&denial, decider.denied);
         }
         decision
     }
 
     /// Counts an admission by the limits of a rule.
-    fn admitted_by_limits(&self, charges: &Charges<'_>, outcomes: &[Outcome]) {
+    fn admitted_by_limits(&self, charges: &Charges<'_>, outcomes: &[Outcome], decider: Decider) {
         let outcomes = &outcomes[charges.in_batch.clone()];
         for (limit, outcome) in charges.limits.iter().zip(outcomes) {
             let Some(series) = self.live.limit(&limit.name) else {
                 continue;
             };
             series.admissions.inc();
-            if self.near.is_reached(limit.limit.burst(), outcome.remaining) {
+            if self
+                .near
+                .is_reached(decider.holds(limit), outcome.remaining)
+            {
                 series.near.inc();
             }
         }

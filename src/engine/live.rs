@@ -65,6 +65,10 @@ impl Live {
         }
         let has_calendars = set.limits().any(|limit| limit.calendar.is_some());
         metrics.retain_limits(|limit| limits.contains_key(limit) || bans.contains_key(limit));
+        metrics.retain_candidates(|limit| {
+            let series: Option<&LimitMetrics> = limits.get(limit);
+            series.is_some_and(|series| series.would_deny.is_some())
+        });
         Self {
             has_calendars,
             denials: offenders.of_rules(&set),
