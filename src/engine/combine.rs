@@ -17,26 +17,39 @@ use crate::{
     limit::Outcome,
     metrics::DecisionLabel,
     request::Attributes,
-    rules::{Mode, NamedBan},
+    rules::{Mode, NamedBan, NamedLimit},
     store::ChargeResult,
 };
 
-/// The labels of an admission and a denial in metrics.
+/// Who decides: the labels of its admissions and denials in metrics, and what it decides by.
 #[derive(Clone, Copy)]
-pub(super) struct OutcomeLabels {
+pub(super) struct Decider {
     allowed: DecisionLabel,
     denied: DecisionLabel,
+    /// Among how many each limit is divided.
+    shares: u64,
 }
 
-impl OutcomeLabels {
+impl Decider {
     pub(super) const STORE: Self = Self {
         allowed: DecisionLabel::Allowed,
         denied: DecisionLabel::Denied,
+        shares: 1,
     };
-    pub(super) const FALLBACK: Self = Self {
-        allowed: DecisionLabel::FallbackAllowed,
-        denied: DecisionLabel::FallbackDenied,
-    };
+
+    /// A replica without the store, which has its share of each limit.
+    pub(super) const fn fallback(replicas: u64) -> Self {
+        Self {
+            allowed: DecisionLabel::FallbackAllowed,
+            denied: DecisionLabel::FallbackDenied,
+            shares: replicas,
+        }
+    }
+
+    /// How much of a limit it has, as [`Limit::divided`](crate::limit::Limit::divided) says.
+    fn holds(self, limit: &NamedLimit) -> u64 {
+        limit.limit.burst().div_ceil(self.shares.max(1))
+    }
 }
 
 /// The outcome in the log of a request that a limit under `try` would have denied.
@@ -237,7 +250,7 @@ impl<'a> Deciding<'a> {
         &self,
         rules: impl Iterator<Item = (&'m MatchedRule<'a>, &'m Charges<'a>)> + Clone,
         result: &ChargeResult,
-        labels: OutcomeLabels,
+        decider: Decider,
     ) -> Decision<'a>
     where
         'a: 'm,
@@ -261,18 +274,18 @@ impl<'a> Deciding<'a> {
             if let Some(denial) = denial.flatten() {
                 self.denied_by_limit(&denial, DecisionLabel::ShadowDenied);
             } else if result.admitted {
-                metrics.decided(labels.allowed);
-                self.admitted_by_limits(matched, charges, &result.outcomes);
+                metrics.decided(decider.allowed);
+                self.admitted_by_limits(matched, charges, &result.outcomes, decider);
             }
             if result.admitted {
                 self.try_out(matched, charges, &result.outcomes);
             }
         }
         let (mut decision, denial) = conclude(rules, result);
-        decision.outcome = labels.allowed;
+        decision.outcome = decider.allowed;
         if let Some(denial) = denial {
-            self.denied_by_limit(&denial, labels.denied);
-            decision.outcome = labels.denied;
+            self.denied_by_limit(&denial, decider.denied);
+            decision.outcome = decider.denied;
         }
         decision
     }
@@ -283,6 +296,7 @@ impl<'a> Deciding<'a> {
         matched: &MatchedRule<'_>,
         charges: &Charges<'_>,
         outcomes: &[Outcome],
+        decider: Decider,
     ) {
         let outcomes = &outcomes[charges.in_batch.clone()];
         let of_rule = &self.live.series[matched.index];
@@ -291,7 +305,10 @@ impl<'a> Deciding<'a> {
                 continue;
             };
             series.admissions.inc();
-            if self.near.is_reached(limit.limit.burst(), outcome.remaining) {
+            if self
+                .near
+                .is_reached(decider.holds(limit), outcome.remaining)
+            {
                 series.near.inc();
             }
         }

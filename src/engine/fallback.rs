@@ -6,7 +6,7 @@ use std::ops::Range;
 use tokio::time::Instant;
 
 use super::{
-    combine::{Deciding, OutcomeLabels},
+    combine::{Decider, Deciding},
     decision::{Decision, Verdict},
     log::Entry,
     walk::{Charges, Effect, MatchedRule, Walk},
@@ -69,7 +69,7 @@ impl<'a> Deciding<'a> {
         let charges = self.walk.charges();
         let decided = charges.filter(|(_, charges)| why(charges).is_none());
         if lost.is_empty() || !result.admitted {
-            return self.combine(decided, &result, OutcomeLabels::STORE);
+            return self.combine(decided, &result, Decider::STORE);
         }
         let undecided: Vec<_> = self
             .walk
@@ -87,7 +87,7 @@ impl<'a> Deciding<'a> {
         match decision.verdict {
             Verdict::Allowed => {
                 unsettled.keep();
-                let of_store = self.combine(decided, &result, OutcomeLabels::STORE);
+                let of_store = self.combine(decided, &result, Decider::STORE);
                 of_store.and(decision)
             }
             // The proxy may admit the request.
@@ -127,7 +127,11 @@ impl<'a> Deciding<'a> {
         }
         let local = self.local_share(undecided, fallback.replicas);
         let result = fallback.counters.charge_now(&local.batch);
-        let decision = self.combine(local.charges(), &result, OutcomeLabels::FALLBACK);
+        let decision = self.combine(
+            local.charges(),
+            &result,
+            Decider::fallback(fallback.replicas),
+        );
         if decision.verdict == Verdict::Allowed {
             for rule in with_mode(undecided, OnStoreError::Allow) {
                 let metrics = &self.live.series[rule.matched.index].rule;

@@ -54,6 +54,10 @@ impl Live {
         });
         let kept: HashSet<&str> = limits.map(|(name, _)| &**name).chain(bans).collect();
         metrics.retain_limits(|limit| kept.contains(limit));
+        let limits = series.iter().flat_map(|series| &series.limits);
+        let tried = limits.filter(|(_, series)| series.would_deny.is_some());
+        let tried: HashSet<&str> = tried.map(|(name, _)| &**name).collect();
+        metrics.retain_candidates(|limit| tried.contains(limit));
         let has_calendars = set.limits().any(|limit| limit.calendar.is_some());
         Self {
             has_calendars,

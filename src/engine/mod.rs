@@ -21,7 +21,7 @@ use arc_swap::{ArcSwap, Guard};
 use tokio::time::Instant;
 
 use self::{
-    combine::{Deciding, OutcomeLabels},
+    combine::{Decider, Deciding},
     denials::{Asked, Denials},
     fallback::Fallback,
     leases::{Leased, Leases, Request, Terms},
@@ -198,7 +198,7 @@ impl Engine {
         } else {
             match self.known(&deciding, now) {
                 Known::Answer(result) => {
-                    deciding.combine(deciding.walk.charges(), &result, OutcomeLabels::STORE)
+                    deciding.combine(deciding.walk.charges(), &result, Decider::STORE)
                 }
                 Known::Nothing(fetch) => self.ask(&mut deciding, fetch, proxy_waits, now).await,
             }
@@ -297,7 +297,7 @@ impl Engine {
         let decision = match answer {
             Ok(answer) if answer.lost.is_empty() => {
                 let charges = deciding.walk.charges();
-                deciding.combine(charges, &answer.result, OutcomeLabels::STORE)
+                deciding.combine(charges, &answer.result, Decider::STORE)
             }
             Ok(answer) => Box::pin(deciding.with_answer(answer, fallback, deadline)).await,
             Err(error) => deciding.without_store(&error, fallback),

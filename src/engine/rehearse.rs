@@ -26,7 +26,7 @@ pub struct Rehearsed {
 }
 
 /// What came of a rule that matched.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct RuleOutcome<'a> {
     /// Its position in the file.
     pub index: usize,
@@ -38,7 +38,7 @@ pub struct RuleOutcome<'a> {
 }
 
 /// What a rule does with a request.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum RuleEffect<'a> {
     /// Admits it, and ends the walk.
     Allows,
@@ -59,7 +59,7 @@ pub enum RuleEffect<'a> {
 }
 
 /// What a rule counts for a request.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Counted<'a> {
     /// The caller, as it appears in keys.
     pub key: &'a str,
@@ -74,6 +74,17 @@ pub struct Counted<'a> {
     pub ban_begins: bool,
     /// Whether the caller had to share the counter of new ones (`max_new_keys`).
     pub shared: bool,
+    /// The limits under `try`, if the request is admitted.
+    pub tried: Vec<Tried<'a>>,
+}
+
+/// What a limit under `try` says about an admitted request.
+#[derive(Debug, Clone, Copy)]
+pub struct Tried<'a> {
+    /// The limit. It has the name of the one that it would replace.
+    pub candidate: &'a NamedLimit,
+    /// Whether it would have denied the request.
+    pub would_deny: bool,
 }
 
 /// Decides about `request` at the time of the clock of `counters`, and charges them. Calls `see`
@@ -162,5 +173,18 @@ fn counted<'w>(
         ban_begins: result.is_some_and(|result| charges.ban_begins(&result.outcomes)),
         shared: result
             .is_some_and(|result| result.shared.iter().any(|place| in_batch.contains(place))),
+        tried: result.map_or_else(Vec::new, |result| tried(charges, result)),
     }
+}
+
+/// As `Deciding::try_out` reports it.
+fn tried<'w>(charges: &'w Charges<'_>, result: &ChargeResult) -> Vec<Tried<'w>> {
+    if !result.admitted {
+        return Vec::new();
+    }
+    let candidates = charges.candidates().map(|(place, candidate)| Tried {
+        candidate,
+        would_deny: !result.outcomes[place].allowed,
+    });
+    candidates.collect()
 }

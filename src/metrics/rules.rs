@@ -133,6 +133,15 @@ impl Metrics {
         });
     }
 
+    /// Drops the series of limits that were tried out, but for those whose name `keep` accepts.
+    pub fn retain_candidates(&self, keep: impl Fn(&str) -> bool) {
+        for labels in self.limits().iter() {
+            if !keep(&labels.limit) {
+                self.would_deny.remove(labels);
+            }
+        }
+    }
+
     fn limits(&self) -> MutexGuard<'_, HashSet<LimitLabels>> {
         self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -28,8 +28,8 @@ pub use self::{
     input::Input,
     merge::Unopened,
     report::{
-        Against, CallerReport, CallersChanged, Enough, LimitReport, LogReport, Missing, Report,
-        RuleChange, RuleReport, html, text,
+        Against, CallerReport, CallersChanged, CandidateReport, Enough, LimitReport, LogReport,
+        Missing, Report, RuleChange, RuleReport, html, text,
     },
     timeline::Timeline,
     unread::{Broken, Example, Unread, Why},

@@ -52,11 +52,32 @@ pub(super) struct LimitTally {
     pub(super) name: Arc<str>,
     pub(super) text: Arc<str>,
     pub(super) limit: Limit,
+    /// The limit that is tried out beside it.
+    pub(super) candidate: Option<CandidateTally>,
     /// The same, as wide as can be.
     widest: Limit,
     /// Limits with the same number share the counters of their callers.
     counter: u16,
     key_suffix: Arc<str>,
+}
+
+/// A limit under `try`.
+#[derive(Debug)]
+pub(super) struct CandidateTally {
+    pub(super) text: Arc<str>,
+    pub(super) limit: Limit,
+    /// Requests that were admitted, and those of them that it would have denied.
+    pub(super) counts: Counts,
+}
+
+impl CandidateTally {
+    fn new(candidate: &NamedLimit) -> Self {
+        Self {
+            text: Arc::clone(&candidate.text),
+            limit: candidate.limit,
+            counts: Counts::default(),
+        }
+    }
 }
 
 impl LimitTally {
@@ -85,6 +106,8 @@ pub(super) struct Peak {
     pub(super) limit: u16,
     /// The most that was used at a time; [`BEYOND`] if it is more than can be counted.
     pub(super) most: u64,
+    /// How many of its requests the limit under `try` would have denied.
+    pub(super) would_deny: u64,
     /// The counter, if this is the last limit that it was charged for.
     state: Option<State>,
 }
@@ -107,14 +130,19 @@ impl RuleTally {
         let plans = action.into_iter().flat_map(LimitAction::plans);
         let mut limits: Vec<LimitTally> = Vec::new();
         for limit in plans.flat_map(Plan::limits) {
+            let candidate = limit.candidate.as_deref().map(CandidateTally::new);
             // Overrides of one name are one row of the report.
-            if limits.len() < usize::from(u16::MAX) && place(&limits, limit).is_none() {
+            if let Some(known) = place(&limits, limit) {
+                let known = &mut limits[known].candidate;
+                *known = known.take().or(candidate);
+            } else if limits.len() < usize::from(u16::MAX) {
                 let twin = limits.iter().find(|one| one.key_suffix == limit.key_suffix);
                 let own = u16::try_from(limits.len()).unwrap_or(u16::MAX);
                 limits.push(LimitTally {
                     name: Arc::clone(&limit.name),
                     text: Arc::clone(&limit.text),
                     limit: limit.limit,
+                    candidate,
                     widest: limit.limit.widest(),
                     counter: twin.map_or(own, |twin| twin.counter),
                     key_suffix: Arc::clone(&limit.key_suffix),
@@ -158,6 +186,12 @@ impl RuleTally {
             self.by_ban += u64::from(counted.by_ban);
             self.bans += u64::from(counted.ban_begins);
             self.shared += u64::from(counted.shared);
+            for tried in &counted.tried {
+                let at = place(&self.limits, tried.candidate);
+                if let Some(candidate) = at.and_then(|at| self.limits[at].candidate.as_mut()) {
+                    candidate.counts.add(tried.would_deny);
+                }
+            }
         }
         let Some(key) = key else {
             return;
@@ -180,6 +214,11 @@ impl RuleTally {
                     caller.use_limit(place, &self.limits, (limit.1, charge), now_us, room);
                 }
             }
+            for tried in counted.tried.iter().filter(|tried| tried.would_deny) {
+                if let Some(place) = place(&self.limits, tried.candidate) {
+                    caller.would_be_denied(place);
+                }
+            }
         }
     }
 }
@@ -199,6 +238,14 @@ fn place(limits: &[LimitTally], limit: &NamedLimit) -> Option<usize> {
 }
 
 impl Caller {
+    /// Notes a request that the limit under `try` at this place would have denied.
+    fn would_be_denied(&mut self, place: usize) {
+        let mut peaks = self.peaks.iter_mut();
+        if let Some(peak) = peaks.find(|peak| usize::from(peak.limit) == place) {
+            peak.would_deny += 1;
+        }
+    }
+
     /// Charges a limit that denies nothing.
     fn use_limit(
         &mut self,
@@ -214,6 +261,7 @@ impl Caller {
             self.peaks.push(Peak {
                 limit: own,
                 most: 0,
+                would_deny: 0,
                 state: None,
             });
             self.peaks.len() - 1

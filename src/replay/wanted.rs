@@ -1,182 +1,68 @@
 //! What the rules ask of a request, and what of that a line of a log holds.
 
-use http::{HeaderName, header};
+use http::HeaderName;
 
 use crate::rules::{
-    Action, Cost, LimitAction, Plan, RuleSet,
-    key::{OnMissing, Part},
-    matcher::{Conditions, Matcher},
+    Rule, RuleSet,
+    key::OnMissing,
+    needs::{Purpose, Thing},
 };
 
-/// Something of a request that a log may not hold. (Each has method, path and time.)
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Thing {
-    /// The query of the target.
-    Query,
-    /// The host.
-    Host,
-    /// `http` or `https`.
-    Scheme,
-    /// The client's address.
-    ClientIp,
-    /// A header.
-    Header(HeaderName),
-}
-
-impl Thing {
-    /// What it is, in words.
-    pub(super) fn in_words(&self) -> String {
-        match self {
-            Self::Query => "the query".to_owned(),
-            Self::Host => "the host".to_owned(),
-            Self::Scheme => "the scheme".to_owned(),
-            Self::ClientIp => "the client's address".to_owned(),
-            Self::Header(name) => format!("the header {name}"),
-        }
-    }
-}
-
-/// What a rule does with it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// It is a part of the key.
-    Key(OnMissing),
-    /// A condition asks for it.
-    Condition,
-    /// A tier depends on it.
-    Tier(String),
-    /// It says what the request costs; without it, this much.
-    Cost(u64),
-    /// It says how wide a limit is; without it, this text says.
-    Amount(String),
-}
-
-impl Purpose {
-    /// What the rule does without it, in words.
-    pub(super) fn without(&self) -> String {
-        match self {
-            Self::Key(on_missing) => {
-                let effect = match on_missing {
-                    OnMissing::Shared => "callers are not told apart by it",
-                    OnMissing::Skip => "the rule skips the request",
-                    OnMissing::Deny => "the rule denies the request",
-                };
-                format!(
-                    "a part of the key; {effect} (on_missing: {})",
-                    on_missing.as_str()
-                )
-            }
-            Self::Condition => "a condition; it counts as absent".to_owned(),
-            Self::Tier(name) => format!("a condition of tier {name}; it counts as absent"),
-            Self::Cost(default) => format!("the cost; each request costs {default}"),
-            Self::Amount(text) => format!("the amount of a limit; {text} is taken"),
-        }
-    }
-}
-
-/// What a rule needs.
+/// What a rule needs, in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Need {
     pub(super) thing: Thing,
-    pub(super) purpose: Purpose,
+    /// What the rule does without it.
+    pub(super) without: String,
 }
 
 /// What the rule at this position needs.
 pub(super) fn needs(set: &RuleSet, index: usize) -> Vec<Need> {
     let mut out = Vec::new();
-    let Some(rule) = set.rules.get(index) else {
-        return out;
-    };
-    conditions(&rule.matcher, &Purpose::Condition, &mut out);
-    let Action::Limit(action) = &rule.action else {
-        return out;
-    };
-    let LimitAction {
-        descriptor,
-        cost,
-        tiers,
-        plan,
-        overrides: _,
-        ban: _,
-        lease: _,
-        mode: _,
-        on_store_error: _,
-        max_new_keys: _,
-    } = &**action;
-    for part in &descriptor.parts {
-        let thing = match part {
-            Part::Header { name, .. } => Thing::Header(name.clone()),
-            Part::Cookie { .. } => Thing::Header(header::COOKIE),
-            Part::Jwt { .. } => Thing::Header(header::AUTHORIZATION),
-            Part::Query { .. } => Thing::Query,
-            Part::ClientIp => Thing::ClientIp,
-            Part::Scheme => Thing::Scheme,
-            Part::Host => Thing::Host,
-            Part::Method | Part::Path { .. } => continue,
+    for need in set.rules.get(index).into_iter().flat_map(Rule::needs) {
+        let need = Need {
+            thing: need.thing,
+            without: without(need.purpose),
         };
-        add(&mut out, thing, Purpose::Key(descriptor.on_missing));
-    }
-    match cost {
-        Cost::Fixed(_) => {}
-        Cost::Header { name, default, .. } => {
-            add(
-                &mut out,
-                Thing::Header(name.clone()),
-                Purpose::Cost(*default),
-            );
+        if !out.contains(&need) {
+            out.push(need);
         }
-    }
-    amounts(plan, &mut out);
-    for tier in tiers {
-        conditions(&tier.when, &Purpose::Tier(tier.name.to_string()), &mut out);
-        amounts(&tier.plan, &mut out);
     }
     out
 }
 
-fn add(out: &mut Vec<Need>, thing: Thing, purpose: Purpose) {
-    let need = Need { thing, purpose };
-    if !out.contains(&need) {
-        out.push(need);
+/// What it is, in words.
+pub(super) fn in_words(thing: &Thing) -> String {
+    match thing {
+        Thing::Query => "the query".to_owned(),
+        Thing::Host => "the host".to_owned(),
+        Thing::Scheme => "the scheme".to_owned(),
+        Thing::ClientIp => "the client's address".to_owned(),
+        Thing::Header(name) => format!("the header {name}"),
     }
 }
 
-/// The headers that set the amounts of limits.
-fn amounts(plan: &Plan, out: &mut Vec<Need>) {
-    for limit in plan.limits() {
-        if let Some(header) = &limit.amount_header {
-            let purpose = Purpose::Amount(limit.text.to_string());
-            add(out, Thing::Header(header.name.clone()), purpose);
+/// What a rule does without what it asks for, in words.
+fn without(purpose: Purpose<'_>) -> String {
+    match purpose {
+        Purpose::Key { on_missing, .. } => {
+            let effect = match on_missing {
+                OnMissing::Shared => "callers are not told apart by it",
+                OnMissing::Skip => "the rule skips the request",
+                OnMissing::Deny => "the rule denies the request",
+            };
+            format!(
+                "a part of the key; {effect} (on_missing: {})",
+                on_missing.as_str()
+            )
         }
-    }
-}
-
-/// What conditions ask for.
-fn conditions(matcher: &Matcher, purpose: &Purpose, out: &mut Vec<Need>) {
-    for block in std::iter::once(&matcher.when).chain(&matcher.not) {
-        // A new condition must say here what of a request it asks for.
-        let Conditions {
-            paths: _,
-            methods: _,
-            schemes,
-            hosts,
-            client_ip,
-            headers,
-            query,
-        } = block;
-        let things = [
-            (!schemes.is_empty(), Thing::Scheme),
-            (!hosts.is_empty(), Thing::Host),
-            (client_ip.is_some(), Thing::ClientIp),
-            (!query.is_empty(), Thing::Query),
-        ];
-        let plain = things
-            .into_iter()
-            .filter_map(|(is, thing)| is.then_some(thing));
-        let headers = headers.iter().map(|test| Thing::Header(test.name.clone()));
-        for thing in plain.chain(headers) {
-            add(out, thing, purpose.clone());
-        }
+        Purpose::Condition { tier: None, .. } => "a condition; it counts as absent".to_owned(),
+        Purpose::Condition {
+            tier: Some((_, name)),
+            ..
+        } => format!("a condition of tier {name}; it counts as absent"),
+        Purpose::Cost { default } => format!("the cost; each request costs {default}"),
+        Purpose::Amount { text, .. } => format!("the amount of a limit; {text} is taken"),
     }
 }
 

@@ -7,6 +7,7 @@ pub mod answer;
 mod index;
 pub mod key;
 pub mod matcher;
+pub mod needs;
 mod rule;
 mod set;
 pub mod span;

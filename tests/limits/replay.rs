@@ -186,7 +186,18 @@ fn driven(rules: &str, log: &[Asked], written: Written) -> String {
         )
         .unwrap();
     }
-    out
+    out + &in_order(text.lines().filter_map(|line| {
+        let series = line.strip_prefix("tollgate_would_deny_total{rule=\"")?;
+        let (rule, rest) = series.split_once("\",limit=\"")?;
+        let (limit, number) = rest.split_once("\"} ")?;
+        Some(format!("{rule} {limit} {number}"))
+    }))
+}
+
+fn in_order(lines: impl Iterator<Item = String>) -> String {
+    let mut lines: Vec<String> = lines.collect();
+    lines.sort_unstable();
+    lines.join("\n")
 }
 
 /// What a report says, in the same words.
@@ -196,7 +207,14 @@ fn said(report: &Report) -> String {
     for rule in &report.rules {
         writeln!(out, "{} {}", rule.name, rule.denied).unwrap();
     }
-    out
+    let limits = report.rules.iter().flat_map(|rule| {
+        let limits = rule.limits.iter();
+        limits.map(|limit| (&rule.name, limit))
+    });
+    out + &in_order(limits.filter_map(|(rule, limit)| {
+        let would_deny = limit.candidate.as_ref()?.would_deny;
+        Some(format!("{rule} {} {would_deny}", limit.name))
+    }))
 }
 
 fn replayed(rules: &str, against: Option<&str>, log: &[Asked], written: Written) -> Report {
@@ -232,9 +250,13 @@ fn rules() -> impl Strategy<Value = String> {
     ]);
     let amount = 1_u64..8;
     let window = prop::sample::select(vec!["s", "10s", "m", "10m"]);
-    let limit = (algorithm, amount, window).prop_map(|(algorithm, amount, window)| {
-        format!("{{ rate: {amount}/{window}, algorithm: {algorithm} }}")
-    });
+    let tried = prop::option::of(1_u64..8);
+    let limit =
+        (algorithm, amount, window, tried).prop_map(|(algorithm, amount, window, tried)| {
+            let tried = tried.filter(|tried| *tried != amount);
+            let tried = tried.map_or_else(String::new, |tried| format!(", try: {tried}/{window}"));
+            format!("{{ rate: {amount}/{window}, algorithm: {algorithm}{tried} }}")
+        });
     (prop::collection::vec(limit, 6), 1_u64..4, any::<bool>()).prop_map(|(limits, cost, budget)| {
         let budget = if budget { "\n    max_new_keys: 1" } else { "" };
         format!(
@@ -305,6 +327,32 @@ fn log() -> impl Strategy<Value = Vec<Asked>> {
             });
         asked.collect()
     })
+}
+
+#[test]
+fn what_a_limit_under_try_would_deny_is_said_in_each_format() {
+    let rules = "version: 1\nrules:\n  - { name: all, key: [client_ip], \
+                 limit: { rate: 4/m, try: 2/m, algorithm: fixed_window } }\n";
+    let asked = |at_ms, ip: &str| Asked {
+        at_ms,
+        method: "GET",
+        target: "/data",
+        ip: ip.to_owned(),
+        agent: "curl/8",
+    };
+    let mut log: Vec<_> = (0..6).map(|n| asked(n, "10.0.0.1")).collect();
+    log.push(asked(7, "10.0.0.2"));
+    let report = replayed(rules, None, &log, Written::EnvoyText);
+    let line = "try 2/m would deny 2 of 5 admitted requests (40.0 %), of 1 caller";
+    assert!(report.to_string().contains(line), "{report}");
+    assert!(replay::html::page(&report).contains(line));
+    let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+    assert_eq!(
+        json["rules"][0]["limits"][0]["try"],
+        serde_json::json!({
+            "limit": "2/m", "admits": 2, "requests": 5, "would_deny": 2, "callers_would_deny": 1
+        })
+    );
 }
 
 proptest! {

@@ -322,6 +322,14 @@ async fn without_store(broken: Broken) {
     );
     assert_eq!(world.decisions("local", "fallback_allowed"), 2);
     assert_eq!(world.decisions("local", "fallback_denied"), 4);
+    // The second of two is near the share; near the whole limit both would be.
+    let of_local = |name: &str| {
+        world.metric(&format!(
+            "tollgate_{name}_total{{rule=\"local\",limit=\"local\"}}"
+        ))
+    };
+    assert_eq!(of_local("admissions"), 2);
+    assert_eq!(of_local("near_limit"), 1);
     assert_eq!(world.decisions("allow", "fallback_allowed"), 5);
     assert_eq!(world.decisions("deny", "fallback_denied"), 1);
     assert_eq!(world.decisions("proxy", "unavailable"), 1);

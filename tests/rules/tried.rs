@@ -178,9 +178,15 @@ async fn a_changed_limit_is_shown_and_a_removed_one_is_not() {
         "version: 1\nrules: [{ name: data, key: client_ip, limit: { rate: 5/m, try: 1/m } }]\n",
     );
     world.admitted(2, GET).await;
-    world.engine.replace(rules("7/m"));
-    world.admitted(1, GET).await;
     let limit = "{rule=\"data\",limit=\"data\"}";
+    let tried = format!("tollgate_would_deny_total{limit}");
+    assert_eq!(world.metric(&tried), 1);
+    // A limit whose candidate is another goes on.
+    world.engine.replace(rules("{ rate: 7/m, try: 2/m }"));
+    assert_eq!(world.metric(&tried), 1);
+    world.engine.replace(rules("7/m"));
+    assert!(!world.metrics.encode().contains(&tried));
+    world.admitted(1, GET).await;
     assert_eq!(world.metric(&format!("tollgate_limit{limit}")), 7);
     assert_eq!(
         world.metric(&format!("tollgate_admissions_total{limit}")),

@@ -1,22 +1,17 @@
 //! `tollgate counters`: what people on call look at and change, with every store, under traffic.
 
-use std::{
-    fs,
-    process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{fs, process::Command, time::Duration};
 
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
 
-use crate::support::{
-    client::{Connection, Response, ask, head},
-    cluster::Cluster,
-    redis::Redis,
-    tollgate::{Settings, Tollgate},
+use crate::{
+    callers::{Traffic, check},
+    support::{
+        client::{Connection, Response, ask, head},
+        cluster::Cluster,
+        redis::Redis,
+        tollgate::{Settings, Tollgate},
+    },
 };
 
 const RULES: &str = "version: 1
@@ -34,14 +29,6 @@ rules:
   - { name: page, match: { path: '/page/{id}' }, key: [{ path: id }], limit: 2/day }
   - { name: health, match: { path: /healthz }, action: allow }
 ";
-
-fn check(path: &str, ip: &str, lines: &[&str]) -> Vec<u8> {
-    let uri = format!("x-forwarded-uri: {path}");
-    let ip = format!("x-real-ip: {ip}");
-    let mut all = vec!["x-forwarded-method: GET", &*uri, &*ip];
-    all.extend(lines);
-    head("GET", "/v1/check", &all)
-}
 
 /// The statuses of so many checks.
 async fn statuses(tollgate: &Tollgate, path: &str, ip: &str, count: usize) -> Vec<u16> {
@@ -61,6 +48,9 @@ async fn start(redis: Option<&Redis>, args: &[&str]) -> Tollgate {
     })
     .await
 }
+
+/// A late check would be decided without the store, and admitted by another counter.
+const SLOWLY: &str = "--deadline=20s";
 
 /// Runs `tollgate counters`: its exit code, and what it printed.
 fn counters(tollgate: &Tollgate, args: &[&str]) -> (Option<i32>, String, String) {
@@ -94,43 +84,19 @@ fn json_of(tollgate: &Tollgate, args: &[&str]) -> Value {
 }
 
 /// Other callers, who come all the time. They have other addresses and another rule's limit.
-struct Traffic {
-    stop: Arc<AtomicBool>,
-    tasks: Vec<JoinHandle<()>>,
-}
-
-impl Traffic {
-    fn begin(replicas: &[Tollgate]) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let tasks = replicas.iter().enumerate().map(|(n, replica)| {
-            let (stop, addr) = (Arc::clone(&stop), replica.addr());
-            tokio::spawn(async move {
-                let mut connection = Connection::open(addr).await.unwrap();
-                let ip = format!("198.51.100.{n}");
-                while !stop.load(Ordering::Relaxed) {
-                    for path in ["/data", "/lent", "/window"] {
-                        connection.ask(&check(path, &ip, &[])).await.unwrap();
-                    }
-                }
-            })
-        });
-        Self {
-            tasks: tasks.collect(),
-            stop,
-        }
-    }
-
-    async fn end(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for task in self.tasks {
-            task.await.unwrap();
-        }
-    }
+fn others(replicas: &[Tollgate]) -> Traffic {
+    let addrs = replicas.iter().map(Tollgate::addr);
+    Traffic::begin(addrs, Duration::ZERO, |n| {
+        let paths = ["/data", "/lent", "/window"].into_iter();
+        paths
+            .map(|path| check(path, &format!("198.51.100.{n}"), &[]))
+            .collect()
+    })
 }
 
 /// What one caller meets at several replicas of one store, with each change.
 async fn each_change_is_felt_by_the_next_request(replicas: &[Tollgate]) {
-    let traffic = Traffic::begin(replicas);
+    let traffic = others(replicas);
     let me = ["--ip", "203.0.113.7"];
     let neighbour = "203.0.113.8";
     for (n, path) in ["/data", "/window", "/log", "/bucket"]
@@ -176,7 +142,7 @@ async fn each_change_is_felt_by_the_next_request(replicas: &[Tollgate]) {
 
 /// 500 more of a limit of 4 or 5 a day, for one caller, until its window ends.
 async fn a_grant_is_so_many_more(replicas: &[Tollgate], redis: &impl Fn(&[&str]) -> String) {
-    let traffic = Traffic::begin(replicas);
+    let traffic = others(replicas);
     let (me, neighbour) = ("203.0.113.20", "203.0.113.21");
     for (n, (rule, limit)) in [("data", 5), ("window", 4), ("log", 4), ("bucket", 4)]
         .into_iter()
@@ -315,9 +281,9 @@ async fn changes_in_memory() {
 async fn changes_in_redis_with_three_replicas() {
     let redis = Redis::start();
     let replicas = [
-        start(Some(&redis), &[]).await,
-        start(Some(&redis), &[]).await,
-        start(Some(&redis), &[]).await,
+        start(Some(&redis), &[SLOWLY]).await,
+        start(Some(&redis), &[SLOWLY]).await,
+        start(Some(&redis), &[SLOWLY]).await,
     ];
     each_change_is_felt_by_the_next_request(&replicas).await;
     a_grant_is_so_many_more(&replicas, &|args: &[&str]| redis.cli(args)).await;
@@ -328,9 +294,9 @@ async fn changes_in_a_cluster_with_three_replicas() {
     let cluster = Cluster::start(3, 0).await;
     let url = format!("--redis-url={}", cluster.url());
     let replicas = [
-        start(None, &[&url]).await,
-        start(None, &[&url]).await,
-        start(None, &[&url]).await,
+        start(None, &[&url, SLOWLY]).await,
+        start(None, &[&url, SLOWLY]).await,
+        start(None, &[&url, SLOWLY]).await,
     ];
     each_change_is_felt_by_the_next_request(&replicas).await;
     a_grant_is_so_many_more(&replicas, &|args: &[&str]| {

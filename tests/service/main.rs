@@ -6,6 +6,7 @@
 mod support;
 
 mod alerts;
+mod callers;
 mod cli;
 mod cluster;
 mod cluster_names;

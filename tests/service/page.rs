@@ -1,27 +1,18 @@
 //! The page of the admin port, in a real browser: what it shows while traffic flows, what can be
 //! done with it, and that nothing that a client sent runs in it.
 
-use std::{
-    env,
-    fmt::Write as _,
-    fs,
-    path::Path,
-    process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{env, fmt::Write as _, fs, path::Path, process::Command, time::Duration};
 
 use serde_json::Value;
-use tokio::{task::JoinHandle, time::sleep};
 
-use crate::support::{
-    browser::{Browser, ENTER, TAB},
-    client::{Connection, ask, head},
-    redis::Redis,
-    tollgate::{Settings, Tollgate},
+use crate::{
+    callers::{Traffic, check},
+    support::{
+        browser::{Browser, ENTER, TAB},
+        client::ask,
+        redis::Redis,
+        tollgate::{Settings, Tollgate},
+    },
 };
 
 const RULES: &str = "version: 1
@@ -39,18 +30,8 @@ rules:
 /// What a client would send to have it run.
 const HOSTILE: &str = "<img src=x onerror=\"window.hacked=1\">";
 
-fn check(path: &str, ip: &str, line: &str) -> Vec<u8> {
-    let uri = format!("x-forwarded-uri: {path}");
-    let ip = format!("x-real-ip: {ip}");
-    head(
-        "GET",
-        "/v1/check",
-        &["x-forwarded-method: GET", &uri, &ip, line],
-    )
-}
-
 async fn status(tollgate: &Tollgate, ip: &str) -> u16 {
-    let request = check("/login", ip, "x-api-key: k");
+    let request = check("/login", ip, &["x-api-key: k"]);
     ask(tollgate.addr(), &request).await.status
 }
 
@@ -66,44 +47,24 @@ async fn start(redis: Option<&Redis>, args: &[&str]) -> Tollgate {
 
 /// Clients who come all the time, some of them too often however slow the machine is, and one of
 /// them hostile.
-struct Traffic {
-    stop: Arc<AtomicBool>,
-    task: JoinHandle<()>,
-}
-
-impl Traffic {
-    fn begin(tollgate: &Tollgate) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, addr) = (Arc::clone(&stop), tollgate.addr());
-        let task = tokio::spawn(async move {
-            let mut connection = Connection::open(addr).await.unwrap();
-            let hostile = format!("x-api-key: {HOSTILE}");
-            while !stopped.load(Ordering::Relaxed) {
-                for n in 0..10_u32 {
-                    let ip = format!("198.51.100.{}", n / 2);
-                    let line = if n < 6 {
-                        hostile.clone()
-                    } else {
-                        format!("x-plan: gold\r\nx-api-key: key-{}", n / 3)
-                    };
-                    for path in ["/healthz", "/api", "/search"] {
-                        connection.ask(&check(path, &ip, &line)).await.unwrap();
-                    }
-                }
-                for path in ["/login", "/internal"] {
-                    let request = check(path, "198.51.100.66", "x-api-key: k");
-                    connection.ask(&request).await.unwrap();
-                }
-                sleep(Duration::from_millis(50)).await;
-            }
-        });
-        Self { stop, task }
-    }
-
-    async fn end(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.task.await.unwrap();
-    }
+fn clients(tollgate: &Tollgate) -> Traffic {
+    Traffic::begin([tollgate.addr()], Duration::from_millis(50), |_| {
+        let hostile = format!("x-api-key: {HOSTILE}");
+        let mut requests = Vec::new();
+        for n in 0..10_u32 {
+            let ip = format!("198.51.100.{}", n / 2);
+            let line = if n < 6 {
+                hostile.clone()
+            } else {
+                format!("x-plan: gold\r\nx-api-key: key-{}", n / 3)
+            };
+            let paths = ["/healthz", "/api", "/search"].into_iter();
+            requests.extend(paths.map(|path| check(path, &ip, &[&line])));
+        }
+        let paths = ["/login", "/internal"].into_iter();
+        requests.extend(paths.map(|path| check(path, "198.51.100.66", &["x-api-key: k"])));
+        requests
+    })
 }
 
 /// Nothing that should not be there, in the log and in the document.
@@ -135,7 +96,7 @@ fn cell(rule: usize, place: usize) -> String {
 async fn the_page_works(width: u32, height: u32, picture: &str) {
     let redis = Redis::start();
     let tollgate = start(Some(&redis), &[]).await;
-    let traffic = Traffic::begin(&tollgate);
+    let traffic = clients(&tollgate);
     let browser = Browser::start(width, height).await;
     browser.prefers("light").await;
     open(&browser, &tollgate).await;
@@ -407,7 +368,7 @@ async fn a_thousand_rules_are_shown() {
     browser
         .until("document.querySelector('#rule-rows').rows.length === 1000")
         .await;
-    let request = check("/p999", "203.0.113.7", "x-api-key: k");
+    let request = check("/p999", "203.0.113.7", &["x-api-key: k"]);
     for _ in 0..9 {
         ask(tollgate.addr(), &request).await;
     }

@@ -31,9 +31,27 @@ pub struct LimitReport {
     pub peak: Option<u64>,
     /// The limits by which most callers would never have been denied.
     pub enough: Vec<Enough>,
+    /// What the limit under `try` beside it would have done.
+    #[serde(rename = "try", skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<CandidateReport>,
     /// How many callers have a peak of up to an eighth, a quarter, half, all of the limit, up to
     /// twice, four times, eight times as much, and more.
     pub peaks: [usize; 8],
+}
+
+/// What a limit under `try` would have done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CandidateReport {
+    /// The limit as the rule file says it.
+    pub limit: String,
+    /// The most that it admits at once.
+    pub admits: u64,
+    /// Requests that it was tried on: those that were admitted.
+    pub requests: u64,
+    /// Those of them that it would have denied.
+    pub would_deny: u64,
+    /// Of how many callers, as far as they were told apart.
+    pub callers_would_deny: usize,
 }
 
 /// A limit by which so many callers would never have been denied.
@@ -60,17 +78,21 @@ impl LimitReport {
 
 /// What came of the limits of a rule.
 pub(super) fn limits(tally: &RuleTally) -> Vec<LimitReport> {
-    let mut peaks: Vec<Vec<u64>> = vec![Vec::new(); tally.limits.len()];
+    // Of each limit: the peaks of its callers, and how many the one under `try` would have denied.
+    let mut counted = vec![(Vec::new(), 0); tally.limits.len()];
     for peak in tally.callers.values().flat_map(|caller| &caller.peaks) {
-        if let Some(peaks) = peaks.get_mut(usize::from(peak.limit)) {
+        if let Some((peaks, would_deny)) = counted.get_mut(usize::from(peak.limit)) {
             peaks.push(peak.most);
+            *would_deny += usize::from(peak.would_deny > 0);
         }
     }
-    let limits = tally.limits.iter().zip(peaks);
-    limits.map(|(limit, peaks)| report(limit, peaks)).collect()
+    let limits = tally.limits.iter().zip(counted);
+    limits
+        .map(|(limit, (peaks, would_deny))| report(limit, peaks, would_deny))
+        .collect()
 }
 
-fn report(tally: &LimitTally, mut peaks: Vec<u64>) -> LimitReport {
+fn report(tally: &LimitTally, mut peaks: Vec<u64>, callers_would_deny: usize) -> LimitReport {
     peaks.sort_unstable();
     let admits = tally.limit.burst();
     let known = |peak: u64| (peak != BEYOND).then_some(peak);
@@ -91,6 +113,13 @@ fn report(tally: &LimitTally, mut peaks: Vec<u64>) -> LimitReport {
         callers: peaks.len(),
         peak: peaks.last().copied().and_then(known),
         enough: enough.collect(),
+        candidate: tally.candidate.as_ref().map(|candidate| CandidateReport {
+            limit: candidate.text.to_string(),
+            admits: candidate.limit.burst(),
+            requests: candidate.counts.requests,
+            would_deny: candidate.counts.denied,
+            callers_would_deny,
+        }),
         peaks: by_part(&peaks, admits),
     }
 }

@@ -14,7 +14,7 @@ use serde::Serialize;
 pub(super) use self::against::Changes;
 pub use self::{
     against::{Against, CallersChanged, RuleChange},
-    limits::{Enough, LimitReport},
+    limits::{CandidateReport, Enough, LimitReport},
     rule::{CallerReport, Missing, RuleReport},
 };
 use super::{

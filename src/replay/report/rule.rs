@@ -10,7 +10,7 @@ use crate::{
     replay::{
         tally::{BEYOND, Caller, RuleTally},
         timeline::Timeline,
-        wanted::{HeldCounts, Wanted, needs},
+        wanted::{HeldCounts, Wanted, in_words, needs},
     },
     rules::{Action, Mode, Rule, RuleSet},
 };
@@ -173,10 +173,10 @@ pub(super) fn missing(
     let needs = needs(set, index).into_iter().filter_map(|need| {
         let without = held.lines_without(&need.thing, wanted);
         (without > 0).then(|| Missing {
-            what: need.thing.in_words(),
+            what: in_words(&need.thing),
             requests: without,
             everywhere: without == requests,
-            effect: need.purpose.without(),
+            effect: need.without,
         })
     });
     needs.collect()

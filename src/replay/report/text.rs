@@ -2,7 +2,10 @@
 
 use std::fmt::{self, Display, Write as _};
 
-use super::{Against, CallersChanged, LimitReport, Report, RuleChange, RuleReport, share::share};
+use super::{
+    Against, CallersChanged, CandidateReport, LimitReport, Report, RuleChange, RuleReport,
+    share::share,
+};
 use crate::{
     replay::unread::Why,
     rules::{Mode, span::span_text},
@@ -292,7 +295,22 @@ impl LimitReport {
             }
         });
         let first = format!("{name}, {limit} ({algorithm}): a caller used {peak}");
-        std::iter::once(first).chain(enough).collect()
+        let tried = self.candidate.iter().map(CandidateReport::line);
+        std::iter::once(first).chain(enough).chain(tried).collect()
+    }
+}
+
+impl CandidateReport {
+    /// What it would have done.
+    fn line(&self) -> String {
+        format!(
+            "try {} would deny {} of {} ({}), of {}",
+            self.limit,
+            grouped(self.would_deny),
+            counted(self.requests, "admitted request"),
+            percent(share(self.would_deny, self.requests)),
+            counted(self.callers_would_deny as u64, "caller")
+        )
     }
 }
 

@@ -7,9 +7,8 @@ use super::placed::Placed;
 use crate::{
     rulefile::yaml::FieldPath,
     rules::{
-        Action, Cost, LimitAction, Plan, Rule,
-        key::Part,
-        matcher::{Conditions, Matcher},
+        Rule,
+        needs::{Purpose, Thing},
     },
 };
 
@@ -65,76 +64,33 @@ fn forwarding(name: &HeaderName) -> String {
 
 /// The headers that a rule asks for, each with the path of the field.
 fn asked(rule: &Rule, path: &FieldPath) -> Vec<(FieldPath, HeaderName)> {
-    let mut out = Vec::new();
-    conditions(&rule.matcher, &path.key("match"), &mut out);
-    let Action::Limit(action) = &rule.action else {
-        return out;
-    };
-    let LimitAction {
-        descriptor,
-        cost,
-        tiers,
-        plan,
-        overrides: _,
-        ban: _,
-        lease: _,
-        mode: _,
-        on_store_error: _,
-        max_new_keys: _,
-    } = &**action;
-    for (index, part) in descriptor.parts.iter().enumerate() {
-        let name = match part {
-            Part::Header { name, .. } => name.clone(),
-            Part::Cookie { .. } => header::COOKIE,
-            Part::Jwt { .. } => header::AUTHORIZATION,
-            Part::ClientIp
-            | Part::Method
-            | Part::Scheme
-            | Part::Host
-            | Part::Path { .. }
-            | Part::Query { .. } => continue,
-        };
-        out.push((path.key("key").index(index), name));
-    }
-    match cost {
-        Cost::Fixed(_) => {}
-        Cost::Header { name, .. } => out.push((path.key("cost").key("header"), name.clone())),
-    }
-    for (index, tier) in tiers.iter().enumerate() {
-        let tier_path = path.key("tiers").index(index);
-        conditions(&tier.when, &tier_path.key("when"), &mut out);
-        amount_headers(&tier.plan, &tier_path, &mut out);
-    }
-    amount_headers(plan, path, &mut out);
-    out
+    let headers = rule
+        .needs()
+        .into_iter()
+        .filter_map(|need| match need.thing {
+            Thing::Header(name) => Some((field(need.purpose, &name, path), name)),
+            Thing::Query | Thing::Host | Thing::Scheme | Thing::ClientIp => None,
+        });
+    headers.collect()
 }
 
-/// The headers that set the amounts of limits.
-fn amount_headers(plan: &Plan, path: &FieldPath, out: &mut Vec<(FieldPath, HeaderName)>) {
-    let headers = plan
-        .limits()
-        .iter()
-        .filter_map(|limit| limit.amount_header.as_ref());
-    out.extend(headers.map(|header| (path.clone(), header.name.clone())));
-}
-
-/// The headers that conditions ask for.
-fn conditions(matcher: &Matcher, path: &FieldPath, out: &mut Vec<(FieldPath, HeaderName)>) {
-    let not = matcher.not.iter().enumerate();
-    let not = not.map(|(index, block)| (path.key("not").index(index), block));
-    for (path, block) in std::iter::once((path.clone(), &matcher.when)).chain(not) {
-        // A new condition must say here whether it asks for a header.
-        let Conditions {
-            paths: _,
-            methods: _,
-            schemes: _,
-            hosts: _,
-            client_ip: _,
-            headers,
-            query: _,
-        } = block;
-        let at = path.key("headers");
-        let names = headers.iter().map(|header| &header.name);
-        out.extend(names.map(|name| (at.key(name.as_str()), name.clone())));
+/// Where a rule asks for a header.
+fn field(purpose: Purpose<'_>, name: &HeaderName, path: &FieldPath) -> FieldPath {
+    let of_tier = |place| path.key("tiers").index(place);
+    match purpose {
+        Purpose::Key { part, .. } => path.key("key").index(part),
+        Purpose::Cost { .. } => path.key("cost").key("header"),
+        Purpose::Amount { tier, .. } => tier.map_or_else(|| path.clone(), of_tier),
+        Purpose::Condition { tier, not } => {
+            let block = match tier {
+                Some((place, _)) => of_tier(place).key("when"),
+                None => path.key("match"),
+            };
+            let block = match not {
+                Some(place) => block.key("not").index(place),
+                None => block,
+            };
+            block.key("headers").key(name.as_str())
+        }
     }
 }

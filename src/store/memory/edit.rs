@@ -52,7 +52,7 @@ impl Edit for MemoryStore {
 
     fn page<'a>(&'a self, _prefix: &'a str, _from: Place) -> Editing<'a, Page> {
         known(Err(StoreError::Refused(
-            "counters in memory cannot be listed: their keys are kept as hashes (name the caller, or count in Redis)"
+            "counters in memory cannot be listed, because their keys are kept as hashes. `get` shows those of one caller, and /offenders who is denied most; with Redis, all can be listed"
                 .to_owned(),
         )))
     }
