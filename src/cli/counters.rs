@@ -1,40 +1,22 @@
 //! `tollgate counters`: looks at counters and changes them, over the admin port of a running
 //! tollgate, or straight in Redis.
 
-use std::{
-    cmp::Reverse, collections::BinaryHeap, io::IsTerminal as _, path::PathBuf, time::Duration,
-};
+mod ask;
+mod list;
 
 use clap::{Args, Subcommand};
-use http::Method;
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
+use self::{
+    ask::AskArgs,
+    list::{ListArgs, list},
+};
 use super::{
-    client::{Question, ask},
     explain::header_lines,
     failure::Failure,
-    output::{Format, print},
-    redis::RedisArgs,
-    rules::{self, RulesArg},
     runtime::{LogFormat, start_logging},
 };
-use crate::{
-    app::Direct,
-    engine::{
-        callers::MAX_GRANT,
-        listing::{Filter, Listed, ListedCounter},
-    },
-    explain::Lines,
-    problem::Problem,
-    server::ListenAddr,
-};
-
-/// How long a change may take: replicas are waited for.
-const TIMEOUT: Duration = Duration::from_secs(15);
-
-/// The longest answer that is read: a page of counters.
-const MAX_ANSWER: usize = 64 * 1024 * 1024;
+use crate::{engine::callers::MAX_GRANT, explain::Lines, problem::Problem};
 
 /// Options of `tollgate counters`.
 #[derive(Debug, Args)]
@@ -57,72 +39,6 @@ enum Action {
     Ban(BanArgs),
     /// End a caller's ban
     Unban(CallerArgs),
-}
-
-/// Which tollgate is asked, and how it answers.
-#[derive(Debug, Args)]
-struct AskArgs {
-    /// The admin port of a running tollgate: HOST:PORT or unix:/path
-    #[arg(
-        long,
-        env = "TOLLGATE_ADMIN",
-        value_name = "ADDRESS",
-        default_value = "127.0.0.1:8082"
-    )]
-    admin: ListenAddr,
-
-    /// The file that holds a token, for changes
-    #[arg(long, env = "TOLLGATE_ADMIN_TOKEN_FILE", value_name = "FILE")]
-    token_file: Option<PathBuf>,
-
-    /// Ask Redis itself (--redis-url), by the rules of --rules, because no tollgate runs
-    #[arg(long)]
-    direct: bool,
-
-    #[command(flatten)]
-    rules: RulesArg,
-
-    #[command(flatten)]
-    redis: RedisArgs,
-
-    /// The output format
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Text)]
-    format: Format,
-}
-
-/// What is asked: a running tollgate, or Redis.
-enum Source {
-    Admin {
-        addr: ListenAddr,
-        token: Option<String>,
-    },
-    Direct(Direct),
-}
-
-#[derive(Debug, Args)]
-struct ListArgs {
-    /// Only of this rule
-    #[arg(value_name = "RULE")]
-    rule: Option<String>,
-
-    /// Only of callers whose key begins like this: client_ip=203.0.113.
-    #[arg(long, value_name = "TEXT", requires = "rule")]
-    key: Option<String>,
-
-    /// Only those that deny now
-    #[arg(long)]
-    over: bool,
-
-    /// Only those of which so much is used, like 80%
-    #[arg(long, value_name = "PERCENT", value_parser = percent)]
-    near: Option<u8>,
-
-    /// Only so many, those most used first
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    top: Option<u32>,
-
-    #[command(flatten)]
-    ask: AskArgs,
 }
 
 #[derive(Debug, Args)]
@@ -200,73 +116,6 @@ pub(super) async fn run(args: CountersArgs) -> Result<(), Failure> {
             let lasts = lasts.into_iter().collect();
             args.caller.change("/counters/ban", lasts).await
         }
-    }
-}
-
-impl AskArgs {
-    async fn open(&self) -> Result<Source, Failure> {
-        if self.direct {
-            let options = self.redis.options().map_err(Failure::Usage)?;
-            let options = options.ok_or_else(|| {
-                let hint = "give its URL, in --redis-url or REDIS_URL";
-                Failure::Usage(Problem::new("--direct asks Redis, and none is named", hint))
-            })?;
-            let rules = rules::load_or_fail(&self.rules.rules, &self.redis.keys())?;
-            return Ok(Source::Direct(Direct::connect(rules, &options).await?));
-        }
-        let token = match &self.token_file {
-            None => None,
-            Some(file) => {
-                let text = std::fs::read_to_string(file).map_err(|error| {
-                    let message = format!("{} cannot be read: {error}", file.display());
-                    Failure::Runtime(anyhow::Error::msg(message))
-                })?;
-                Some(text.trim().to_owned())
-            }
-        };
-        Ok(Source::Admin {
-            addr: self.admin.clone(),
-            token,
-        })
-    }
-
-    fn show(&self, json: &Value, text: impl FnOnce() -> String) -> Result<(), Failure> {
-        match self.format {
-            Format::Text => print(text().trim_end()),
-            Format::Json => print(&format!("{json:#}")),
-        }
-    }
-}
-
-impl Source {
-    async fn post<T: DeserializeOwned>(
-        &self,
-        path: &'static str,
-        body: String,
-    ) -> Result<T, Failure> {
-        let (status, answer) = match self {
-            Self::Direct(direct) => direct.ask(path, &body).await?,
-            Self::Admin { addr, token } => {
-                let question = Question {
-                    method: Method::POST,
-                    path,
-                    body,
-                    token: token.clone(),
-                    timeout: TIMEOUT,
-                    most: MAX_ANSWER,
-                };
-                let answer = ask(addr, question).await.map_err(anyhow::Error::from)?;
-                (answer.0, answer.1.to_vec())
-            }
-        };
-        if !status.is_success() {
-            let text = String::from_utf8_lossy(&answer);
-            return Err(Failure::Runtime(anyhow::Error::msg(text.trim().to_owned())));
-        }
-        let answer = serde_json::from_slice(&answer).map_err(|error| {
-            anyhow::Error::msg(format!("the answer is not that of a tollgate: {error}"))
-        })?;
-        Ok(answer)
     }
 }
 
@@ -355,134 +204,4 @@ fn caller_text(caller: &Value) -> String {
         lines.push(format!("    no limit, by the {}", text(&caller["source"])));
     }
     lines.join("\n") + "\n"
-}
-
-/// Orders counters by how much of them is used.
-#[derive(PartialEq, Eq)]
-struct ByUse(ListedCounter);
-
-impl Ord for ByUse {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        let rank =
-            |counter: &ListedCounter| (counter.use_per_mille(), Reverse(counter.stored_as.clone()));
-        rank(&self.0).cmp(&rank(&other.0))
-    }
-}
-
-impl PartialOrd for ByUse {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-async fn list(args: ListArgs) -> Result<(), Failure> {
-    let ListArgs {
-        rule,
-        key,
-        over,
-        near,
-        top,
-        ask,
-    } = args;
-    let mut filter = Filter {
-        rule,
-        key,
-        near,
-        over,
-        from: None,
-    };
-    let most = top.map(|top| usize::try_from(top).unwrap_or(usize::MAX));
-    let mut largest = BinaryHeap::new();
-    let mut progress = Progress::default();
-    let source = ask.open().await?;
-    loop {
-        let question = json!(filter).to_string();
-        let page: Listed = source.post("/counters/list", question).await?;
-        progress.add(page.seen);
-        match most {
-            // As they come: a caller whose counters change meanwhile may come twice.
-            None => {
-                for counter in page.counters {
-                    print_line(&ask, &counter)?;
-                }
-            }
-            Some(most) => {
-                for counter in page.counters {
-                    largest.push(Reverse(ByUse(counter)));
-                    if largest.len() > most {
-                        largest.pop();
-                    }
-                }
-            }
-        }
-        match page.next {
-            Some(next) => filter.from = Some(next),
-            None => break,
-        }
-    }
-    progress.end();
-    let mut largest: Vec<ByUse> = largest
-        .into_iter()
-        .map(|Reverse(counter)| counter)
-        .collect();
-    largest.sort_by(|a, b| b.cmp(a));
-    largest.dedup_by(|a, b| a.0.stored_as == b.0.stored_as);
-    for ByUse(counter) in &largest {
-        print_line(&ask, counter)?;
-    }
-    Ok(())
-}
-
-/// A line for a counter: in JSON, an object.
-fn print_line(ask: &AskArgs, counter: &ListedCounter) -> Result<(), Failure> {
-    match ask.format {
-        Format::Json => print(&json!(counter).to_string()),
-        Format::Text => {
-            let ListedCounter {
-                rule,
-                key,
-                limit,
-                rate,
-                used,
-                holds,
-                granted,
-                over,
-                stored_as: _,
-            } = counter;
-            let note = match (over, granted) {
-                (true, _) => "  over".to_owned(),
-                (false, 0) => String::new(),
-                (false, granted) => format!("  and {granted} granted"),
-            };
-            print(&format!(
-                "{rule}  {key}  {limit} ({rate})  {used} of {holds}{note}"
-            ))
-        }
-    }
-}
-
-/// How far a listing is, on a terminal.
-#[derive(Default)]
-struct Progress(usize);
-
-impl Progress {
-    fn add(&mut self, seen: usize) {
-        self.0 += seen;
-        if std::io::stderr().is_terminal() {
-            eprint!("\r{} counters looked at", self.0);
-        }
-    }
-
-    fn end(&self) {
-        if std::io::stderr().is_terminal() && self.0 > 0 {
-            eprintln!();
-        }
-    }
-}
-
-fn percent(text: &str) -> Result<u8, String> {
-    let number = text.strip_suffix('%').unwrap_or(text).parse().ok();
-    number
-        .filter(|percent| (1..=100).contains(percent))
-        .ok_or_else(|| "write it like 80%".to_owned())
 }

@@ -394,6 +394,45 @@ async fn a_reset_ends_leases_on_all_replicas() {
     assert!((500..=750).contains(&admitted), "{admitted}");
 }
 
+/// What is granted can be charged ahead like the rest, and is admitted once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_is_exact_with_leases() {
+    let redis = Redis::start();
+    let replicas = [
+        start(Some(&redis), &[SLOWLY]).await,
+        start(Some(&redis), &[SLOWLY]).await,
+    ];
+    let request = check("/lent", "203.0.113.7", &[]);
+    let mut connections = Vec::new();
+    for replica in &replicas {
+        connections.push(Connection::open(replica.addr()).await.unwrap());
+    }
+    // How many are admitted, until nobody has anything left or charged ahead.
+    let mut use_up = async || {
+        let (mut admitted, mut denied_in_a_row) = (0_u64, 0);
+        while denied_in_a_row < 10 {
+            for connection in &mut connections {
+                let status = connection.ask(&request).await.unwrap().status;
+                admitted += u64::from(status == 200);
+                denied_in_a_row = if status == 200 {
+                    0
+                } else {
+                    denied_in_a_row + 1
+                };
+            }
+        }
+        admitted
+    };
+    assert_eq!(use_up().await, 500);
+    let grant = ["grant", "lent", "--more", "1500", "--ip", "203.0.113.7"];
+    for _ in 0..2 {
+        let granted = json_of(&replicas[0], &grant);
+        assert_eq!(granted["after"]["limits"][0]["left"], 1_500, "{granted:#}");
+        assert_eq!(use_up().await, 1_500);
+    }
+    assert!(replicas[0].metric("tollgate_lease_admissions_total").await > 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_are_named_as_people_write_them() {
     let redis = Redis::start();
